@@ -1,0 +1,52 @@
+// Memory that kernels read and write: aligned to a cache line, fixed size, owned, zeroed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <span>
+#include <vector>
+
+namespace nibble {
+
+using Bytes = std::vector<std::byte>;
+
+// An array of trivially copyable T at a 64-byte boundary. Throws std::bad_alloc, caught at the API edge.
+template <class T>
+class AlignedBuffer {
+ public:
+  AlignedBuffer() = default;
+  explicit AlignedBuffer(int64_t count) : count_(count) {
+    if (count == 0) return;
+    size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    void* memory = std::aligned_alloc(64, bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    std::memset(memory, 0, bytes);
+    data_.reset(static_cast<T*>(memory));
+  }
+
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+  int64_t size() const { return count_; }
+  T& operator[](int64_t i) { return data_.get()[i]; }
+  const T& operator[](int64_t i) const { return data_.get()[i]; }
+  std::span<T> span() { return {data_.get(), static_cast<size_t>(count_)}; }
+  std::span<const T> span() const { return {data_.get(), static_cast<size_t>(count_)}; }
+
+  // Grows (losing the contents) when `count` does not fit; never shrinks.
+  void reserve(int64_t count) {
+    if (count > count_) *this = AlignedBuffer(count);
+  }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+  int64_t count_ = 0;
+};
+
+}  // namespace nibble

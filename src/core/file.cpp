@@ -1,0 +1,134 @@
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace nibble {
+namespace fs = std::filesystem;
+
+tl::unexpected<Error> system_failure(int error_number, std::string_view action, const fs::path& path) {
+  bool resources = error_number == ENOSPC || error_number == EDQUOT || error_number == ENOMEM;
+  return fail(resources ? ErrorCode::resources : ErrorCode::io, "cannot {} {}: {}", action, path.string(),
+              std::strerror(error_number));
+}
+
+Result<MappedFile> MappedFile::open(const fs::path& path) {
+  int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return system_failure(errno, "open", path);
+  struct stat info {};
+  if (::fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {
+    int error_number = S_ISREG(info.st_mode) ? errno : EINVAL;
+    ::close(descriptor);
+    return system_failure(error_number, "map (not a regular file?)", path);
+  }
+  MappedFile file;
+  file.size_ = static_cast<size_t>(info.st_size);
+  if (file.size_ > 0) {
+    void* data = ::mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    int error_number = errno;
+    ::close(descriptor);
+    if (data == MAP_FAILED) return system_failure(error_number, "map", path);
+    file.data_ = static_cast<const std::byte*>(data);
+  } else {
+    ::close(descriptor);
+  }
+  return file;
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+void MappedFile::release(std::span<const std::byte> part) const {
+  // Whole pages inside the part only: its edges may be shared with a neighbour.
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  uintptr_t begin = (reinterpret_cast<uintptr_t>(part.data()) + page - 1) / page * page;
+  uintptr_t end = (reinterpret_cast<uintptr_t>(part.data()) + part.size()) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+Result<std::string> read_text(const fs::path& path, size_t limit) {
+  NIBBLE_TRY(MappedFile file, MappedFile::open(path));
+  if (file.text().size() > limit)
+    return fail(ErrorCode::corrupt, "{} has {} bytes, more than the {} allowed for such a file", path.string(),
+                file.text().size(), limit);
+  return std::string(file.text());
+}
+
+Result<DurableFile> DurableFile::create(const fs::path& path) {
+  fs::path temporary = path;
+  temporary += ".tmp" + std::to_string(::getpid());
+  int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor < 0) return system_failure(errno, "create", temporary);
+  return DurableFile(path, temporary, descriptor);
+}
+
+DurableFile::DurableFile(DurableFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      temporary_(std::move(other.temporary_)),
+      descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+DurableFile::~DurableFile() {
+  if (descriptor_ < 0) return;
+  ::close(descriptor_);
+  ::unlink(temporary_.c_str());
+}
+
+Status DurableFile::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      return system_failure(errno, "write", temporary_);
+    }
+    bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+  return {};
+}
+
+Status DurableFile::write(std::string_view text) { return write(std::as_bytes(std::span(text))); }
+
+Status DurableFile::commit() {
+  if (::fsync(descriptor_) != 0) return system_failure(errno, "sync", temporary_);
+  int closed = ::close(std::exchange(descriptor_, -1));
+  if (closed != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    int error_number = errno;
+    ::unlink(temporary_.c_str());
+    return system_failure(error_number, "rename to", path_);
+  }
+  return sync_folder(path_.parent_path());
+}
+
+Status write_durably(const fs::path& path, std::string_view text) {
+  NIBBLE_TRY(DurableFile file, DurableFile::create(path));
+  NIBBLE_DO(file.write(text));
+  return file.commit();
+}
+
+Status sync_folder(const fs::path& folder) {
+  const fs::path& name = folder.empty() ? fs::path(".") : folder;
+  int descriptor = ::open(name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return system_failure(errno, "open", name);
+  int synced = ::fsync(descriptor);
+  int error_number = errno;
+  ::close(descriptor);
+  // Some file systems cannot sync folders; that is not the user's problem.
+  if (synced != 0 && error_number != EINVAL) return system_failure(error_number, "sync", name);
+  return {};
+}
+
+}  // namespace nibble

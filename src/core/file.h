@@ -1,0 +1,63 @@
+// Files: read-only maps and writes that survive a crash.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/result.h"
+
+namespace nibble {
+
+// A whole file, mapped read-only. Movable; the bytes live as long as the object.
+class MappedFile {
+ public:
+  static Result<MappedFile> open(const std::filesystem::path& path);
+  MappedFile() = default;
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  // Tells the kernel that these bytes of the map are not needed soon, so that they stop counting as resident.
+  void release(std::span<const std::byte> part) const;
+
+ private:
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// The whole file as text; refuses more than `limit` bytes.
+Result<std::string> read_text(const std::filesystem::path& path, size_t limit = size_t{1} << 32);
+
+// A file that is written beside its final name and appears under it only when commit() succeeds: the data is on
+// disk (fsync) before the rename, the rename before commit() returns. Without commit() nothing is left behind.
+class DurableFile {
+ public:
+  static Result<DurableFile> create(const std::filesystem::path& path);
+  DurableFile(DurableFile&& other) noexcept;
+  DurableFile& operator=(DurableFile&&) = delete;
+  ~DurableFile();
+
+  Status write(std::span<const std::byte> bytes);
+  Status write(std::string_view text);
+  Status commit();
+
+ private:
+  DurableFile(std::filesystem::path path, std::filesystem::path temporary, int descriptor)
+      : path_(std::move(path)), temporary_(std::move(temporary)), descriptor_(descriptor) {}
+  std::filesystem::path path_, temporary_;
+  int descriptor_ = -1;
+};
+
+Status write_durably(const std::filesystem::path& path, std::string_view text);
+// Makes renames and new entries in a folder durable.
+Status sync_folder(const std::filesystem::path& folder);
+
+// An Error for errno: ENOSPC, EDQUOT and ENOMEM are `resources`, everything else `io`.
+tl::unexpected<Error> system_failure(int error_number, std::string_view action, const std::filesystem::path& path);
+
+}  // namespace nibble

@@ -1,0 +1,40 @@
+// Progress of long work, told to whoever wants to show it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace nibble {
+
+struct Progress {
+  std::string what;         // e.g. "block 3 of 32, gptq down"
+  double done = 0;          // fraction of the whole, 0..1
+  double seconds_left = -1;  // estimated from the time so far; negative: not known yet
+};
+using ProgressCallback = std::function<void(const Progress&)>;
+
+// Counts finished units of work and estimates the time left.
+class ProgressMeter {
+ public:
+  ProgressMeter(double total, ProgressCallback callback)
+      : total_(total), callback_(std::move(callback)), start_(std::chrono::steady_clock::now()) {}
+
+  // `already`: units that were finished before this run (a resumed one); they do not enter the estimate.
+  void start_from(double already) { done_ = already_ = already; }
+  void advance(double units, std::string what) {
+    done_ += units;
+    if (!callback_) return;
+    std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start_;
+    const double now = done_ - already_;
+    callback_({std::move(what), done_ / total_, now > 0 ? elapsed.count() / now * (total_ - done_) : -1});
+  }
+
+ private:
+  double total_, done_ = 0, already_ = 0;
+  ProgressCallback callback_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,33 @@
+// A pool of threads behind one call. Work is cut into tasks that do not depend on each other, so results cannot
+// depend on how many threads there are or which one runs what.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace nibble {
+
+class ThreadPool {
+ public:
+  // `threads` <= 0: one per usable processor. The calling thread is one of them.
+  explicit ThreadPool(int threads = 0);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const;
+  // Calls task(i) once for each i in [0, count) and returns when all are done. Not re-entrant; one caller at a time.
+  // A task that throws ends the program.
+  void run(int64_t count, const std::function<void(int64_t)>& task);
+  // The same over ranges: task(begin, end) with at most `grain` items each.
+  void run_ranges(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& task);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+int usable_processors();
+
+}  // namespace nibble

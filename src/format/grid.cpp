@@ -1,0 +1,34 @@
+#include "format/grid.h"
+
+#include <algorithm>
+
+namespace nibble {
+
+Range range_of(std::span<const float> values) {
+  Range range;
+  for (float x : values) {
+    range.least = x < range.least ? x : range.least;
+    range.greatest = x > range.greatest ? x : range.greatest;
+  }
+  return range;
+}
+
+Grid symmetric_grid(float absmax, int bits) {
+  if (!(absmax > kSmallestRange)) absmax = 1;
+  const int32_t half = int32_t{1} << (bits - 1);
+  return Grid::make(absmax / static_cast<float>(half - 1), half, bits);
+}
+
+Grid asymmetric_grid(Range range, int bits) {
+  if (!(range.greatest - range.least > kSmallestRange)) range = {-1, 1};
+  const float scale = (range.greatest - range.least) / static_cast<float>((int32_t{1} << bits) - 1);
+  const float offset = std::nearbyint(-range.least * (1.0f / scale));
+  return Grid::make(scale, static_cast<int32_t>(offset), bits);
+}
+
+Grid fit_grid(Range range, int bits, bool asymmetric) {
+  if (asymmetric) return asymmetric_grid(range, bits);
+  return symmetric_grid(std::max(-range.least, range.greatest), bits);
+}
+
+}  // namespace nibble

@@ -1,0 +1,52 @@
+// The one definition of integer quantization in Nibble. Weights, activations, solvers, simulation and every kernel
+// mean this arithmetic; fast kernels reproduce it bit for bit.
+//
+//   code  = clamp(round(x * (1 / scale)) + offset, 0, 2^bits - 1)      round to nearest, ties to even; NaN gives 0
+//   value = scale * (code - offset)
+//
+// A symmetric grid has offset 2^(bits-1), so that code - offset runs over -2^(bits-1) .. 2^(bits-1) - 1.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <span>
+
+namespace nibble {
+
+struct Grid {
+  float scale = 1;
+  float inverse = 1;  // 1 / scale, rounded once
+  int32_t offset = 0;
+  int32_t most = 0;  // the largest code, 2^bits - 1
+
+  static Grid make(float scale, int32_t offset, int bits) {
+    return {scale, 1.0f / scale, offset, (int32_t{1} << bits) - 1};
+  }
+  int32_t encode(float x) const {
+    const float least = static_cast<float>(-offset), greatest = static_cast<float>(most - offset);
+    float level = std::nearbyint(x * inverse);
+    if (!(level >= least)) level = least;  // also NaN
+    if (level > greatest) level = greatest;
+    return static_cast<int32_t>(level) + offset;
+  }
+  float decode(int32_t code) const { return scale * static_cast<float>(code - offset); }
+  float round(float x) const { return decode(encode(x)); }
+};
+
+// Least and greatest value of a run, both widened to hold 0. NaN is ignored.
+struct Range {
+  float least = 0, greatest = 0;
+};
+Range range_of(std::span<const float> values);
+
+// Ranges below this are treated as all zero, so that 1 / scale stays finite.
+inline constexpr float kSmallestRange = 1e-30f;
+
+// Symmetric: scale = max|x| / (2^(bits-1) - 1), offset 2^(bits-1). All-zero runs get the scale of max|x| = 1.
+Grid symmetric_grid(float absmax, int bits);
+// Asymmetric: scale = (greatest - least) / (2^bits - 1), offset = round(-least / scale): zero is a level. All-zero
+// runs get the range -1..1. (QUIK, arXiv 2310.09259, as simulated in its accuracy tables.)
+Grid asymmetric_grid(Range range, int bits);
+Grid fit_grid(Range range, int bits, bool asymmetric);
+
+}  // namespace nibble

@@ -1,0 +1,193 @@
+#include "format/linear_weight.h"
+
+#include <algorithm>
+
+#include "core/checked.h"
+#include "core/half.h"
+
+namespace nibble {
+namespace {
+
+int64_t value_bytes(const NumberFormat& format) { return format.bits / 8; }
+
+int64_t stored_columns(const LinearWeight& weight) {
+  return weight.sparse24 ? weight.dense_columns() / 2 : weight.dense_columns();
+}
+
+int64_t code_row_bytes(const LinearWeight& weight) { return packed_bytes(stored_columns(weight), weight.format.bits); }
+
+int64_t pattern_row_bytes(const LinearWeight& weight) { return ceil_div(weight.dense_columns() / 4, 2); }
+
+std::span<const std::byte> row_of(const Bytes& bytes, int64_t n, int64_t row_bytes) {
+  return std::span(bytes).subspan(static_cast<size_t>(n * row_bytes), static_cast<size_t>(row_bytes));
+}
+
+float load_value(const std::byte* at, Levels levels) {
+  if (levels == Levels::f32) {
+    float value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, at, sizeof bits);
+  return levels == Levels::f16 ? f16_to_f32(bits) : bf16_to_f32(bits);
+}
+
+// Spreads the present codes of a 2:4 row over its dense columns; the gaps hold the code of zero.
+void spread24(const LinearWeight& weight, int64_t n, std::span<uint8_t> out) {
+  std::vector<uint8_t> present(static_cast<size_t>(stored_columns(weight)));
+  unpack_codes(row_of(weight.codes, n, code_row_bytes(weight)), weight.format.bits, present);
+  auto pattern = row_of(weight.pattern, n, pattern_row_bytes(weight));
+  const int64_t zero_code = weight.grid(n, 0).offset;
+  std::fill(out.begin(), out.end(), static_cast<uint8_t>(zero_code));
+  for (size_t quad = 0; quad < out.size() / 4; ++quad) {
+    unsigned nibble = std::to_integer<unsigned>(pattern[quad / 2]) >> (quad % 2 * 4) & 15u;
+    out[quad * 4 + (nibble & 3u)] = present[quad * 2];
+    out[quad * 4 + (nibble >> 2)] = present[quad * 2 + 1];
+  }
+}
+
+Status validate_kept(const LinearWeight& weight, std::string_view name) {
+  int32_t previous = -1;
+  for (int32_t column : weight.kept_columns) {
+    if (column <= previous || column >= weight.columns)
+      return fail(ErrorCode::corrupt, "{}: kept column {} is out of order or not below {}", name, column,
+                  weight.columns);
+    previous = column;
+  }
+  return {};
+}
+
+Status expect_size(std::string_view name, std::string_view what, size_t found, int64_t expected) {
+  if (static_cast<int64_t>(found) == expected) return {};
+  return fail(ErrorCode::corrupt, "{}: {} has {} entries, expected {}", name, what, found, expected);
+}
+
+Status validate_pattern(const LinearWeight& weight, std::string_view name) {
+  if (weight.dense_columns() % 4 != 0)
+    return fail(ErrorCode::corrupt, "{}: a 2:4 pattern over {} dense columns, which 4 does not divide", name,
+                weight.dense_columns());
+  for (int64_t n = 0; n < weight.rows; ++n) {
+    auto row = row_of(weight.pattern, n, pattern_row_bytes(weight));
+    for (int64_t quad = 0; quad < weight.dense_columns() / 4; ++quad) {
+      unsigned nibble = std::to_integer<unsigned>(row[static_cast<size_t>(quad / 2)]) >> (quad % 2 * 4) & 15u;
+      if ((nibble & 3u) >= nibble >> 2)
+        return fail(ErrorCode::corrupt, "{}: 2:4 pattern {} in row {}, group {} does not ascend", name, nibble, n, quad);
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+int64_t LinearWeight::stored_bytes() const {
+  int64_t scale_bytes = format.scale == ScaleCodec::f16 ? 2 : 4;
+  return static_cast<int64_t>(codes.size() + pattern.size() + offsets.size() + 2 * kept.size() +
+                              4 * kept_columns.size() + 4 * bias.size()) +
+         scale_bytes * static_cast<int64_t>(scales.size());
+}
+
+Grid LinearWeight::grid(int64_t n, int64_t g) const {
+  const auto at = static_cast<size_t>(n * groups() + g);
+  const int32_t offset = format.offset ? offsets[at] : int32_t{1} << (format.bits - 1);
+  return Grid::make(scales[at], offset, format.bits);
+}
+
+Status LinearWeight::validate(std::string_view name) const {
+  NIBBLE_DO(validate_kept(*this, name));
+  const bool integer = format.is_integer();
+  if (sparse24 && !integer) return fail(ErrorCode::corrupt, "{}: a 2:4 pattern needs integer codes", name);
+  const int64_t row_bytes = integer ? code_row_bytes(*this) : dense_columns() * value_bytes(format);
+  NIBBLE_DO(expect_size(name, "codes", codes.size(), rows * row_bytes));
+  NIBBLE_DO(expect_size(name, "pattern", pattern.size(), sparse24 ? rows * pattern_row_bytes(*this) : 0));
+  NIBBLE_DO(expect_size(name, "scales", scales.size(), integer ? rows * groups() : 0));
+  NIBBLE_DO(expect_size(name, "offsets", offsets.size(), format.offset ? rows * groups() : 0));
+  NIBBLE_DO(expect_size(name, "kept", kept.size(), rows * kept_count()));
+  NIBBLE_DO(expect_size(name, "bias", bias.size(), bias.empty() ? 0 : rows));
+  for (size_t i = 0; i < scales.size(); ++i)
+    if (!std::isfinite(scales[i]) || scales[i] == 0)
+      return fail(ErrorCode::corrupt, "{}: scale {} is {}", name, i, scales[i]);
+  return sparse24 ? validate_pattern(*this, name) : Status();
+}
+
+std::vector<int32_t> dense_columns_of(int64_t columns, std::span<const int32_t> kept) {
+  std::vector<int32_t> dense;
+  dense.reserve(static_cast<size_t>(columns) - kept.size());
+  size_t next = 0;
+  for (int32_t column = 0; column < columns; ++column) {
+    if (next < kept.size() && kept[next] == column) {
+      ++next;
+    } else {
+      dense.push_back(column);
+    }
+  }
+  return dense;
+}
+
+LinearWeight float_linear(int64_t rows, int64_t columns, Levels levels, Bytes values, std::vector<float> bias) {
+  LinearWeight weight;
+  weight.rows = rows;
+  weight.columns = columns;
+  weight.format.levels = levels;
+  weight.format.bits = levels == Levels::f32 ? 32 : 16;
+  weight.codes = std::move(values);
+  weight.bias = std::move(bias);
+  return weight;
+}
+
+void decode_codes(const LinearWeight& weight, int64_t n, std::span<uint8_t> out) {
+  if (weight.sparse24) return spread24(weight, n, out);
+  unpack_codes(row_of(weight.codes, n, code_row_bytes(weight)), weight.format.bits, out);
+}
+
+void decode_row(const LinearWeight& weight, int64_t n, std::span<float> out) {
+  const int64_t dense = weight.dense_columns();
+  std::vector<float> values(static_cast<size_t>(dense));
+  if (weight.format.is_integer()) {
+    std::vector<uint8_t> codes(values.size());
+    decode_codes(weight, n, codes);
+    const int64_t size = weight.format.group_size(dense);
+    for (int64_t k = 0; k < dense; ++k)
+      values[static_cast<size_t>(k)] = weight.grid(n, k / size).decode(codes[static_cast<size_t>(k)]);
+  } else {
+    const int64_t bytes = value_bytes(weight.format);
+    auto row = row_of(weight.codes, n, dense * bytes);
+    for (int64_t k = 0; k < dense; ++k)
+      values[static_cast<size_t>(k)] = load_value(row.data() + k * bytes, weight.format.levels);
+  }
+  size_t from_dense = 0, from_kept = 0;
+  for (int64_t k = 0; k < weight.columns; ++k) {
+    bool kept = from_kept < weight.kept_columns.size() && weight.kept_columns[from_kept] == k;
+    const auto at = static_cast<size_t>(n * weight.kept_count()) + from_kept;
+    out[static_cast<size_t>(k)] = kept ? f16_to_f32(weight.kept[at]) : values[from_dense];
+    ++(kept ? from_kept : from_dense);
+  }
+}
+
+void pack_codes(std::span<const uint8_t> codes, int bits, std::span<std::byte> out) {
+  std::fill(out.begin(), out.end(), std::byte{0});
+  size_t position = 0;
+  for (uint8_t code : codes) {
+    unsigned shifted = static_cast<unsigned>(code) << position % 8;
+    out[position / 8] |= static_cast<std::byte>(shifted & 255u);
+    if (shifted > 255u) out[position / 8 + 1] |= static_cast<std::byte>(shifted >> 8);
+    position += static_cast<size_t>(bits);
+  }
+}
+
+void unpack_codes(std::span<const std::byte> packed, int bits, std::span<uint8_t> out) {
+  const unsigned mask = (1u << bits) - 1;
+  size_t position = 0;
+  for (uint8_t& code : out) {
+    unsigned window = std::to_integer<unsigned>(packed[position / 8]);
+    if (position % 8 + static_cast<size_t>(bits) > 8) window |= std::to_integer<unsigned>(packed[position / 8 + 1]) << 8;
+    code = static_cast<uint8_t>(window >> position % 8 & mask);
+    position += static_cast<size_t>(bits);
+  }
+}
+
+float round_scale(float scale, ScaleCodec codec) {
+  return codec == ScaleCodec::f16 ? f16_to_f32(f32_to_f16(scale)) : scale;
+}
+
+}  // namespace nibble

@@ -1,0 +1,72 @@
+// The canonical form of one linear layer y = W x + b: what is stored, solved for and packed for kernels.
+//
+// W is N outputs x K inputs. A layer is a sum of parts over its columns: a dense part (all columns that are not
+// kept) in `format`, and the kept columns in 16-bit floats, which read the unquantized input. For an integer dense
+// part the input of the dense columns is quantized as `activations` says.
+//
+// Layout of the stored bytes, little-endian; I = K - |kept| dense columns in ascending original order:
+//   codes    integer: rows of I codes of `bits` bits, first column in the lowest bits, each row padded to a byte;
+//            with a 2:4 pattern only the I/2 codes that are present; float: rows of I values
+//   pattern  2:4 only: for each group of four dense columns one nibble, position of the first present column in
+//            bits 0-1 and of the second (greater) in bits 2-3; two groups a byte, low nibble first, rows padded
+//   scales   N x G, row-major; G = groups(I)
+//   offsets  N x G integers, only for formats with an offset
+//   kept     N x |kept| float16
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/result.h"
+#include "format/grid.h"
+#include "format/number_format.h"
+
+namespace nibble {
+
+struct LinearWeight {
+  int64_t rows = 0;     // N outputs
+  int64_t columns = 0;  // K inputs
+  NumberFormat format;                // of the dense part
+  NumberFormat activations;           // of the dense part's input; f32 when it is not quantized
+  bool sparse24 = false;              // two of every four dense columns are present
+  std::vector<int32_t> kept_columns;  // ascending, distinct
+  Bytes codes, pattern;
+  std::vector<float> scales;      // as stored (already rounded to the codec)
+  std::vector<uint8_t> offsets;
+  std::vector<uint16_t> kept;  // float16 bits
+  std::vector<float> bias;     // empty or N
+
+  int64_t kept_count() const { return static_cast<int64_t>(kept_columns.size()); }
+  int64_t dense_columns() const { return columns - kept_count(); }  // I
+  int64_t groups() const { return format.groups(dense_columns()); }
+  // Bytes of all stored tensors of this layer (codes, pattern, scales, offsets, kept and their indices, bias).
+  int64_t stored_bytes() const;
+  // Grid of row n, group g (integer formats).
+  Grid grid(int64_t n, int64_t g) const;
+  // Sizes of all members agree with each other and every index is in range; `name` starts the message.
+  Status validate(std::string_view name) const;
+};
+
+// Ascending dense columns: everything in 0..columns-1 that is not kept.
+std::vector<int32_t> dense_columns_of(int64_t columns, std::span<const int32_t> kept);
+
+// A float layer. `values` is row-major N x K in the format's own bytes (f32, f16 or bf16).
+LinearWeight float_linear(int64_t rows, int64_t columns, Levels levels, Bytes values, std::vector<float> bias);
+
+// Row n of the dense part as codes (integer formats; 2:4 gaps become the code of zero, i.e. the offset).
+// out: I codes.
+void decode_codes(const LinearWeight& weight, int64_t n, std::span<uint8_t> out);
+// Row n of the effective float weights, kept columns included. out: K values in original column order.
+void decode_row(const LinearWeight& weight, int64_t n, std::span<float> out);
+
+// Packs codes of `bits` bits, first code in the lowest bits; out must hold packed_bytes(codes.size(), bits).
+void pack_codes(std::span<const uint8_t> codes, int bits, std::span<std::byte> out);
+void unpack_codes(std::span<const std::byte> packed, int bits, std::span<uint8_t> out);
+constexpr int64_t packed_bytes(int64_t count, int bits) { return (count * bits + 7) / 8; }
+
+// Rounds a scale to what its codec can store.
+float round_scale(float scale, ScaleCodec codec);
+
+}  // namespace nibble
