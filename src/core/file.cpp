@@ -18,7 +18,8 @@ tl::unexpected<Error> system_failure(int error_number, std::string_view action, 
 }
 
 Result<MappedFile> MappedFile::open(const fs::path& path) {
-  int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Non-blocking, because opening a named pipe would wait for a writer; regular files ignore it.
+  int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) return system_failure(errno, "open", path);
   struct stat info {};
   if (::fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode)) {

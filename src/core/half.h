@@ -19,10 +19,10 @@ inline uint16_t f32_to_f16(float value) {
   uint32_t bits = std::bit_cast<uint32_t>(value);
   uint32_t sign = bits >> 16 & 0x8000u;
   bits &= 0x7FFFFFFFu;
-  if (bits > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u);       // NaN
-  if (bits >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);      // rounds to infinity
-  if (bits < 0x38800000u) {                                                   // subnormal half or zero
-    float shifted = std::bit_cast<float>(bits) + 0.5f;                        // 0.5 has an ulp of 2^-24
+  if (bits > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u);   // NaN
+  if (bits >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);  // rounds to infinity
+  if (bits < 0x38800000u) {                                               // subnormal half or zero
+    float shifted = std::bit_cast<float>(bits) + 0.5f;                    // 0.5 has an ulp of 2^-24
     return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3F000000u));
   }
   uint32_t odd = bits >> 13 & 1u;

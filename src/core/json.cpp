@@ -88,6 +88,9 @@ std::string shown(const Json& value) {
 }  // namespace
 
 Result<Json> parse_json(std::string_view text, std::string_view where) {
+  // The library takes a NUL byte for the end of the text and would not look at what follows.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos)
+    return fail(ErrorCode::corrupt, "{}: not valid JSON: NUL byte at offset {}", where, nul);
   StrictBuilder builder;
   bool parsed = Json::sax_parse(text.begin(), text.end(), &builder);
   if (!parsed || !builder.problem().empty())
@@ -112,6 +115,11 @@ Result<JsonReader> JsonReader::open(const Json& value, std::string where, ErrorC
 bool JsonReader::has(std::string_view key) const {
   auto it = value_->find(std::string(key));
   return it != value_->end() && !it->is_null();
+}
+
+bool JsonReader::is_null(std::string_view key) const {
+  auto it = value_->find(std::string(key));
+  return it != value_->end() && it->is_null();
 }
 
 const Json* JsonReader::find(std::string_view key) {

@@ -34,7 +34,8 @@ class JsonReader {
 
   const std::string& where() const { return where_; }
   ErrorCode code() const { return code_; }
-  bool has(std::string_view key) const;  // present and not null
+  bool has(std::string_view key) const;      // present and not null
+  bool is_null(std::string_view key) const;  // present and null
   // The value, or nullptr when the key is absent or null. Marks the key as read.
   const Json* find(std::string_view key);
 

@@ -1,19 +1,13 @@
-// Progress of long work, told to whoever wants to show it.
+// Progress of long work: counting it. What is told to the user is in nibble/progress.h.
 #pragma once
+
+#include <nibble/progress.h>
 
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <string>
 
 namespace nibble {
-
-struct Progress {
-  std::string what;         // e.g. "block 3 of 32, gptq down"
-  double done = 0;          // fraction of the whole, 0..1
-  double seconds_left = -1;  // estimated from the time so far; negative: not known yet
-};
-using ProgressCallback = std::function<void(const Progress&)>;
 
 // Counts finished units of work and estimates the time left.
 class ProgressMeter {

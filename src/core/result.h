@@ -25,16 +25,16 @@ template <class... Args>
 
 #define NIBBLE_CONCAT_(a, b) a##b
 #define NIBBLE_CONCAT(a, b) NIBBLE_CONCAT_(a, b)
-#define NIBBLE_TRY_(temporary, declaration, expression)                               \
-  auto temporary = (expression);                                                      \
+#define NIBBLE_TRY_(temporary, declaration, expression)                                   \
+  auto temporary = (expression);                                                          \
   if (!temporary) return ::tl::unexpected<::nibble::Error>(std::move(temporary).error()); \
   declaration = *std::move(temporary)
 
 // NIBBLE_TRY(auto file, open(path));   declares `file`, or returns the error.
 #define NIBBLE_TRY(declaration, expression) NIBBLE_TRY_(NIBBLE_CONCAT(try_, __LINE__), declaration, expression)
 // NIBBLE_DO(write(path));   for a Status.
-#define NIBBLE_DO(expression)                                                              \
-  do {                                                                                     \
-    if (auto nibble_status = (expression); !nibble_status)                                 \
-      return ::tl::unexpected<::nibble::Error>(std::move(nibble_status).error());          \
+#define NIBBLE_DO(expression)                                                     \
+  do {                                                                            \
+    if (auto nibble_status = (expression); !nibble_status)                        \
+      return ::tl::unexpected<::nibble::Error>(std::move(nibble_status).error()); \
   } while (false)

@@ -99,8 +99,7 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t)>& task) {
 
 void ThreadPool::run_ranges(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& task) {
   grain = std::max<int64_t>(grain, 1);
-  run((count + grain - 1) / grain,
-      [&](int64_t i) { task(i * grain, std::min(count, (i + 1) * grain)); });
+  run((count + grain - 1) / grain, [&](int64_t i) { task(i * grain, std::min(count, (i + 1) * grain)); });
 }
 
 }  // namespace nibble

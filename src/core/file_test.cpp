@@ -1,0 +1,184 @@
+#include "core/file.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <optional>
+
+#include "core/testing.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::entries_in;
+using testing::expect_error;
+using testing::expect_ok;
+using testing::get;
+using testing::put;
+using testing::TemporaryFolder;
+
+// Where DurableFile writes before commit().
+fs::path temporary_of(const fs::path& path) { return path.string() + ".tmp" + std::to_string(::getpid()); }
+
+TEST(MappedFile, MapsTheWholeFile) {
+  TemporaryFolder folder;
+  put(folder / "a", "hello");
+  auto file = MappedFile::open(folder / "a");
+  expect_ok(file);
+  EXPECT_EQ(file->text(), "hello");
+  EXPECT_EQ(file->bytes().size(), 5u);
+}
+
+TEST(MappedFile, AnEmptyFileIsFine) {
+  TemporaryFolder folder;
+  put(folder / "a", "");
+  auto file = MappedFile::open(folder / "a");
+  expect_ok(file);
+  EXPECT_TRUE(file->bytes().empty());
+}
+
+TEST(MappedFile, MovesKeepTheBytes) {
+  TemporaryFolder folder;
+  put(folder / "a", "hello");
+  put(folder / "b", "other");
+  MappedFile a = *MappedFile::open(folder / "a");
+  const std::byte* data = a.bytes().data();
+  MappedFile moved = std::move(a);
+  EXPECT_EQ(moved.bytes().data(), data);
+  MappedFile other = *MappedFile::open(folder / "b");
+  other = std::move(moved);
+  EXPECT_EQ(other.text(), "hello");
+}
+
+TEST(MappedFile, ReleasedBytesCanBeReadAgain) {
+  TemporaryFolder folder;
+  std::string text(100'000, 'x');
+  text[50'000] = 'y';
+  put(folder / "a", text);
+  auto file = MappedFile::open(folder / "a");
+  expect_ok(file);
+  EXPECT_EQ(file->text()[50'000], 'y');
+  file->release(file->bytes());
+  file->release(file->bytes().subspan(1, 3));
+  file->release({});
+  EXPECT_EQ(file->text(), text);
+}
+
+TEST(MappedFile, RefusesWhatIsNotAFile) {
+  TemporaryFolder folder;
+  expect_error(MappedFile::open(folder / "absent"), ErrorCode::io, "absent", "No such file");
+  expect_error(MappedFile::open(folder.path()), ErrorCode::io, "not a regular file");
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  expect_error(MappedFile::open(folder / "pipe"), ErrorCode::io, "not a regular file");
+  expect_error(MappedFile::open("/dev/zero"), ErrorCode::io, "not a regular file");
+}
+
+TEST(ReadText, ReadsUpToTheLimit) {
+  TemporaryFolder folder;
+  put(folder / "a", "12345");
+  EXPECT_EQ(read_text(folder / "a", 5).value(), "12345");
+  expect_error(read_text(folder / "a", 4), ErrorCode::corrupt, "5 bytes", "the 4 allowed");
+}
+
+TEST(DurableFile, AppearsOnlyAtCommit) {
+  TemporaryFolder folder;
+  auto file = DurableFile::create(folder / "a");
+  expect_ok(file);
+  expect_ok(file->write("one "));
+  expect_ok(file->write(std::as_bytes(std::span("two", 3))));
+  EXPECT_FALSE(fs::exists(folder / "a"));
+  expect_ok(file->commit());
+  EXPECT_EQ(get(folder / "a"), "one two");
+  EXPECT_EQ(entries_in(folder.path()), 1);
+}
+
+TEST(DurableFile, LeavesTheOldFileUntilCommit) {
+  TemporaryFolder folder;
+  put(folder / "a", "old");
+  {
+    auto file = DurableFile::create(folder / "a");
+    expect_ok(file);
+    expect_ok(file->write("new"));
+    EXPECT_EQ(get(folder / "a"), "old");
+  }
+  EXPECT_EQ(get(folder / "a"), "old") << "dropped without commit";
+  EXPECT_EQ(entries_in(folder.path()), 1) << "nothing else is left behind";
+  expect_ok(write_durably(folder / "a", "new"));
+  EXPECT_EQ(get(folder / "a"), "new");
+}
+
+TEST(DurableFile, AMovedFromFileDoesNothing) {
+  TemporaryFolder folder;
+  std::optional<DurableFile> first(*DurableFile::create(folder / "a"));
+  DurableFile second(std::move(*first));
+  first.reset();
+  expect_ok(second.write("x"));
+  expect_ok(second.commit());
+  EXPECT_EQ(get(folder / "a"), "x");
+}
+
+TEST(DurableFile, AnOpenReaderKeepsTheOldContents) {
+  TemporaryFolder folder;
+  put(folder / "a", "old contents");
+  auto reader = MappedFile::open(folder / "a");
+  expect_ok(reader);
+  expect_ok(write_durably(folder / "a", "new"));
+  EXPECT_EQ(reader->text(), "old contents");
+}
+
+TEST(DurableFile, AFullDiskIsAResourceErrorAndLeavesNothing) {
+  TemporaryFolder folder;
+  fs::create_symlink("/dev/full", temporary_of(folder / "a"));
+  auto file = DurableFile::create(folder / "a");
+  expect_ok(file);
+  expect_error(file->write("x"), ErrorCode::resources, "cannot write", "No space left");
+  { DurableFile dropped(std::move(*file)); }
+  EXPECT_EQ(entries_in(folder.path()), 0);
+}
+
+TEST(DurableFile, AnUnusablePlaceIsAnIoError) {
+  TemporaryFolder folder;
+  put(folder / "file", "x");
+  expect_error(write_durably(folder / "absent" / "a", "x"), ErrorCode::io, "cannot create", "No such file");
+  expect_error(write_durably(folder / "file" / "a", "x"), ErrorCode::io, "Not a directory");
+  fs::create_directory(folder / "taken");
+  put(folder / "taken" / "inside", "x");
+  expect_error(write_durably(folder / "taken", "x"), ErrorCode::io, "rename to");
+  EXPECT_EQ(entries_in(folder.path()), 2) << "the temporary file is gone";
+}
+
+TEST(DurableFile, KilledBeforeCommitLeavesTheOldFile) {
+  TemporaryFolder folder;
+  put(folder / "a", "old");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    auto file = DurableFile::create(folder / "a");
+    (void)file->write("new");
+    ::kill(::getpid(), SIGKILL);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(get(folder / "a"), "old");
+}
+
+TEST(SystemFailure, SortsErrnoIntoExitCodes) {
+  for (int number : {ENOSPC, EDQUOT, ENOMEM})
+    EXPECT_EQ(system_failure(number, "write", "x").value().code, ErrorCode::resources) << number;
+  for (int number : {EACCES, EROFS, EIO, ENOENT, EPERM})
+    EXPECT_EQ(system_failure(number, "write", "x").value().code, ErrorCode::io) << number;
+}
+
+TEST(SyncFolder, NeedsAFolder) {
+  TemporaryFolder folder;
+  expect_ok(sync_folder(folder.path()));
+  expect_ok(sync_folder(""));
+  expect_error(sync_folder(folder / "absent"), ErrorCode::io, "absent");
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,79 @@
+#include "core/threads.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <vector>
+
+namespace nibble {
+namespace {
+
+TEST(ThreadPool, HasTheSizeAskedFor) {
+  for (int threads : {1, 2, 5}) EXPECT_EQ(ThreadPool(threads).size(), threads);
+  EXPECT_EQ(ThreadPool(0).size(), usable_processors());
+  EXPECT_GE(usable_processors(), 1);
+}
+
+TEST(ThreadPool, RunsEveryTaskExactlyOnce) {
+  for (int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    for (int64_t count : {0, 1, 2, 7, 1000}) {
+      std::vector<std::atomic<int>> calls(static_cast<size_t>(count));
+      pool.run(count, [&](int64_t i) { ++calls[static_cast<size_t>(i)]; });
+      for (auto& c : calls) ASSERT_EQ(c.load(), 1);
+    }
+    pool.run(-1, [&](int64_t) { FAIL(); });
+  }
+}
+
+TEST(ThreadPool, IsDoneWhenRunReturns) {
+  ThreadPool pool(4);
+  std::vector<int64_t> values(64);  // not atomic: run() itself must order the writes before the reads
+  for (int64_t round = 0; round < 1000; ++round) {
+    pool.run(64, [&](int64_t i) { values[static_cast<size_t>(i)] = round * i; });
+    for (int64_t i = 0; i < 64; ++i) ASSERT_EQ(values[static_cast<size_t>(i)], round * i);
+  }
+}
+
+TEST(ThreadPool, WakesAfterSleeping) {
+  ThreadPool pool(3);
+  for (int round = 0; round < 3; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // longer than workers spin
+    std::atomic<int> sum{0};
+    pool.run(10, [&](int64_t i) { sum += static_cast<int>(i); });
+    EXPECT_EQ(sum.load(), 45);
+  }
+}
+
+TEST(ThreadPool, RangesCoverEverythingWithTheSameCutsForAnyThreadCount) {
+  for (int threads : {1, 2, 7}) {
+    ThreadPool pool(threads);
+    std::mutex mutex;
+    std::set<std::pair<int64_t, int64_t>> ranges;
+    pool.run_ranges(10, 4, [&](int64_t begin, int64_t end) {
+      std::lock_guard lock(mutex);
+      ranges.emplace(begin, end);
+    });
+    EXPECT_EQ(ranges, (std::set<std::pair<int64_t, int64_t>>{{0, 4}, {4, 8}, {8, 10}}));
+    int calls = 0;
+    ThreadPool(1).run_ranges(3, 0, [&](int64_t begin, int64_t end) { calls += static_cast<int>(end - begin); });
+    EXPECT_EQ(calls, 3) << "a grain below one counts as one";
+    pool.run_ranges(0, 4, [&](int64_t, int64_t) { FAIL(); });
+  }
+}
+
+TEST(ThreadPool, ManyPoolsStartAndStop) {
+  for (int i = 0; i < 100; ++i) {
+    ThreadPool pool(3);
+    if (i % 2 == 0) continue;  // also without any work
+    std::atomic<int> calls{0};
+    pool.run(5, [&](int64_t) { ++calls; });
+    ASSERT_EQ(calls.load(), 5);
+  }
+}
+
+}  // namespace
+}  // namespace nibble
