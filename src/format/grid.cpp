@@ -6,10 +6,7 @@ namespace nibble {
 
 Range range_of(std::span<const float> values) {
   Range range;
-  for (float x : values) {
-    range.least = x < range.least ? x : range.least;
-    range.greatest = x > range.greatest ? x : range.greatest;
-  }
+  for (float x : values) range.widen(x);
   return range;
 }
 
@@ -23,7 +20,7 @@ Grid asymmetric_grid(Range range, int bits) {
   if (!(range.greatest - range.least > kSmallestRange)) range = {-1, 1};
   const float scale = (range.greatest - range.least) / static_cast<float>((int32_t{1} << bits) - 1);
   const float offset = std::nearbyint(-range.least * (1.0f / scale));
-  return Grid::make(scale, static_cast<int32_t>(offset), bits);
+  return Grid::make(scale, offset > 0 ? static_cast<int32_t>(offset) : 0, bits);  // NaN when the range is infinite
 }
 
 Grid fit_grid(Range range, int bits, bool asymmetric) {

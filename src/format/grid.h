@@ -36,6 +36,10 @@ struct Grid {
 // Least and greatest value of a run, both widened to hold 0. NaN is ignored.
 struct Range {
   float least = 0, greatest = 0;
+  void widen(float x) {
+    least = x < least ? x : least;
+    greatest = x > greatest ? x : greatest;
+  }
 };
 Range range_of(std::span<const float> values);
 

@@ -38,8 +38,9 @@ void spread24(const LinearWeight& weight, int64_t n, std::span<uint8_t> out) {
   std::vector<uint8_t> present(static_cast<size_t>(stored_columns(weight)));
   unpack_codes(row_of(weight.codes, n, code_row_bytes(weight)), weight.format.bits, present);
   auto pattern = row_of(weight.pattern, n, pattern_row_bytes(weight));
-  const int64_t zero_code = weight.grid(n, 0).offset;
-  std::fill(out.begin(), out.end(), static_cast<uint8_t>(zero_code));
+  const int64_t size = weight.format.group_size(weight.dense_columns());
+  for (size_t k = 0; k < out.size(); ++k)
+    out[k] = static_cast<uint8_t>(weight.grid(n, static_cast<int64_t>(k) / size).offset);
   for (size_t quad = 0; quad < out.size() / 4; ++quad) {
     unsigned nibble = std::to_integer<unsigned>(pattern[quad / 2]) >> (quad % 2 * 4) & 15u;
     out[quad * 4 + (nibble & 3u)] = present[quad * 2];
@@ -72,7 +73,8 @@ Status validate_pattern(const LinearWeight& weight, std::string_view name) {
     for (int64_t quad = 0; quad < weight.dense_columns() / 4; ++quad) {
       unsigned nibble = std::to_integer<unsigned>(row[static_cast<size_t>(quad / 2)]) >> (quad % 2 * 4) & 15u;
       if ((nibble & 3u) >= nibble >> 2)
-        return fail(ErrorCode::corrupt, "{}: 2:4 pattern {} in row {}, group {} does not ascend", name, nibble, n, quad);
+        return fail(ErrorCode::corrupt, "{}: 2:4 pattern {} in row {}, group {} does not ascend", name, nibble, n,
+                    quad);
     }
   }
   return {};
@@ -107,6 +109,10 @@ Status LinearWeight::validate(std::string_view name) const {
   for (size_t i = 0; i < scales.size(); ++i)
     if (!std::isfinite(scales[i]) || scales[i] == 0)
       return fail(ErrorCode::corrupt, "{}: scale {} is {}", name, i, scales[i]);
+  for (size_t i = 0; i < offsets.size(); ++i)
+    if (offsets[i] >= format.levels_count())
+      return fail(ErrorCode::corrupt, "{}: offset {} is {}, expected less than {}", name, i, offsets[i],
+                  format.levels_count());
   return sparse24 ? validate_pattern(*this, name) : Status();
 }
 
@@ -180,7 +186,8 @@ void unpack_codes(std::span<const std::byte> packed, int bits, std::span<uint8_t
   size_t position = 0;
   for (uint8_t& code : out) {
     unsigned window = std::to_integer<unsigned>(packed[position / 8]);
-    if (position % 8 + static_cast<size_t>(bits) > 8) window |= std::to_integer<unsigned>(packed[position / 8 + 1]) << 8;
+    if (position % 8 + static_cast<size_t>(bits) > 8)
+      window |= std::to_integer<unsigned>(packed[position / 8 + 1]) << 8;
     code = static_cast<uint8_t>(window >> position % 8 & mask);
     position += static_cast<size_t>(bits);
   }

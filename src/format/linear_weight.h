@@ -26,14 +26,14 @@
 namespace nibble {
 
 struct LinearWeight {
-  int64_t rows = 0;     // N outputs
-  int64_t columns = 0;  // K inputs
+  int64_t rows = 0;                   // N outputs
+  int64_t columns = 0;                // K inputs
   NumberFormat format;                // of the dense part
   NumberFormat activations;           // of the dense part's input; f32 when it is not quantized
   bool sparse24 = false;              // two of every four dense columns are present
   std::vector<int32_t> kept_columns;  // ascending, distinct
   Bytes codes, pattern;
-  std::vector<float> scales;      // as stored (already rounded to the codec)
+  std::vector<float> scales;  // as stored (already rounded to the codec)
   std::vector<uint8_t> offsets;
   std::vector<uint16_t> kept;  // float16 bits
   std::vector<float> bias;     // empty or N

@@ -28,11 +28,11 @@ enum class ScaleCodec : uint8_t { none, f32, f16 };
 
 struct NumberFormat {
   Levels levels = Levels::f32;
-  int bits = 32;                           // per element, scales not counted
-  Sharing sharing = Sharing::none;         // of the scale (and the offset)
-  int64_t group = 0;                       // elements along K per scale, for Sharing::group
-  bool offset = false;                     // an integer offset beside each scale ("asym")
-  ScaleCodec scale = ScaleCodec::none;     // how a stored scale is written; activations' scales are not stored
+  int bits = 32;                        // per element, scales not counted
+  Sharing sharing = Sharing::none;      // of the scale (and the offset)
+  int64_t group = 0;                    // elements along K per scale, for Sharing::group
+  bool offset = false;                  // an integer offset beside each scale ("asym")
+  ScaleCodec scale = ScaleCodec::none;  // how a stored scale is written; activations' scales are not stored
 
   bool is_integer() const { return levels == Levels::integer; }
   int64_t levels_count() const { return int64_t{1} << bits; }

@@ -1,0 +1,95 @@
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "format/number_format.h"
+
+namespace nibble {
+namespace {
+
+TEST(NumberFormat, EveryRowOfTheListParsesAndPrints) {
+  std::set<std::string_view> names;
+  for (const LevelsRow* row = begin_levels(); row != end_levels(); ++row) {
+    EXPECT_TRUE(names.insert(row->name).second) << row->name << " is listed twice";
+    auto format = parse_format(row->name);
+    ASSERT_TRUE(format) << format.error().message;
+    EXPECT_EQ(format->levels, row->levels);
+    EXPECT_EQ(format->bits, row->bits);
+    EXPECT_EQ(parse_format(to_string(*format)), *format) << to_string(*format);
+    if (row->levels != Levels::integer) continue;
+    for (const char* sharing : {":tensor", ":row", ":token", ":g1", ":g128", ":g1048576"}) {
+      for (const char* offset : {"", ":asym"}) {
+        const std::string text = std::string(row->name) + sharing + offset;
+        auto shared = parse_format(text);
+        ASSERT_TRUE(shared) << shared.error().message;
+        EXPECT_EQ(to_string(*shared), text);
+        EXPECT_EQ(shared->offset, *offset != 0);
+      }
+    }
+  }
+  EXPECT_TRUE(names.count("int4") && names.count("int8") && names.count("f32") && names.count("f16") &&
+              names.count("bf16"));
+}
+
+TEST(NumberFormat, DefaultsAndCodecs) {
+  const NumberFormat row = *parse_format("int4"), group = *parse_format("int4:g128"), real = *parse_format("bf16");
+  EXPECT_EQ(to_string(row), "int4:row");
+  EXPECT_EQ(*parse_format("int4:asym"), *parse_format("int4:row:asym"));
+  EXPECT_EQ(row.scale, ScaleCodec::f32);
+  EXPECT_EQ(group.scale, ScaleCodec::f16);
+  EXPECT_EQ(real.scale, ScaleCodec::none);
+  EXPECT_EQ(real.sharing, Sharing::none);
+  EXPECT_EQ(real.bits, 16);
+  EXPECT_EQ(row.levels_count(), 16);
+}
+
+TEST(NumberFormat, GroupsOfARow) {
+  const NumberFormat group = *parse_format("int4:g128");
+  EXPECT_EQ(group.groups(0), 0);
+  EXPECT_EQ(group.groups(1), 1);
+  EXPECT_EQ(group.groups(128), 1);
+  EXPECT_EQ(group.groups(129), 2);
+  EXPECT_EQ(group.group_size(300), 128);
+  EXPECT_EQ(parse_format("int4")->groups(300), 1);
+  EXPECT_EQ(parse_format("int4")->group_size(300), 300);
+}
+
+TEST(NumberFormat, RefusesEverythingElseByName) {
+  for (const char* text : {"",
+                           ":",
+                           "int",
+                           "int1",
+                           "int9",
+                           "int16",
+                           "INT4",
+                           " int4",
+                           "int4 ",
+                           "fp16",
+                           "f32:row",
+                           "f16:",
+                           "bf16:asym",
+                           "int4:",
+                           "int4:row:",
+                           "int4::asym",
+                           "int4:g",
+                           "int4:g0",
+                           "int4:g-1",
+                           "int4:g1048577",
+                           "int4:g99999999999999999999",
+                           "int4:g12x",
+                           "int4:column",
+                           "int4:asym:asym",
+                           "int4:asym:row",
+                           "int4:row:row",
+                           "int4:row:asym:x",
+                           "int4:g4:g4"}) {
+    auto format = parse_format(text);
+    ASSERT_FALSE(format) << text;
+    EXPECT_EQ(format.error().code, ErrorCode::usage);
+    EXPECT_NE(format.error().message.find(fmt::format("\"{}\"", text)), std::string::npos) << format.error().message;
+    EXPECT_NE(format.error().message.find("int4"), std::string::npos) << "names what is supported";
+  }
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,293 @@
+#include "format/linear_weight.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+#include "core/half.h"
+#include "core/random.h"
+
+namespace nibble {
+namespace {
+
+TEST(Codes, PackingIsLowBitsFirst) {
+  const std::vector<uint8_t> codes = {1, 2, 3, 4, 5, 6, 7, 0, 5};
+  Bytes packed(static_cast<size_t>(packed_bytes(9, 3)));
+  pack_codes(codes, 3, packed);
+  // 27 bits, code i in bits 3 i .. 3 i + 2 of the little-endian number.
+  uint32_t number = 0;
+  for (size_t i = 0; i < codes.size(); ++i) number |= static_cast<uint32_t>(codes[i]) << (3 * i);
+  ASSERT_EQ(packed.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(std::to_integer<uint32_t>(packed[i]), number >> (8 * i) & 255u);
+  Bytes nibbles(2);
+  pack_codes(std::vector<uint8_t>{0xA, 0xB, 0xC}, 4, nibbles);
+  EXPECT_EQ(nibbles, (Bytes{std::byte{0xBA}, std::byte{0x0C}}));
+}
+
+TEST(Codes, UnpackingInvertsPackingForEveryWidthAndLength) {
+  Random random(1);
+  for (int bits = 1; bits <= 8; ++bits) {
+    for (int64_t count = 0; count < 70; ++count) {
+      std::vector<uint8_t> codes(static_cast<size_t>(count)), back(codes.size(), 99);
+      for (uint8_t& code : codes) code = static_cast<uint8_t>(random.below(uint64_t{1} << bits));
+      Bytes packed(static_cast<size_t>(packed_bytes(count, bits)), std::byte{255});
+      pack_codes(codes, bits, packed);
+      unpack_codes(packed, bits, back);
+      ASSERT_EQ(back, codes) << bits << " bits, " << count << " codes";
+      const int64_t used = count * bits % 8;
+      if (used != 0) {
+        EXPECT_EQ(std::to_integer<unsigned>(packed.back()) >> used, 0u) << "unused bits are zero";
+      }
+    }
+  }
+}
+
+TEST(DenseColumns, AreTheOthersInOrder) {
+  EXPECT_EQ(dense_columns_of(5, std::vector<int32_t>{1, 4}), (std::vector<int32_t>{0, 2, 3}));
+  EXPECT_EQ(dense_columns_of(2, {}), (std::vector<int32_t>{0, 1}));
+  EXPECT_EQ(dense_columns_of(2, std::vector<int32_t>{0, 1}), std::vector<int32_t>());
+}
+
+TEST(Scales, AreRoundedToTheirCodec) {
+  EXPECT_EQ(round_scale(0.1f, ScaleCodec::f32), 0.1f);
+  EXPECT_EQ(round_scale(0.1f, ScaleCodec::f16), f16_to_f32(f32_to_f16(0.1f)));
+  EXPECT_NE(round_scale(0.1f, ScaleCodec::f16), 0.1f);
+}
+
+// A weight whose every number is written down here as well: effective[n][k] is what decode_row must give.
+struct Known {
+  LinearWeight weight;
+  std::vector<std::vector<float>> effective;
+};
+
+Known known_weight(Random& random, std::string_view format, int64_t rows, std::vector<int32_t> kept, int64_t columns) {
+  Known known;
+  LinearWeight& w = known.weight;
+  w.rows = rows;
+  w.columns = columns;
+  w.format = *parse_format(format);
+  w.kept_columns = std::move(kept);
+  const std::vector<int32_t> dense = dense_columns_of(columns, w.kept_columns);
+  const int64_t size = w.format.group_size(w.dense_columns());
+  for (int64_t n = 0; n < rows; ++n) {
+    auto& row = known.effective.emplace_back(static_cast<size_t>(columns));
+    for (int64_t g = 0; g < w.groups(); ++g) {
+      w.scales.push_back(round_scale(0.01f + random.uniform(), w.format.scale));
+      if (w.format.offset) w.offsets.push_back(static_cast<uint8_t>(random.below(uint64_t{1} << w.format.bits)));
+    }
+    std::vector<uint8_t> codes;
+    for (size_t i = 0; i < dense.size(); ++i) {
+      const size_t at = static_cast<size_t>(n * w.groups()) + i / static_cast<size_t>(size);
+      const int offset = w.format.offset ? w.offsets[at] : 1 << (w.format.bits - 1);
+      codes.push_back(static_cast<uint8_t>(random.below(uint64_t{1} << w.format.bits)));
+      row[static_cast<size_t>(dense[i])] = w.scales[at] * static_cast<float>(codes.back() - offset);
+    }
+    Bytes packed(static_cast<size_t>(packed_bytes(w.dense_columns(), w.format.bits)));
+    pack_codes(codes, w.format.bits, packed);
+    w.codes.insert(w.codes.end(), packed.begin(), packed.end());
+    for (int32_t column : w.kept_columns) {
+      w.kept.push_back(f32_to_f16(random.normal()));
+      row[static_cast<size_t>(column)] = f16_to_f32(w.kept.back());
+    }
+  }
+  return known;
+}
+
+void expect_decodes(const Known& known, std::string_view what) {
+  ASSERT_TRUE(known.weight.validate("w")) << what;
+  std::vector<float> row(static_cast<size_t>(known.weight.columns));
+  for (int64_t n = 0; n < known.weight.rows; ++n) {
+    decode_row(known.weight, n, row);
+    EXPECT_EQ(row, known.effective[static_cast<size_t>(n)]) << what << " row " << n;
+  }
+}
+
+TEST(LinearWeight, DecodesIntegerRows) {
+  Random random(2);
+  for (const char* levels : {"int2", "int3", "int4", "int5", "int8"})
+    for (const char* sharing : {":row", ":row:asym", ":g4", ":g5:asym", ":g64", ":tensor"})
+      for (int64_t columns : {1, 13, 32})
+        expect_decodes(known_weight(random, std::string(levels) + sharing, 3, {}, columns), levels);
+}
+
+TEST(LinearWeight, DecodesKeptColumnsInPlace) {
+  Random random(3);
+  expect_decodes(known_weight(random, "int4", 4, {0, 3, 9}, 10), "ends and middle");
+  expect_decodes(known_weight(random, "int4:g4:asym", 4, {2, 3, 4}, 13), "groups of the dense columns");
+  expect_decodes(known_weight(random, "int8", 2, {0, 1, 2}, 3), "all kept");
+}
+
+TEST(LinearWeight, DecodesFloats) {
+  const std::vector<float> values = {1.5f, -2.25f, 0.0f, 100.0f, -0.125f, 3.0f};
+  for (Levels levels : {Levels::f32, Levels::f16, Levels::bf16}) {
+    Bytes bytes;
+    for (float value : values) {
+      const uint16_t half = levels == Levels::f16 ? f32_to_f16(value) : f32_to_bf16(value);
+      const auto* from = levels == Levels::f32 ? reinterpret_cast<const std::byte*>(&value)
+                                               : reinterpret_cast<const std::byte*>(&half);
+      bytes.insert(bytes.end(), from, from + (levels == Levels::f32 ? 4 : 2));
+    }
+    const LinearWeight weight = float_linear(2, 3, levels, bytes, {7, 8});
+    ASSERT_TRUE(weight.validate("w"));
+    EXPECT_EQ(weight.stored_bytes(), static_cast<int64_t>(bytes.size()) + 8);
+    std::vector<float> row(3);
+    decode_row(weight, 1, row);
+    EXPECT_EQ(row, std::vector<float>(values.begin() + 3, values.end()));
+  }
+}
+
+// Two of every four dense columns present; the present codes of a row in order, positions in nibbles.
+Known sparse_weight(Random& random, std::string_view format, std::vector<int32_t> kept, int64_t columns) {
+  Known known = known_weight(random, format, 3, std::move(kept), columns);
+  LinearWeight& w = known.weight;
+  w.sparse24 = true;
+  const std::vector<int32_t> dense = dense_columns_of(columns, w.kept_columns);
+  Bytes all_codes;
+  for (int64_t n = 0; n < w.rows; ++n) {
+    std::vector<uint8_t> codes(dense.size()), present;
+    const auto row_bytes = static_cast<size_t>(packed_bytes(w.dense_columns(), w.format.bits));
+    unpack_codes(std::span(w.codes).subspan(static_cast<size_t>(n) * row_bytes, row_bytes), w.format.bits, codes);
+    std::vector<uint8_t> nibbles;
+    for (size_t quad = 0; quad < dense.size() / 4; ++quad) {
+      const size_t first = random.below(3), second = first + 1 + random.below(3 - first);
+      nibbles.push_back(static_cast<uint8_t>(first | second << 2));
+      for (size_t i = 0; i < 4; ++i) {
+        const size_t at = quad * 4 + i;
+        if (i == first || i == second)
+          present.push_back(codes[at]);
+        else
+          known.effective[static_cast<size_t>(n)][static_cast<size_t>(dense[at])] = 0;
+      }
+    }
+    Bytes packed(static_cast<size_t>(packed_bytes(static_cast<int64_t>(present.size()), w.format.bits)));
+    pack_codes(present, w.format.bits, packed);
+    all_codes.insert(all_codes.end(), packed.begin(), packed.end());
+    Bytes pattern((nibbles.size() + 1) / 2);
+    pack_codes(nibbles, 4, pattern);
+    w.pattern.insert(w.pattern.end(), pattern.begin(), pattern.end());
+  }
+  w.codes = all_codes;
+  return known;
+}
+
+TEST(LinearWeight, DecodesSparseRows) {
+  Random random(4);
+  for (const char* format : {"int4", "int8", "int3:asym", "int4:g4:asym", "int4:g6:asym", "int8:g8"})
+    for (int64_t columns : {4, 12, 20}) expect_decodes(sparse_weight(random, format, {}, columns), format);
+  expect_decodes(sparse_weight(random, "int4:g8:asym", {1, 7}, 18), "kept columns");
+}
+
+TEST(LinearWeight, SparseGapsHoldTheCodeOfZero) {
+  Random random(5);
+  const Known known = sparse_weight(random, "int4:g4:asym", {}, 12);
+  std::vector<uint8_t> codes(12);
+  decode_codes(known.weight, 2, codes);
+  for (int64_t k = 0; k < 12; ++k)
+    if (known.effective[2][static_cast<size_t>(k)] == 0) {
+      EXPECT_EQ(codes[static_cast<size_t>(k)], known.weight.offsets[static_cast<size_t>(2 * 3 + k / 4)]);
+    }
+}
+
+TEST(LinearWeight, StoredBytesCountEverything) {
+  Random random(6);
+  Known known = sparse_weight(random, "int4:g8:asym", {1, 7}, 18);
+  known.weight.bias = {1, 2, 3};
+  // 3 rows: 8 codes of 4 bits; 4 patterns of 4 bits; 2 scales of 2 bytes and 2 offsets of 1; 2 kept of 2 bytes;
+  // the kept columns' 2 indices of 4; 3 biases of 4.
+  EXPECT_EQ(known.weight.stored_bytes(), 3 * (4 + 2 + 4 + 2 + 4) + 8 + 12);
+  EXPECT_EQ(known_weight(random, "int8", 2, {}, 5).weight.stored_bytes(), 2 * (5 + 4));
+}
+
+// Applies `damage` to a valid weight; validation must fail with a message that contains `part`.
+template <class Damage>
+void expect_refused(const Known& known, Damage damage, std::string_view part) {
+  LinearWeight weight = known.weight;
+  ASSERT_TRUE(weight.validate("blocks.3.q"));
+  damage(weight);
+  const Status status = weight.validate("blocks.3.q");
+  ASSERT_FALSE(status) << part;
+  EXPECT_EQ(status.error().code, ErrorCode::corrupt);
+  EXPECT_NE(status.error().message.find("blocks.3.q"), std::string::npos) << status.error().message;
+  EXPECT_NE(status.error().message.find(part), std::string::npos) << status.error().message;
+}
+
+TEST(LinearWeight, ValidateNamesWhatIsWrong) {
+  Random random(7);
+  const Known plain = known_weight(random, "int4:g4:asym", 3, {0, 5}, 14);
+  expect_refused(
+      plain, [](LinearWeight& w) { w.codes.pop_back(); }, "codes has 17 entries, expected 18");
+  expect_refused(
+      plain, [](LinearWeight& w) { w.codes.push_back({}); }, "codes");
+  expect_refused(
+      plain, [](LinearWeight& w) { w.scales.pop_back(); }, "scales");
+  expect_refused(
+      plain, [](LinearWeight& w) { w.offsets.pop_back(); }, "offsets");
+  expect_refused(
+      plain, [](LinearWeight& w) { w.kept.pop_back(); }, "kept");
+  expect_refused(
+      plain,
+      [](LinearWeight& w) {
+        w.bias = {1, 2};
+      },
+      "bias has 2 entries, expected 3");
+  expect_refused(
+      plain, [](LinearWeight& w) { w.pattern.push_back({}); }, "pattern");
+  expect_refused(
+      plain, [](LinearWeight& w) { w.scales[4] = 0; }, "scale 4 is 0");
+  expect_refused(
+      plain, [](LinearWeight& w) { w.scales[4] = NAN; }, "scale 4 is nan");
+  expect_refused(
+      plain, [](LinearWeight& w) { w.scales[4] = INFINITY; }, "scale 4 is inf");
+  expect_refused(
+      plain,
+      [](LinearWeight& w) {
+        w.kept_columns = {5, 0};
+      },
+      "kept column 0");
+  expect_refused(
+      plain,
+      [](LinearWeight& w) {
+        w.kept_columns = {5, 5};
+      },
+      "kept column 5");
+  expect_refused(
+      plain,
+      [](LinearWeight& w) {
+        w.kept_columns = {0, 14};
+      },
+      "kept column 14");
+  expect_refused(
+      plain,
+      [](LinearWeight& w) {
+        w.kept_columns = {-1, 5};
+      },
+      "kept column -1");
+}
+
+TEST(LinearWeight, ValidateChecksSparsePatterns) {
+  Random random(8);
+  const Known sparse = sparse_weight(random, "int4", {}, 12);
+  expect_refused(
+      sparse, [](LinearWeight& w) { w.pattern.pop_back(); }, "pattern");
+  for (unsigned nibble : {0u, 5u, 10u, 15u, 1u, 6u}) {  // equal or descending positions
+    expect_refused(
+        sparse, [&](LinearWeight& w) { w.pattern[3] = static_cast<std::byte>(nibble); }, "row 1, group 2");
+  }
+  const Known odd = known_weight(random, "int4", 3, {}, 10);
+  expect_refused(
+      odd,
+      [](LinearWeight& w) {
+        w.sparse24 = true;
+        w.codes.resize(9);
+        w.pattern.resize(3);
+      },
+      "which 4 does not divide");
+  const LinearWeight floats = float_linear(1, 4, Levels::f32, Bytes(16), {});
+  expect_refused(
+      {floats, {}}, [](LinearWeight& w) { w.sparse24 = true; }, "needs integer codes");
+}
+
+}  // namespace
+}  // namespace nibble
