@@ -32,10 +32,10 @@ struct BlockWeights {
 
 // Everything that is not in a block. Float tensors keep the type they are stored in.
 struct GlobalWeights {
-  LinearWeight embedding;               // [vocabulary, embedding], a float LinearWeight read by row
-  std::optional<LinearWeight> head;     // absent when tied
+  LinearWeight embedding;                               // [vocabulary, embedding], a float LinearWeight read by row
+  std::optional<LinearWeight> head;                     // absent when tied
   std::optional<LinearWeight> project_in, project_out;  // OPT-350m
-  std::vector<float> position_rows;     // learned positions [max_positions + offset, hidden]
+  std::vector<float> position_rows;                     // learned positions [max_positions + offset, hidden]
   NormWeight final_norm;
 };
 
@@ -66,13 +66,22 @@ Result<std::unique_ptr<ModelSource>> open_model(const std::filesystem::path& fol
 
 // Canonical name of a linear, e.g. "blocks.3.q"; its tensors are "<name>.codes", ".scales" ... or ".weight".
 std::string linear_name(int64_t block, Role role);
-// Tensors of one block or of the globals under canonical names. `storage` keeps the bytes alive while `tensors` views them.
-struct NamedTensors;  // defined in model/storage.h
+// The rest of it (NamedTensors, quantization_config) is in model/storage.h.
 
 // --- Families ---------------------------------------------------------------------------------------------
 
 // Writes an ordinary float Hugging Face folder of the given family with the given weights: the inverse of reading
 // (fused tensors are fused again). `levels`: f32, f16 or bf16. Streams block by block; durable.
-Status write_checkpoint(const ModelSource& source, const std::filesystem::path& folder, Levels levels);
+//
+// The folder appears complete or not at all (checkpoint/output_folder.h, which also says what `force` replaces). Shards
+// hold whole blocks and at most `shard_bytes` where a block allows. Kept columns and integer codes become the floats
+// that they stand for. `usage` when a value does not fit `levels`, naming the tensor; `unsupported` when the Spec of
+// the weights is no longer one that the family's config can express.
+struct CheckpointOptions {
+  bool force = false;
+  int64_t shard_bytes = int64_t{2} << 30;
+};
+Status write_checkpoint(const ModelSource& source, const std::filesystem::path& folder, Levels levels,
+                        const CheckpointOptions& options = {});
 
 }  // namespace nibble

@@ -1,0 +1,166 @@
+#include "model/storage.h"
+
+#include <bit>
+#include <cstring>
+
+#include "core/file.h"
+#include "core/half.h"
+#include "model/globals.h"
+#include "model/tensor_reading.h"
+
+namespace nibble {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "tensors are stored as they lie in memory");
+
+// Appends tensors, viewing memory that the caller keeps or that `out.storage` takes over.
+class Collector {
+ public:
+  template <class T>
+  void view(std::string name, DType type, std::vector<int64_t> shape, const std::vector<T>& values) {
+    out_.tensors.push_back({std::move(name), type, std::move(shape), std::as_bytes(std::span(values))});
+  }
+  void own(std::string name, DType type, std::vector<int64_t> shape, Bytes bytes) {
+    out_.storage.push_back(std::move(bytes));
+    out_.tensors.push_back({std::move(name), type, std::move(shape), out_.storage.back()});
+  }
+  void floats(const std::string& name, const std::vector<float>& values) {
+    if (!values.empty()) view(name, DType::f32, {static_cast<int64_t>(values.size())}, values);
+  }
+  void norm(const std::string& name, const NormWeight& norm) {
+    floats(name + ".gain", norm.gain);
+    floats(name + ".bias", norm.bias);
+  }
+  void linear(const std::string& name, const LinearWeight& weight);
+  NamedTensors take() { return std::move(out_); }
+
+ private:
+  void dense(const std::string& name, const LinearWeight& weight);
+  void scales(const std::string& name, const LinearWeight& weight);
+  NamedTensors out_;
+};
+
+// The values in a narrower type of the same values, f16 bits or bfloat16 bits.
+template <class Convert>
+Bytes narrowed(const std::vector<float>& values, Convert convert) {
+  Bytes bytes(values.size() * 2);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint16_t bits = convert(values[i]);
+    std::memcpy(bytes.data() + 2 * i, &bits, 2);
+  }
+  return bytes;
+}
+
+template <class Narrow, class Widen>
+bool exact(const std::vector<float>& values, Narrow narrow, Widen widen) {
+  for (float value : values)
+    if (std::bit_cast<uint32_t>(widen(narrow(value))) != std::bit_cast<uint32_t>(value)) return false;
+  return true;
+}
+
+void Collector::scales(const std::string& name, const LinearWeight& weight) {
+  const std::vector<int64_t> shape = {weight.rows, weight.groups()};
+  if (weight.format.scale == ScaleCodec::f16)
+    return own(name + ".scales", DType::f16, shape, narrowed(weight.scales, f32_to_f16));
+  view(name + ".scales", DType::f32, shape, weight.scales);
+}
+
+void Collector::dense(const std::string& name, const LinearWeight& weight) {
+  const int64_t rows = weight.rows, size = static_cast<int64_t>(weight.codes.size());
+  if (!weight.format.is_integer())
+    return view(name + ".weight", dtype_of(weight.format.levels), {rows, weight.dense_columns()}, weight.codes);
+  view(name + ".codes", DType::u8, {rows, size / rows}, weight.codes);
+  if (weight.sparse24)
+    view(name + ".pattern", DType::u8, {rows, static_cast<int64_t>(weight.pattern.size()) / rows}, weight.pattern);
+  scales(name, weight);
+  if (weight.format.offset) view(name + ".offsets", DType::u8, {rows, weight.groups()}, weight.offsets);
+}
+
+void Collector::linear(const std::string& name, const LinearWeight& weight) {
+  if (weight.rows == 0) return;
+  dense(name, weight);
+  if (weight.kept_count() > 0) {
+    view(name + ".kept", DType::f16, {weight.rows, weight.kept_count()}, weight.kept);
+    view(name + ".kept_columns", DType::i32, {weight.kept_count()}, weight.kept_columns);
+  }
+  floats(name + ".bias", weight.bias);
+}
+
+constexpr const char* kCompanions[] = {
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "generation_config.json",
+};
+
+}  // namespace
+
+NamedTensors block_tensors(const BlockWeights& block, int64_t index) {
+  Collector out;
+  out.norm(fmt::format("blocks.{}.attention_norm", index), block.attention_norm);
+  out.norm(fmt::format("blocks.{}.mlp_norm", index), block.mlp_norm);
+  for (Role role : kAllRoles) out.linear(linear_name(index, role), block[role]);
+  return out.take();
+}
+
+NamedTensors global_tensors(const GlobalWeights& globals) {
+  Collector out;
+  for (Global linear : {Global::embedding, Global::head, Global::project_in, Global::project_out})
+    if (const LinearWeight* weight = find_linear(globals, linear)) out.linear(std::string(name_of(linear)), *weight);
+  out.norm("final_norm", globals.final_norm);
+  const std::vector<float>& rows = globals.position_rows;
+  if (rows.empty()) return out.take();
+  // The table does not know its width; the embedding and the projection do.
+  const int64_t width = globals.project_in ? globals.project_in->rows : globals.embedding.columns;
+  const std::vector<int64_t> shape = {static_cast<int64_t>(rows.size()) / width, width};
+  if (exact(rows, f32_to_f16, f16_to_f32)) {
+    out.own("positions.weight", DType::f16, shape, narrowed(rows, f32_to_f16));
+  } else if (exact(rows, f32_to_bf16, bf16_to_f32)) {
+    out.own("positions.weight", DType::bf16, shape, narrowed(rows, f32_to_bf16));
+  } else {
+    out.view("positions.weight", DType::f32, shape, rows);
+  }
+  return out.take();
+}
+
+Json linear_entry(const LinearWeight& weight) {
+  Json entry = {{"weights", to_string(weight.format)}, {"activations", to_string(weight.activations)}};
+  if (weight.kept_count() > 0) entry["kept"] = weight.kept_count();
+  if (weight.sparse24) entry["pattern"] = "2:4";
+  return entry;
+}
+
+Json quantization_config_for(Json recipe, const Spec& spec, Json linears) {
+  return {{"quant_method", "nibble"},
+          {"format_version", kFormatVersion},
+          {"recipe", std::move(recipe)},
+          {"spec", to_json(spec)},
+          {"linears", std::move(linears)}};
+}
+
+std::string shard_name(int64_t index, int64_t count) {
+  if (count == 1) return "model.safetensors";
+  return fmt::format("model-{:05}-of-{:05}.safetensors", index + 1, count);
+}
+
+Status copy_companions(const std::filesystem::path& from, const std::filesystem::path& to) {
+  for (const char* name : kCompanions) {
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(from / name, error)) continue;
+    NIBBLE_TRY(const MappedFile file, MappedFile::open(from / name));
+    NIBBLE_TRY(DurableFile copy, DurableFile::create(to / name));
+    NIBBLE_DO(copy.write(file.bytes()));
+    NIBBLE_DO(copy.commit());
+  }
+  return {};
+}
+
+}  // namespace nibble

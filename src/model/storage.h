@@ -1,0 +1,72 @@
+// The quantized folder: how weights are named and typed inside safetensors shards (docs/on-disk.md).
+//
+// A linear called NAME ("blocks.3.q", "head") is stored as
+//
+//   NAME.codes         U8   [N, row bytes]     packed codes, an integer dense part
+//   NAME.pattern       U8   [N, row bytes]     2:4 positions
+//   NAME.scales        F32 or F16 [N, G]       as the format's codec says
+//   NAME.offsets       U8   [N, G]             formats with an offset
+//   NAME.weight        F32, F16 or BF16 [N, I] instead of the four above, a float dense part
+//   NAME.kept          F16  [N, kept]          kept columns, and their indices
+//   NAME.kept_columns  I32  [kept]
+//   NAME.bias          F32  [N]
+//
+// (N outputs, I dense columns, G groups; see format/linear_weight.h for the bytes.) Norms are NORM.gain and NORM.bias,
+// F32 [hidden], with NORM one of blocks.I.attention_norm, blocks.I.mlp_norm, final_norm. The globals are the linears
+// embedding, head, project_in, project_out, and positions.weight [rows, hidden] in the narrowest float type that
+// holds every value exactly.
+//
+// Which linears are quantized, and how, stands in config.json under "quantization_config":
+//
+//   { "quant_method": "nibble", "format_version": 1, "recipe": {...}, "spec": {...},
+//     "linears": { "blocks.0.q": {"weights": "int4:row", "activations": "int4:token:asym", "kept": 16,
+//                                 "pattern": "2:4"}, ... } }
+//
+// A linear without an entry is a plain float one. The reader takes the shapes from "spec" and refuses any tensor
+// that is missing, extra, or of another shape or type.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "checkpoint/safetensors.h"
+#include "checkpoint/tensor.h"
+#include "core/buffer.h"
+#include "core/json.h"
+#include "core/result.h"
+#include "model/model.h"
+
+namespace nibble {
+
+inline constexpr int64_t kFormatVersion = 1;
+
+// Tensors ready for write_safetensors. They view `storage` and the weights they were made of: both must outlive them.
+// Moving a NamedTensors keeps its views valid.
+struct NamedTensors {
+  std::vector<TensorView> tensors;
+  std::vector<Bytes> storage;
+};
+// The weights must be valid (LinearWeight::validate); roles and parts that are empty are left out.
+NamedTensors block_tensors(const BlockWeights& block, int64_t index);
+NamedTensors global_tensors(const GlobalWeights& globals);
+
+// The linear's line in "linears": {"weights", "activations"} and, where it has them, "kept" and "pattern".
+Json linear_entry(const LinearWeight& weight);
+// The whole "quantization_config". `recipe`: the canonical recipe; `linears`: an object of linear_entry() by
+// linear_name().
+Json quantization_config_for(Json recipe, const Spec& spec, Json linears);
+
+// "model-00002-of-00007.safetensors" for shard 1 (counted from 0) of 7; "model.safetensors" when there is one. The
+// intended layout is one shard for the globals and one per block, with an index (write_shard_index).
+std::string shard_name(int64_t index, int64_t count);
+// Copies the files that travel with a model unchanged (tokenizer, chat template, generation_config.json, licence), as
+// far as they exist, durably.
+Status copy_companions(const std::filesystem::path& from, const std::filesystem::path& to);
+
+// Opens a folder whose config.json (already read as `config`) has a quantization_config of ours. Everything but the
+// values is checked here; block() and globals() check those. `unsupported` for a newer format_version.
+Result<std::unique_ptr<ModelSource>> open_quantized(const std::filesystem::path& folder, Json config);
+
+}  // namespace nibble

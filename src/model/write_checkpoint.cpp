@@ -1,0 +1,248 @@
+// From a ModelSource back to an ordinary float checkpoint of its family.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "checkpoint/output_folder.h"
+#include "checkpoint/safetensors.h"
+#include "core/file.h"
+#include "core/half.h"
+#include "model/globals.h"
+#include "model/storage.h"
+#include "model/tensor_map.h"
+#include "model/tensor_reading.h"
+
+namespace nibble {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr int64_t kGlobals = -1;  // the unit of everything outside the blocks; the others are block indices
+
+// What goes into one file.
+struct Shard {
+  std::vector<TensorView> tensors;
+  std::map<std::string, int64_t> units;  // by tensor
+  int64_t bytes = 0;
+};
+
+void encode(float value, Levels levels, std::byte* at) {
+  const uint16_t bits = levels == Levels::f16 ? f32_to_f16(value) : f32_to_bf16(value);
+  levels == Levels::f32 ? std::memcpy(at, &value, 4) : std::memcpy(at, &bits, 2);
+}
+
+bool fits(float value, Levels levels) {
+  if (levels == Levels::f16) return std::isfinite(f16_to_f32(f32_to_f16(value)));
+  if (levels == Levels::bf16) return std::isfinite(bf16_to_f32(f32_to_bf16(value)));
+  return std::isfinite(value);
+}
+
+// One tensor of the output, filled row by row.
+class TensorBytes {
+ public:
+  TensorBytes(const TensorView& tensor, Levels levels)
+      : name_(tensor.name), levels_(levels), bytes_(static_cast<size_t>(tensor.elements() * bytes_of(levels))) {}
+
+  // `values` as elements first, first + 1, ...
+  Status put(int64_t first, std::span<const float> values) {
+    NIBBLE_CHECK((first + static_cast<int64_t>(values.size())) * bytes_of(levels_) <=
+                 static_cast<int64_t>(bytes_.size()));
+    std::byte* at = bytes_.data() + first * bytes_of(levels_);
+    for (float value : values) {
+      if (!fits(value, levels_))
+        return fail(ErrorCode::usage, "tensor \"{}\": the value {} does not fit {}; choose bf16 or f32", name_, value,
+                    name_of(dtype_of(levels_)));
+      encode(value, levels_, at);
+      at += bytes_of(levels_);
+    }
+    return {};
+  }
+  Status put_rows(const LinearWeight& weight, const RowRuns& rows) {
+    std::vector<float> row(static_cast<size_t>(weight.columns));
+    for (int64_t n = 0; n < weight.rows; ++n) {
+      decode_row(weight, n, row);
+      NIBBLE_DO(put(rows.at(n) * weight.columns, row));
+    }
+    return {};
+  }
+  Status put_bias(const LinearWeight& weight, const RowRuns& rows) {
+    NIBBLE_CHECK(static_cast<int64_t>(weight.bias.size()) == weight.rows);
+    for (int64_t n = 0; n < weight.rows; ++n)
+      NIBBLE_DO(put(rows.at(n), std::span(weight.bias).subspan(static_cast<size_t>(n), 1)));
+    return {};
+  }
+  const Bytes& bytes() const { return bytes_; }
+
+ private:
+  std::string name_;
+  Levels levels_;
+  Bytes bytes_;
+};
+
+Status fill_from_block(const BlockMap& map, const BlockWeights& block, const std::string& name, TensorBytes& out) {
+  for (const LinearNames& linear : map.linears) {
+    if (linear.weight == name) NIBBLE_DO(out.put_rows(block[linear.role], linear.rows));
+    if (linear.bias == name) NIBBLE_DO(out.put_bias(block[linear.role], linear.rows));
+  }
+  for (const NormNames& norm : map.norms) {
+    if (norm.gain == name) NIBBLE_DO(out.put(0, (block.*norm.norm).gain));
+    if (norm.bias == name) NIBBLE_DO(out.put(0, (block.*norm.norm).bias));
+  }
+  return {};
+}
+
+Status fill_from_globals(const GlobalMap& map, const GlobalWeights& globals, const std::string& name,
+                         TensorBytes& out) {
+  for (const GlobalNames& names : map.linears) {
+    const LinearWeight* linear = find_linear(globals, names.linear);
+    if (names.weight == name) NIBBLE_DO(out.put_rows(*linear, RowRuns::whole(linear->rows)));
+  }
+  if (map.positions == name) NIBBLE_DO(out.put(0, globals.position_rows));
+  if (map.final_gain == name) NIBBLE_DO(out.put(0, globals.final_norm.gain));
+  if (map.final_bias == name) NIBBLE_DO(out.put(0, globals.final_norm.bias));
+  return {};
+}
+
+class Writer {
+ public:
+  Writer(const ModelSource& source, const Layout& layout, Levels levels)
+      : source_(source), layout_(layout), base_(layout.bases.front()), levels_(levels) {}
+
+  void plan(int64_t shard_bytes);
+  int64_t bytes() const;
+  Status write_shards(const fs::path& folder);
+
+ private:
+  std::vector<ExpectedTensor> tensors_of(int64_t unit) const;
+  void add_unit(int64_t unit, int64_t shard_bytes);
+  Status write_shard(const Shard& shard, const fs::path& path);
+  Status write_tensor(const TensorView& tensor, int64_t unit, SafetensorsWriter& writer);
+  Status load(int64_t unit);
+
+  const ModelSource& source_;
+  const Layout& layout_;
+  std::string_view base_;
+  Levels levels_;
+  std::vector<Shard> shards_;
+  int64_t loaded_ = kGlobals - 1;  // the unit that block_ or globals_ holds
+  BlockWeights block_;
+  GlobalWeights globals_;
+};
+
+std::vector<ExpectedTensor> Writer::tensors_of(int64_t unit) const {
+  if (unit == kGlobals) return global_map(source_.spec(), layout_, base_).tensors;
+  return block_map(source_.spec(), layout_, base_, unit).tensors;
+}
+
+void Writer::plan(int64_t shard_bytes) {
+  for (int64_t unit = kGlobals; unit < source_.spec().layers; ++unit) add_unit(unit, shard_bytes);
+}
+
+void Writer::add_unit(int64_t unit, int64_t shard_bytes) {
+  const std::vector<ExpectedTensor> tensors = tensors_of(unit);
+  int64_t bytes = 0;
+  for (const ExpectedTensor& tensor : tensors)
+    bytes += TensorView{tensor.name, dtype_of(levels_), tensor.shape, {}}.elements() * bytes_of(levels_);
+  if (shards_.empty() || shards_.back().bytes + bytes > shard_bytes) shards_.emplace_back();
+  Shard& shard = shards_.back();
+  shard.bytes += bytes;
+  for (const ExpectedTensor& tensor : tensors) {
+    shard.tensors.push_back({tensor.name, dtype_of(levels_), tensor.shape, {}});
+    shard.units.emplace(tensor.name, unit);
+  }
+}
+
+int64_t Writer::bytes() const {
+  int64_t bytes = 0;
+  for (const Shard& shard : shards_) bytes += shard.bytes;
+  return bytes;
+}
+
+Status Writer::write_shards(const fs::path& folder) {
+  ShardIndex index;
+  const auto count = static_cast<int64_t>(shards_.size());
+  for (int64_t i = 0; i < count; ++i) {
+    const Shard& shard = shards_[static_cast<size_t>(i)];
+    NIBBLE_DO(write_shard(shard, folder / shard_name(i, count)));
+    for (const TensorView& tensor : shard.tensors) index.emplace(tensor.name, shard_name(i, count));
+  }
+  return count == 1 ? Status() : write_shard_index(folder, index, bytes());
+}
+
+// The file's order is by name, which keeps the tensors of a block together: each block is loaded once.
+Status Writer::write_shard(const Shard& shard, const fs::path& path) {
+  NIBBLE_TRY(SafetensorsWriter writer, SafetensorsWriter::create(path, shard.tensors));
+  for (const TensorView& tensor : writer.order()) NIBBLE_DO(write_tensor(tensor, shard.units.at(tensor.name), writer));
+  return writer.commit();
+}
+
+Status Writer::write_tensor(const TensorView& tensor, int64_t unit, SafetensorsWriter& writer) {
+  NIBBLE_DO(load(unit));
+  TensorBytes out(tensor, levels_);
+  if (unit == kGlobals) {
+    NIBBLE_DO(fill_from_globals(global_map(source_.spec(), layout_, base_), globals_, tensor.name, out));
+  } else {
+    NIBBLE_DO(fill_from_block(block_map(source_.spec(), layout_, base_, unit), block_, tensor.name, out));
+  }
+  return writer.write(tensor.name, out.bytes());
+}
+
+Status Writer::load(int64_t unit) {
+  if (unit == loaded_) return {};
+  block_ = {};
+  globals_ = {};
+  if (unit == kGlobals) {
+    NIBBLE_TRY(globals_, source_.globals());
+  } else {
+    NIBBLE_TRY(block_, source_.block(unit));
+  }
+  loaded_ = unit;
+  return {};
+}
+
+// The config's own Spec must be that of the weights, or the checkpoint would mean another function.
+Status expect_same_spec(const Spec& weights, const Spec& config, const fs::path& folder) {
+  const Json ours = to_json(weights), theirs = to_json(config);
+  for (const auto& item : ours.items())
+    if (theirs[item.key()] != item.value())
+      return fail(
+          ErrorCode::unsupported,
+          "{}: the weights were changed so that \"{}\" is {}, config.json says {}: the family has no checkpoint "
+          "for that",
+          folder.string(), item.key(), dump_json(item.value()), dump_json(theirs[item.key()]));
+  return {};
+}
+
+Json float_config(Json config, Levels levels) {
+  constexpr std::string_view kNames[] = {"float32", "float16", "bfloat16"};
+  const size_t row = levels == Levels::f32 ? 0 : levels == Levels::f16 ? 1 : 2;
+  config.erase("quantization_config");
+  if (!config.contains("dtype") || config.contains("torch_dtype")) config["torch_dtype"] = kNames[row];
+  if (config.contains("dtype")) config["dtype"] = kNames[row];
+  return config;
+}
+
+Status write_all(const ModelSource& source, Writer& writer, Levels levels, const fs::path& folder) {
+  NIBBLE_DO(writer.write_shards(folder));
+  NIBBLE_DO(copy_companions(source.folder(), folder));
+  return write_durably(folder / "config.json", dump_json(float_config(source.config(), levels), 2) + "\n");
+}
+
+}  // namespace
+
+Status write_checkpoint(const ModelSource& source, const fs::path& folder, Levels levels,
+                        const CheckpointOptions& options) {
+  if (levels == Levels::integer) return fail(ErrorCode::usage, "a checkpoint holds f32, f16 or bf16");
+  NIBBLE_TRY(const Reading reading, read_family(source.config(), (source.folder() / "config.json").string()));
+  NIBBLE_DO(expect_same_spec(source.spec(), reading.spec, source.folder()));
+  Writer writer(source, reading.layout, levels);
+  writer.plan(options.shard_bytes);
+  NIBBLE_TRY(OutputFolder out, OutputFolder::create(folder, options.force, false));
+  Status written = out.require_space(writer.bytes());
+  if (written) written = write_all(source, writer, levels, out.path());
+  if (written) written = out.finish();
+  if (!written) out.discard();
+  return written;
+}
+
+}  // namespace nibble
