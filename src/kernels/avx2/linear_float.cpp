@@ -1,0 +1,146 @@
+// Float32 input times float weights (f32, f16, bf16) and times integer weights (4 and 8 bits).
+//
+// Every output is one chain of fused multiply-adds with K ascending.
+// Registers: the 6x16 tile of float weights 12 accumulators + 2 weights + 1 broadcast = 15 of 16; the 4x16 tile of
+// integer weights 8 + 2 raw + 2 weights + 1 broadcast + 2 zeros = 15.
+#include "kernels/avx2/rows.h"
+#include "kernels/avx2/tiles.h"
+
+namespace nibble::avx2 {
+namespace {
+
+struct F32 {
+  using Value = float;
+  static __m256 load(const float* p) { return _mm256_loadu_ps(p); }
+};
+
+struct F16 {
+  using Value = uint16_t;
+  static __m256 load(const uint16_t* p) { return load_f16(p); }
+};
+
+struct Bf16 {
+  using Value = uint16_t;
+  static __m256 load(const uint16_t* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  }
+};
+
+template <int M>
+[[gnu::always_inline]] inline void multiply(const float* x, int64_t stride, const __m256 (&w)[kHalves],
+                                            FloatTile<M>& acc) {
+  for (int i = 0; i < M; ++i) {
+    const __m256 value = _mm256_broadcast_ss(x + i * stride);
+    for (int h = 0; h < kHalves; ++h) acc[i][h] = _mm256_fmadd_ps(value, w[h], acc[i][h]);
+  }
+}
+
+template <class Weights>
+struct Float {
+  template <int M>
+  [[gnu::noinline]] static void tile(const LinearArgs& args, int64_t m, int64_t panel) {
+    const int64_t k_end = args.dense.k;
+    const auto* weights = static_cast<const typename Weights::Value*>(args.dense.codes) + panel * k_end * kLanes;
+    const float* x = args.x + m * args.x_stride;
+    FloatTile<M> tile, acc;
+    begin_outputs<M>(args, m, panel, tile);
+    load<M>(tile, acc);
+    for (int64_t k = 0; k < k_end; ++k, weights += kLanes) {
+      const __m256 w[kHalves] = {Weights::load(weights), Weights::load(weights + 8)};
+      multiply<M>(x + k, args.x_stride, w, acc);
+    }
+    store<M>(acc, tile);
+    store_outputs<M>(args, m, panel, tile);
+  }
+};
+
+// The stored level of input j of a step, from the lane's 32 bits.
+struct W4 {
+  static constexpr int64_t kStepInputs = 8;
+  static constexpr int32_t kExcess = 8;  // stored nibble - level
+  static __m256i stored(__m256i raw, int64_t j) {
+    const auto shift = static_cast<int32_t>(j % 4 * 8 + j / 4 * 4);
+    return _mm256_and_si256(_mm256_srlv_epi32(raw, _mm256_set1_epi32(shift)), _mm256_set1_epi32(15));
+  }
+};
+
+struct W8 {
+  static constexpr int64_t kStepInputs = 4;
+  static constexpr int32_t kExcess = 0;
+  static __m256i stored(__m256i raw, int64_t j) {
+    const auto shift = static_cast<int32_t>(24 - j * 8);
+    return _mm256_srai_epi32(_mm256_sllv_epi32(raw, _mm256_set1_epi32(shift)), 24);
+  }
+};
+
+template <class Weights>
+struct IntegerWeights {
+  struct Step {
+    const uint8_t* weights;
+    const float* x;
+    int64_t x_stride;
+    __m256i zeros[kHalves];  // stored - zeros is the exact integer weight
+
+    template <int M>
+    [[gnu::always_inline]] void multiply_input(int64_t j, FloatTile<M>& acc) const {
+      __m256 w[kHalves];
+      for (int h = 0; h < kHalves; ++h) {
+        const __m256i stored = Weights::stored(load_bytes(weights + 32 * h), j);
+        w[h] = _mm256_cvtepi32_ps(_mm256_sub_epi32(stored, zeros[h]));
+      }
+      multiply<M>(x + j, x_stride, w, acc);
+    }
+  };
+
+  static void load_zeros(const PackedDense& dense, int64_t at, Step& step) {
+    for (int h = 0; h < kHalves; ++h) {
+      step.zeros[h] = _mm256_set1_epi32(Weights::kExcess);
+      if (dense.zeros != nullptr) step.zeros[h] = _mm256_add_epi32(step.zeros[h], load_bytes(dense.zeros + at + 8 * h));
+    }
+  }
+
+  template <int M>
+  [[gnu::always_inline]] static void add_group(const LinearArgs& args, int64_t m, int64_t panel, int64_t g,
+                                               FloatTile<M>& f) {
+    const PackedDense& dense = args.dense;
+    const int64_t at = (panel * dense.groups + g) * kLanes;
+    Step step;
+    step.weights = static_cast<const uint8_t*>(dense.codes) + at * dense.group_steps * 4;
+    step.x = args.x + m * args.x_stride + g * dense.group_size;
+    step.x_stride = args.x_stride;
+    load_zeros(dense, at, step);
+    FloatTile<M> acc{};
+    int64_t left = smaller(dense.group_size, dense.k - g * dense.group_size);
+    for (; left >= Weights::kStepInputs; left -= Weights::kStepInputs) {
+      for (int64_t j = 0; j < Weights::kStepInputs; ++j) step.template multiply_input<M>(j, acc);
+      step.weights += 64;
+      step.x += Weights::kStepInputs;
+    }
+    for (int64_t j = 0; j < left; ++j) step.template multiply_input<M>(j, acc);
+    for (int h = 0; h < kHalves; ++h) {
+      const __m256 scale = _mm256_loadu_ps(dense.scales + at + 8 * h);
+      for (int i = 0; i < M; ++i) f[i][h] = _mm256_fmadd_ps(scale, acc[i][h], f[i][h]);
+    }
+  }
+
+  template <int M>
+  [[gnu::noinline]] static void tile(const LinearArgs& args, int64_t m, int64_t panel) {
+    FloatTile<M> f{}, r;
+    for (int64_t g = 0; g < args.dense.groups; ++g) add_group<M>(args, m, panel, g, f);
+    begin_outputs<M>(args, m, panel, r);
+    for (int i = 0; i < M; ++i)
+      for (int h = 0; h < kHalves; ++h) r[i][h] = _mm256_add_ps(r[i][h], f[i][h]);
+    store_outputs<M>(args, m, panel, r);
+  }
+};
+
+}  // namespace
+
+void linear_f32(const LinearArgs& args) { run_tiles<Float<F32>, 6>(args); }
+void linear_f16(const LinearArgs& args) { run_tiles<Float<F16>, 6>(args); }
+void linear_bf16(const LinearArgs& args) { run_tiles<Float<Bf16>, 6>(args); }
+void linear_w4_f32(const LinearArgs& args) { run_tiles<IntegerWeights<W4>, 4>(args); }
+void linear_w8_f32(const LinearArgs& args) { run_tiles<IntegerWeights<W8>, 4>(args); }
+
+}  // namespace nibble::avx2

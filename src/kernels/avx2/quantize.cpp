@@ -1,0 +1,111 @@
+// Fused split and quantize of activation rows: two passes over a row that is in the L1 cache, the first for the
+// range, the second for codes and sums; kept columns are copied last. format/grid.h is the definition, operation by
+// operation: the range without NaN, one rounded 1/scale, multiply, round to even, clamp, add the offset.
+#include "kernels/avx2/rows.h"
+#include "kernels/avx2/tiles.h"
+
+namespace nibble::avx2 {
+namespace {
+
+constexpr float kSmallestRange = 1e-30f;  // as in format/grid.h
+
+struct Grid {
+  float scale, inverse;
+  int32_t offset, most;
+};
+
+inline int32_t round_to_offset(float x) {  // of NaN, 0
+  const __m128 rounded = _mm_round_ss(_mm_setzero_ps(), _mm_set_ss(x), _MM_FROUND_TO_NEAREST_INT);
+  const float value = _mm_cvtss_f32(rounded);
+  return value > 0 ? static_cast<int32_t>(value) : 0;
+}
+
+Grid make_grid(float least, float greatest, int bits, bool asymmetric) {
+  const int32_t most = (1 << bits) - 1, half = 1 << (bits - 1);
+  if (!asymmetric) {
+    float absmax = -least > greatest ? -least : greatest;
+    if (!(absmax > kSmallestRange)) absmax = 1;
+    const float scale = absmax / static_cast<float>(half - 1);
+    return {scale, 1.0f / scale, half, most};
+  }
+  if (!(greatest - least > kSmallestRange)) {
+    least = -1;
+    greatest = 1;
+  }
+  const float scale = (greatest - least) / static_cast<float>(most), inverse = 1.0f / scale;
+  return {scale, inverse, round_to_offset(-least * inverse), most};
+}
+
+// Eight dense values from number i on, zeros outside `lanes`.
+inline __m256 load_dense(const QuantizeArgs& args, const float* x, int64_t i, __m256i lanes) {
+  if (args.dense_columns == nullptr) return _mm256_maskload_ps(x + i, lanes);
+  const __m256i columns = _mm256_maskload_epi32(args.dense_columns + i, lanes);
+  return _mm256_mask_i32gather_ps(_mm256_setzero_ps(), x, columns, _mm256_castsi256_ps(lanes), 4);
+}
+
+Grid row_grid(const QuantizeArgs& args, const float* x) {
+  __m256 least = _mm256_setzero_ps(), greatest = least;
+  for (int64_t i = 0; i < args.dense_count; i += 8) {
+    const __m256 v = load_dense(args, x, i, first_lanes(args.dense_count - i));
+    least = _mm256_min_ps(v, least);  // the second operand when the first is NaN
+    greatest = _mm256_max_ps(v, greatest);
+  }
+  alignas(32) float lows[8], highs[8];
+  _mm256_store_ps(lows, least);
+  _mm256_store_ps(highs, greatest);
+  for (int i = 1; i < 8; ++i) {
+    lows[0] = lows[i] < lows[0] ? lows[i] : lows[0];
+    highs[0] = highs[i] > highs[0] ? highs[i] : highs[0];
+  }
+  return make_grid(lows[0], highs[0], args.bits, args.asymmetric);
+}
+
+inline __m256i encode(const Grid& grid, __m256 v) {
+  const __m256 least = _mm256_set1_ps(static_cast<float>(-grid.offset));
+  const __m256 greatest = _mm256_set1_ps(static_cast<float>(grid.most - grid.offset));
+  __m256 level =
+      _mm256_round_ps(_mm256_mul_ps(v, _mm256_set1_ps(grid.inverse)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  level = _mm256_min_ps(_mm256_max_ps(level, least), greatest);
+  return _mm256_add_epi32(_mm256_cvtps_epi32(level), _mm256_set1_epi32(grid.offset));
+}
+
+inline void store_bytes(uint8_t* to, __m256i codes) {
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
+}
+
+// Codes of `count` dense values from number `begin` on, then zeros up to the end of the padded group. Returns the sum
+// of the codes.
+int32_t encode_group(const QuantizeArgs& args, const float* x, const Grid& grid, int64_t begin, int64_t count,
+                     uint8_t* codes) {
+  __m256i sum = _mm256_setzero_si256();
+  for (int64_t i = 0; i < args.group_stride; i += 8) {
+    const __m256i lanes = first_lanes(count - i);
+    const __m256i code = _mm256_and_si256(lanes, encode(grid, load_dense(args, x, begin + i, lanes)));
+    sum = _mm256_add_epi32(sum, code);
+    store_bytes(codes + i, code);
+  }
+  alignas(32) int32_t sums[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(sums), sum);
+  return sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
+}
+
+}  // namespace
+
+void quantize(const QuantizeArgs& args) {
+  for (int64_t m = args.m_begin; m < args.m_end; ++m) {
+    const float* x = args.x + m * args.x_stride;
+    const Grid grid = row_grid(args, x);
+    args.scales[m] = grid.scale;
+    args.zeros[m] = grid.offset;
+    for (int64_t g = 0; g < args.groups; ++g) {
+      const int64_t begin = g * args.group_size;
+      args.sums[m * args.groups + g] =
+          encode_group(args, x, grid, begin, smaller(args.group_size, args.dense_count - begin),
+                       args.codes + m * args.stride + g * args.group_stride);
+    }
+    for (int64_t c = 0; c < args.kept_count; ++c) args.kept[m * args.kept_stride + c] = x[args.kept_columns[c]];
+  }
+}
+
+}  // namespace nibble::avx2

@@ -1,0 +1,96 @@
+// What all linear kernels of this folder share: a register tile of M tokens x one panel of 16 outputs, two ymm of
+// eight outputs ("halves") per token.
+//
+// Everything here has internal linkage on purpose: no other translation unit may end up with code compiled for AVX2.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/abi/linear.h"
+
+namespace nibble::avx2 {
+namespace {
+
+constexpr int kHalves = 2;
+
+template <int M>
+using FloatTile = __m256[M][kHalves];
+
+// A loop's accumulators must be a local array that only unrolled loops index, or the compiler keeps it in memory.
+// These copy it from and to a tile in memory, once per tile or group.
+template <int M>
+[[gnu::always_inline]] inline void load(const FloatTile<M>& from, FloatTile<M>& to) {
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i)
+    for (int h = 0; h < kHalves; ++h) to[i][h] = _mm256_load_ps(reinterpret_cast<const float*>(&from[i][h]));
+}
+
+template <int M>
+[[gnu::always_inline]] inline void store(const FloatTile<M>& from, FloatTile<M>& to) {
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i)
+    for (int h = 0; h < kHalves; ++h) _mm256_store_ps(reinterpret_cast<float*>(&to[i][h]), from[i][h]);
+}
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline __m256i load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+
+inline __m256 load_f16(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+
+// r = bias, then the kept columns: 2 M accumulators, 2 weights, 1 broadcast.
+template <int M>
+[[gnu::always_inline]] inline void begin_outputs(const LinearArgs& args, int64_t m, int64_t panel, FloatTile<M>& out) {
+  FloatTile<M> r;
+  for (int h = 0; h < kHalves; ++h) {
+    const __m256 bias =
+        args.bias == nullptr ? _mm256_setzero_ps() : _mm256_loadu_ps(args.bias + panel * kLanes + 8 * h);
+    for (int i = 0; i < M; ++i) r[i][h] = bias;
+  }
+  const int64_t columns = args.kept.columns;
+  const uint16_t* kept = args.kept.values + panel * columns * kLanes;
+  const float* x = args.x_kept + m * args.kept_stride;
+  for (int64_t c = 0; c < columns; ++c, kept += kLanes) {
+    const __m256 w[kHalves] = {load_f16(kept), load_f16(kept + 8)};
+    for (int i = 0; i < M; ++i) {
+      const __m256 value = _mm256_broadcast_ss(x + i * args.kept_stride + c);
+      for (int h = 0; h < kHalves; ++h) r[i][h] = _mm256_fmadd_ps(value, w[h], r[i][h]);
+    }
+  }
+  store<M>(r, out);
+}
+
+// All ones in the first `count` of eight lanes.
+inline __m256i first_lanes(int64_t count) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const auto limit = static_cast<int32_t>(count > 8 ? 8 : count);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(limit), lane);
+}
+
+// Outputs from N on do not exist in y.
+template <int M>
+[[gnu::always_inline]] inline void store_outputs(const LinearArgs& args, int64_t m, int64_t panel,
+                                                 const FloatTile<M>& y) {
+  for (int h = 0; h < kHalves; ++h) {
+    const int64_t n = panel * kLanes + 8 * h;
+    const __m256i lanes = first_lanes(args.dense.n - n);
+    for (int i = 0; i < M; ++i) _mm256_maskstore_ps(args.y + (m + i) * args.y_stride + n, lanes, y[i][h]);
+  }
+}
+
+// Walks the outputs: one panel after another (its weights stay in the L2 cache), inside it tiles of `kTile` tokens,
+// then single tokens. Kernel::tile<M>(args, m, panel) computes one tile.
+template <class Kernel, int kTile>
+void run_tiles(const LinearArgs& args) {
+  for (int64_t panel = args.panel_begin; panel < args.panel_end; ++panel) {
+    int64_t m = args.m_begin;
+    for (; m + kTile <= args.m_end; m += kTile) Kernel::template tile<kTile>(args, m, panel);
+    for (; m + 2 <= args.m_end; m += 2) Kernel::template tile<2>(args, m, panel);
+    for (; m < args.m_end; ++m) Kernel::template tile<1>(args, m, panel);
+  }
+}
+
+}  // namespace
+}  // namespace nibble::avx2

@@ -1,0 +1,19 @@
+// The AVX-512 kernels (F, BW, VL, DQ, VNNI). Each computes what kernels/abi defines; comments say how.
+#pragma once
+
+#include "kernels/abi/table.h"
+
+namespace nibble::avx512 {
+
+void linear_w4_a8(const LinearArgs& args);
+void linear_w8_a8(const LinearArgs& args);
+void linear_w4_f32(const LinearArgs& args);
+void linear_w8_f32(const LinearArgs& args);
+void linear_f32(const LinearArgs& args);
+void linear_f16(const LinearArgs& args);
+void linear_bf16(const LinearArgs& args);
+void quantize(const QuantizeArgs& args);
+void attention_f32(const AttentionArgs& args);
+void attention_f16(const AttentionArgs& args);
+
+}  // namespace nibble::avx512

@@ -1,0 +1,27 @@
+#include "kernels/avx512/rows.h"
+
+namespace nibble {
+namespace {
+
+constexpr LinearRow kLinear[] = {
+    {"linear_w4_a8__avx512vnni_6x64", PackedType::int4, true, 8, 0, 6, avx512::linear_w4_a8},
+    {"linear_w8_a8__avx512vnni_6x64", PackedType::int8, true, 8, 0, 6, avx512::linear_w8_a8},
+    {"linear_w4_f32__avx512_6x64", PackedType::int4, false, 0, 0, 6, avx512::linear_w4_f32},
+    {"linear_w8_f32__avx512_6x64", PackedType::int8, false, 0, 0, 6, avx512::linear_w8_f32},
+    {"linear_f32__avx512_6x64", PackedType::f32, false, 0, 0, 6, avx512::linear_f32},
+    {"linear_f16__avx512_6x64", PackedType::f16, false, 0, 0, 6, avx512::linear_f16},
+    {"linear_bf16__avx512_6x64", PackedType::bf16, false, 0, 0, 6, avx512::linear_bf16},
+    {},
+};
+
+constexpr AttentionRow kAttention[] = {
+    {"attention_f32__avx512", CacheType::f32, 1e-5, avx512::attention_f32},
+    {"attention_f16__avx512", CacheType::f16, 1e-5, avx512::attention_f16},
+    {},
+};
+
+}  // namespace
+
+const KernelTable kAvx512Kernels = {"avx512vnni", kLinear, "quantize__avx512", avx512::quantize, kAttention};
+
+}  // namespace nibble

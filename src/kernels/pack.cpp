@@ -1,0 +1,315 @@
+// Canonical weights to kernel layout and back. A panel of 16 outputs is packed by one task; panels do not depend on
+// each other.
+#include <algorithm>
+
+#include "core/checked.h"
+#include "core/half.h"
+#include "kernels/linear.h"
+#include "kernels/list.h"
+
+namespace nibble {
+namespace {
+
+PackedType packed_type(const NumberFormat& format) {
+  switch (format.levels) {
+    case Levels::integer: return format.bits <= 4 ? PackedType::int4 : PackedType::int8;
+    case Levels::f32: return PackedType::f32;
+    case Levels::f16: return PackedType::f16;
+    case Levels::bf16: return PackedType::bf16;
+  }
+  return PackedType::f32;
+}
+
+bool is_integer(PackedType type) { return type == PackedType::int4 || type == PackedType::int8; }
+
+int64_t step_inputs(PackedType type) { return type == PackedType::int4 ? 8 : 4; }
+
+int64_t value_bytes(PackedType type) { return type == PackedType::f32 ? 4 : 2; }
+
+// Half of the codes' range: level = code - half, for symmetric and asymmetric grids alike.
+int32_t half_range(int bits) { return int32_t{1} << (bits - 1); }
+
+std::string describe(const LinearWeight& weight) {
+  return fmt::format("a linear layer of {} x {} in {} with input in {}", weight.rows, weight.columns,
+                     to_string(weight.format), to_string(weight.activations));
+}
+
+// The largest |sum over a group| of (code - zero) * (level - zero) must fit an int32.
+bool sums_fit(const LinearWeight& weight, int64_t group_size) {
+  const int64_t code = weight.activations.levels_count() - 1;
+  const int64_t level = weight.format.offset ? weight.format.levels_count() - 1 : half_range(weight.format.bits);
+  return group_size <= INT32_MAX / (code * level);
+}
+
+Status check_input(const LinearWeight& weight, int64_t group_size) {
+  const NumberFormat& input = weight.activations;
+  if (!input.is_integer()) return {};
+  if (!weight.format.is_integer())
+    return fail(ErrorCode::unsupported, "{}: quantized input needs integer weights", describe(weight));
+  if (input.sharing != Sharing::token && input.sharing != Sharing::row)
+    return fail(ErrorCode::unsupported, "{}: quantized input must have one scale per token", describe(weight));
+  if (!sums_fit(weight, group_size))
+    return fail(ErrorCode::unsupported, "{}: sums over {} inputs may exceed 32 bits; use groups", describe(weight),
+                group_size);
+  return {};
+}
+
+InputPlan make_plan(const LinearWeight& weight) {
+  InputPlan plan;
+  plan.activations = weight.activations;
+  plan.columns = weight.columns;
+  plan.kept_columns = weight.kept_columns;
+  if (weight.kept_count() > 0) plan.dense_columns = dense_columns_of(weight.columns, weight.kept_columns);
+  if (weight.activations.is_integer()) {
+    const int64_t dense = weight.dense_columns();
+    plan.group_size = std::min(weight.format.group_size(dense), dense);
+    plan.groups = weight.groups();
+    plan.group_stride = round_up(plan.group_size, 8);  // whole steps of either layout
+  }
+  return plan;
+}
+
+}  // namespace
+
+// Fills one PackedLinear from a weight that has been validated.
+struct LinearPacker {
+  const LinearWeight& weight;
+  PackedLinear out;
+
+  PackedDense& dense() { return out.dense_; }
+  int64_t panels() const { return ceil_div(weight.rows, kLanes); }
+
+  void shape(Isa isa) {
+    out.n_ = weight.rows;
+    out.isa_ = isa;
+    out.format_ = weight.format;
+    out.plan_ = make_plan(weight);
+    PackedDense& d = out.dense_;
+    d.type = packed_type(weight.format);
+    d.n = weight.rows;
+    d.k = weight.dense_columns();
+    d.group_size = std::min(weight.format.group_size(d.k), d.k);
+    d.groups = is_integer(d.type) ? weight.groups() : 1;
+    d.group_steps = is_integer(d.type) ? round_up(d.group_size, 8) / step_inputs(d.type) : 0;
+  }
+
+  void allocate() {
+    PackedDense& d = out.dense_;
+    const int64_t entries = panels() * d.groups * kLanes;
+    out.codes_ = AlignedBuffer<uint8_t>(std::max<int64_t>(64, code_bytes()));  // never null: kernels add to it
+    if (is_integer(d.type)) {
+      out.scales_ = AlignedBuffer<float>(entries);
+      out.sums_ = AlignedBuffer<int32_t>(entries);
+      if (weight.format.offset) out.zeros_ = AlignedBuffer<int32_t>(entries);
+    }
+    out.kept_values_ = AlignedBuffer<uint16_t>(panels() * weight.kept_count() * kLanes);
+    if (!weight.bias.empty()) out.bias_ = AlignedBuffer<float>(panels() * kLanes);
+    std::copy(weight.bias.begin(), weight.bias.end(), out.bias_.data());
+    d.codes = out.codes_.data();
+    d.scales = out.scales_.data();
+    d.sums = out.sums_.data();
+    d.zeros = out.zeros_.data();
+    out.kept_ = {out.kept_values_.data(), weight.kept_count()};
+  }
+
+  void pack_panel(int64_t panel) {
+    const PackedDense& d = dense();
+    // Lanes beyond N: level 0 is nibble 8 in the 4-bit layout and byte 0, as allocated, in the other.
+    const int64_t bytes = d.groups * d.group_steps * 64;
+    if (d.type == PackedType::int4) std::fill_n(out.codes_.data() + panel * bytes, bytes, uint8_t{0x88});
+    const int64_t rows = std::min(kLanes, weight.rows - panel * kLanes);
+    for (int64_t lane = 0; lane < rows; ++lane) {
+      if (is_integer(d.type)) {
+        pack_levels(panel, lane);
+      } else {
+        pack_values(panel, lane);
+      }
+      pack_kept(panel, lane);
+    }
+  }
+
+ private:
+  int64_t code_bytes() const {
+    const PackedDense& d = out.dense_;
+    return panels() * (is_integer(d.type) ? d.groups * d.group_steps * 64 : d.k * kLanes * value_bytes(d.type));
+  }
+
+  void pack_kept(int64_t panel, int64_t lane) {
+    const int64_t columns = weight.kept_count(), n = panel * kLanes + lane;
+    for (int64_t c = 0; c < columns; ++c)
+      out.kept_values_[(panel * columns + c) * kLanes + lane] = weight.kept[static_cast<size_t>(n * columns + c)];
+  }
+
+  void pack_values(int64_t panel, int64_t lane) {
+    const int64_t k_end = dense().k, bytes = value_bytes(dense().type);
+    const std::byte* from = weight.codes.data() + (panel * kLanes + lane) * k_end * bytes;
+    uint8_t* to = out.codes_.data() + (panel * k_end * kLanes + lane) * bytes;
+    for (int64_t k = 0; k < k_end; ++k)
+      std::memcpy(to + k * kLanes * bytes, from + k * bytes, static_cast<size_t>(bytes));
+  }
+
+  void pack_levels(int64_t panel, int64_t lane) {
+    const PackedDense& d = dense();
+    std::vector<uint8_t> codes(static_cast<size_t>(d.k));
+    decode_codes(weight, panel * kLanes + lane, codes);
+    std::vector<int8_t> levels(static_cast<size_t>(d.group_steps * step_inputs(d.type)));
+    for (int64_t g = 0; g < d.groups; ++g) {
+      const int64_t begin = g * d.group_size, count = std::min(d.group_size, d.k - begin);
+      pack_group(panel, lane, g, std::span(codes).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+                 levels);
+    }
+  }
+
+  // `levels`: scratch for the levels of a padded group.
+  void pack_group(int64_t panel, int64_t lane, int64_t g, std::span<const uint8_t> codes, std::span<int8_t> levels) {
+    const PackedDense& d = dense();
+    const int32_t half = half_range(weight.format.bits);
+    int32_t sum = 0;
+    for (size_t i = 0; i < codes.size(); ++i) {
+      levels[i] = static_cast<int8_t>(codes[i] - half);
+      sum += levels[i];
+    }
+    std::fill(levels.begin() + static_cast<std::ptrdiff_t>(codes.size()), levels.end(), int8_t{0});
+    const int64_t entry = (panel * d.groups + g) * kLanes + lane;
+    const auto at = static_cast<size_t>((panel * kLanes + lane) * d.groups + g);
+    const int32_t zero = weight.format.offset ? weight.offsets[at] - half : 0;
+    out.scales_[entry] = weight.scales[at];
+    out.sums_[entry] = sum - zero * static_cast<int32_t>(codes.size());
+    if (weight.format.offset) out.zeros_[entry] = zero;
+    store_steps(levels, out.codes_.data() + (panel * d.groups + g) * d.group_steps * 64 + lane * 4);
+  }
+
+  // Writes a lane's levels, four bytes to a step.
+  void store_steps(std::span<const int8_t> levels, uint8_t* to) {
+    const int8_t* from = levels.data();
+    const bool int4 = dense().type == PackedType::int4;
+    for (int64_t step = 0; step < dense().group_steps; ++step, to += 64, from += int4 ? 8 : 4)
+      for (int j = 0; j < 4; ++j) to[j] = static_cast<uint8_t>(int4 ? (from[j] + 8) | (from[j + 4] + 8) << 4 : from[j]);
+  }
+};
+
+// The way back.
+struct LinearUnpacker {
+  explicit LinearUnpacker(const PackedLinear& packed) : from(packed) {}
+
+  LinearWeight run() {
+    const int64_t k = from.dense_.k;
+    weight.rows = from.n_;
+    weight.columns = from.plan_.columns;
+    weight.format = from.format_;
+    weight.activations = from.plan_.activations;
+    weight.kept_columns = from.plan_.kept_columns;
+    row_bytes = is_integer(from.dense_.type) ? packed_bytes(k, weight.format.bits) : k * value_bytes(from.dense_.type);
+    weight.codes.resize(static_cast<size_t>(from.n_ * row_bytes));
+    for (int64_t n = 0; n < from.n_; ++n) unpack_row(n);
+    return std::move(weight);
+  }
+
+ private:
+  const PackedLinear& from;
+  LinearWeight weight;
+  int64_t row_bytes = 0;
+
+  void unpack_row(int64_t n) {
+    const int64_t panel = n / kLanes, lane = n % kLanes, columns = from.kept_.columns;
+    const auto row =
+        std::span(weight.codes).subspan(static_cast<size_t>(n * row_bytes), static_cast<size_t>(row_bytes));
+    if (is_integer(from.dense_.type)) {
+      unpack_levels(panel, lane, row);
+    } else {
+      unpack_values(panel, lane, row);
+    }
+    for (int64_t c = 0; c < columns; ++c)
+      weight.kept.push_back(from.kept_values_[(panel * columns + c) * kLanes + lane]);
+    if (from.bias_.size() > 0) weight.bias.push_back(from.bias_[n]);
+  }
+
+  void unpack_values(int64_t panel, int64_t lane, std::span<std::byte> row) {
+    const int64_t k_end = from.dense_.k, bytes = value_bytes(from.dense_.type);
+    const uint8_t* values = from.codes_.data() + (panel * k_end * kLanes + lane) * bytes;
+    for (int64_t k = 0; k < k_end; ++k)
+      std::memcpy(row.data() + k * bytes, values + k * kLanes * bytes, static_cast<size_t>(bytes));
+  }
+
+  void unpack_levels(int64_t panel, int64_t lane, std::span<std::byte> row) {
+    const PackedDense& d = from.dense_;
+    const int32_t half = half_range(from.format_.bits);
+    std::vector<uint8_t> codes(static_cast<size_t>(d.k));
+    for (int64_t k = 0; k < d.k; ++k) {
+      const int64_t g = k / d.group_size, i = k % d.group_size;
+      const uint8_t* bytes = from.codes_.data() + (panel * d.groups + g) * d.group_steps * 64 + lane * 4;
+      codes[static_cast<size_t>(k)] = static_cast<uint8_t>(load_level(bytes, i) + half);
+    }
+    for (int64_t g = 0; g < d.groups; ++g) {
+      const int64_t entry = (panel * d.groups + g) * kLanes + lane;
+      weight.scales.push_back(from.scales_[entry]);
+      if (from.format_.offset) weight.offsets.push_back(static_cast<uint8_t>(from.zeros_[entry] + half));
+    }
+    pack_codes(codes, from.format_.bits, row);
+  }
+
+  // Input i of the group whose first step's bytes of this lane are at `bytes`.
+  int32_t load_level(const uint8_t* bytes, int64_t i) const {
+    if (from.dense_.type == PackedType::int8) return static_cast<int8_t>(bytes[i / 4 * 64 + i % 4]);
+    return (bytes[i / 8 * 64 + i % 4] >> (i % 8 < 4 ? 0 : 4) & 15) - 8;
+  }
+};
+
+namespace {
+
+// Why `row` does not serve a layer's weights and input; empty when it does.
+std::string refusal(const LinearRow& row, PackedType type, const NumberFormat& input) {
+  if (row.weights != type) return "other weights";
+  if (row.integer_input != input.is_integer()) return "other input";
+  if (row.integer_input && input.bits > row.max_activation_bits)
+    return fmt::format("serves input of {} bits at most, this has {}", row.max_activation_bits, input.bits);
+  return {};
+}
+
+bool serves(const LinearRow& row, int64_t tokens) { return row.max_m == 0 || tokens <= row.max_m; }
+
+}  // namespace
+
+Result<PackedLinear> PackedLinear::pack(const LinearWeight& weight, Isa isa, ThreadPool& pool) {
+  NIBBLE_DO(weight.validate("linear layer"));
+  LinearPacker packer{weight, {}};
+  packer.shape(isa);
+  NIBBLE_DO(check_input(weight, packer.dense().group_size));
+  packer.allocate();
+  pool.run(packer.panels(), [&](int64_t panel) { packer.pack_panel(panel); });
+  PackedLinear& out = packer.out;
+  for (const LinearRow* row : linear_rows(isa))
+    if (refusal(*row, out.dense_.type, weight.activations).empty()) out.rows_.push_back(row);
+  if (out.rows_.empty()) return fail(ErrorCode::unsupported, "{}: no kernel serves it", describe(weight));
+  return std::move(packer.out);
+}
+
+int64_t PackedLinear::bytes() const {
+  return codes_.size() + 4 * (scales_.size() + zeros_.size() + sums_.size() + bias_.size()) + 2 * kept_values_.size();
+}
+
+const LinearRow& PackedLinear::row_for(int64_t tokens) const {
+  for (const LinearRow* row : rows_)
+    if (serves(*row, tokens)) return *row;
+  return *rows_.back();
+}
+
+std::string PackedLinear::explain(int64_t tokens) const {
+  const LinearRow& chosen = row_for(tokens);
+  std::string refused;
+  for (const IsaTable& entry : all_tables()) {
+    for (const LinearRow* row = entry.table->linear; row->kernel != nullptr; ++row) {
+      if (row == &chosen) return refused.empty() ? chosen.name : fmt::format("{} ({})", chosen.name, refused);
+      std::string why = refusal(*row, dense_.type, plan_.activations);
+      if (why.starts_with("other ")) continue;
+      if (why.empty()) why = serves(*row, tokens) ? "" : fmt::format("serves {} tokens at most", row->max_m);
+      if (entry.isa > isa_) why = fmt::format("needs {}, running {}", to_string(entry.isa), to_string(isa_));
+      refused += fmt::format("{}{}: {}", refused.empty() ? "" : "; ", row->name, why);
+    }
+  }
+  return chosen.name;
+}
+
+LinearWeight PackedLinear::unpack() const { return LinearUnpacker(*this).run(); }
+
+}  // namespace nibble

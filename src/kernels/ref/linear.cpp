@@ -1,0 +1,108 @@
+#include <algorithm>
+#include <cmath>
+
+#include "core/half.h"
+#include "kernels/ref/rows.h"
+
+namespace nibble::ref {
+namespace {
+
+// One output of the layer: its panel and its lane in it.
+struct Output {
+  int64_t panel, lane;
+};
+
+// Where a [panel][row][16] array keeps the entry of this output.
+int64_t entry(Output n, int64_t rows, int64_t row) { return (n.panel * rows + row) * kLanes + n.lane; }
+
+int64_t group_length(const PackedDense& dense, int64_t g) {
+  return std::min(dense.group_size, dense.k - g * dense.group_size);
+}
+
+// Bytes from one group of the quantized activations to the next: a step holds 8 inputs of int4, 4 of int8.
+int64_t padded_group(const PackedDense& dense) { return dense.group_steps * (dense.type == PackedType::int4 ? 8 : 4); }
+
+// The stored level of input i of group g.
+int32_t level(const PackedDense& dense, Output n, int64_t g, int64_t i) {
+  const auto* bytes = static_cast<const uint8_t*>(dense.codes);
+  const int64_t inputs_per_step = dense.type == PackedType::int4 ? 8 : 4;
+  const int64_t step = g * dense.group_steps + i / inputs_per_step;
+  const uint8_t byte = bytes[entry(n, dense.groups * dense.group_steps, step) * 4 + i % 4];
+  if (dense.type == PackedType::int8) return static_cast<int8_t>(byte);
+  return (i % 8 < 4 ? byte & 15 : byte >> 4) - 8;
+}
+
+int32_t zero(const PackedDense& dense, Output n, int64_t g) {
+  return dense.zeros == nullptr ? 0 : dense.zeros[entry(n, dense.groups, g)];
+}
+
+float scale(const PackedDense& dense, Output n, int64_t g) { return dense.scales[entry(n, dense.groups, g)]; }
+
+float float_value(const PackedDense& dense, Output n, int64_t k) {
+  const int64_t at = entry(n, dense.k, k);
+  switch (dense.type) {
+    case PackedType::f16: return f16_to_f32(static_cast<const uint16_t*>(dense.codes)[at]);
+    case PackedType::bf16: return bf16_to_f32(static_cast<const uint16_t*>(dense.codes)[at]);
+    default: return static_cast<const float*>(dense.codes)[at];
+  }
+}
+
+// Bias and kept columns.
+float base(const LinearArgs& args, int64_t m, Output n) {
+  float r = args.bias == nullptr ? 0.0f : args.bias[n.panel * kLanes + n.lane];
+  for (int64_t c = 0; c < args.kept.columns; ++c) {
+    const float w = f16_to_f32(args.kept.values[entry(n, args.kept.columns, c)]);
+    r = std::fma(args.x_kept[m * args.kept_stride + c], w, r);
+  }
+  return r;
+}
+
+int32_t group_sum(const LinearArgs& args, int64_t m, Output n, int64_t g) {
+  const uint8_t* codes = args.rows.codes + m * args.rows.stride + g * padded_group(args.dense);
+  int64_t sum = 0;
+  for (int64_t i = 0; i < group_length(args.dense, g); ++i)
+    sum += int64_t{codes[i] - args.rows.zeros[m]} * (level(args.dense, n, g, i) - zero(args.dense, n, g));
+  return static_cast<int32_t>(sum);
+}
+
+float integer_output(const LinearArgs& args, int64_t m, Output n) {
+  float f = 0;
+  for (int64_t g = 0; g < args.dense.groups; ++g)
+    f = std::fma(scale(args.dense, n, g), static_cast<float>(group_sum(args, m, n, g)), f);
+  return std::fma(args.rows.scales[m], f, base(args, m, n));
+}
+
+float integer_weights_output(const LinearArgs& args, int64_t m, Output n) {
+  const PackedDense& dense = args.dense;
+  float f = 0;
+  for (int64_t g = 0; g < dense.groups; ++g) {
+    const float* x = args.x + m * args.x_stride + g * dense.group_size;
+    float a = 0;
+    for (int64_t i = 0; i < group_length(dense, g); ++i)
+      a = std::fma(x[i], static_cast<float>(level(dense, n, g, i) - zero(dense, n, g)), a);
+    f = std::fma(scale(dense, n, g), a, f);
+  }
+  return base(args, m, n) + f;
+}
+
+float float_output(const LinearArgs& args, int64_t m, Output n) {
+  float a = base(args, m, n);
+  for (int64_t k = 0; k < args.dense.k; ++k)
+    a = std::fma(args.x[m * args.x_stride + k], float_value(args.dense, n, k), a);
+  return a;
+}
+
+void each_output(const LinearArgs& args, float (*output)(const LinearArgs&, int64_t, Output)) {
+  const int64_t end = std::min(args.dense.n, args.panel_end * kLanes);
+  for (int64_t m = args.m_begin; m < args.m_end; ++m)
+    for (int64_t n = args.panel_begin * kLanes; n < end; ++n)
+      args.y[m * args.y_stride + n] = output(args, m, {n / kLanes, n % kLanes});
+}
+
+}  // namespace
+
+void linear_integer(const LinearArgs& args) { each_output(args, integer_output); }
+void linear_integer_weights(const LinearArgs& args) { each_output(args, integer_weights_output); }
+void linear_float(const LinearArgs& args) { each_output(args, float_output); }
+
+}  // namespace nibble::ref

@@ -1,0 +1,15 @@
+// The reference kernels: the definitions of kernels/abi written out, one value at a time. They are the specification,
+// the oracle of every fast kernel, and what a machine without AVX2 runs.
+#pragma once
+
+#include "kernels/abi/table.h"
+
+namespace nibble::ref {
+
+void linear_integer(const LinearArgs& args);          // int4 and int8 weights, quantized input
+void linear_integer_weights(const LinearArgs& args);  // int4 and int8 weights, float input
+void linear_float(const LinearArgs& args);            // f32, f16 and bf16 weights, float input
+void quantize(const QuantizeArgs& args);
+void attention(const AttentionArgs& args);
+
+}  // namespace nibble::ref

@@ -1,0 +1,129 @@
+// Random layers and inputs for the tests of this folder.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "core/checked.h"
+#include "core/half.h"
+#include "core/random.h"
+#include "format/linear_weight.h"
+
+namespace nibble::testing {
+
+inline NumberFormat format_of(std::string_view text) { return parse_format(text).value(); }
+
+struct LayerShape {
+  int64_t rows = 1, columns = 1, kept = 0;
+  std::string format = "int4", activations = "f32";
+  bool bias = false, sparse24 = false;
+  int extreme = 0;  // codes: 0 random, 1 all least, 2 all greatest, 3 either
+};
+
+inline std::vector<int32_t> some_columns(Random& random, int64_t columns, int64_t count) {
+  std::vector<int32_t> chosen;
+  for (int32_t column = 0; column < columns; ++column) {
+    const auto left = static_cast<uint64_t>(columns - column);
+    if (random.below(left) < static_cast<uint64_t>(count) - chosen.size()) chosen.push_back(column);
+  }
+  return chosen;
+}
+
+inline uint8_t random_code(Random& random, int bits, int extreme) {
+  const uint64_t most = (1u << bits) - 1;
+  if (extreme == 1) return 0;
+  if (extreme == 2) return static_cast<uint8_t>(most);
+  if (extreme == 3) return static_cast<uint8_t>(random.below(2) * most);
+  return static_cast<uint8_t>(random.below(most + 1));
+}
+
+inline void fill_codes(Random& random, const LayerShape& shape, LinearWeight& weight) {
+  const int64_t stored = weight.sparse24 ? weight.dense_columns() / 2 : weight.dense_columns();
+  const int64_t row_bytes = packed_bytes(stored, weight.format.bits);
+  weight.codes.resize(static_cast<size_t>(weight.rows * row_bytes));
+  std::vector<uint8_t> codes(static_cast<size_t>(stored));
+  for (int64_t n = 0; n < weight.rows; ++n) {
+    for (uint8_t& code : codes) code = random_code(random, weight.format.bits, shape.extreme);
+    pack_codes(codes, weight.format.bits,
+               std::span(weight.codes).subspan(static_cast<size_t>(n * row_bytes), static_cast<size_t>(row_bytes)));
+  }
+  for (int64_t i = 0; i < weight.rows * weight.groups(); ++i) {
+    weight.scales.push_back(round_scale(0.001f + 0.01f * random.uniform(), weight.format.scale));
+    if (weight.format.offset) weight.offsets.push_back(random_code(random, weight.format.bits, shape.extreme));
+  }
+}
+
+inline void fill_pattern(Random& random, LinearWeight& weight) {
+  constexpr uint8_t kPatterns[] = {0 | 1 << 2, 0 | 2 << 2, 0 | 3 << 2, 1 | 2 << 2, 1 | 3 << 2, 2 | 3 << 2};
+  const int64_t quads = weight.dense_columns() / 4, row_bytes = ceil_div(quads, 2);
+  weight.pattern.resize(static_cast<size_t>(weight.rows * row_bytes));
+  for (int64_t n = 0; n < weight.rows; ++n)
+    for (int64_t quad = 0; quad < quads; ++quad)
+      weight.pattern[static_cast<size_t>(n * row_bytes + quad / 2)] |=
+          static_cast<std::byte>(kPatterns[random.below(6)] << (quad % 2 * 4));
+}
+
+inline void fill_values(Random& random, LinearWeight& weight) {
+  for (int64_t i = 0; i < weight.rows * weight.dense_columns(); ++i) {
+    const float value = random.normal();
+    std::byte bytes[4];
+    const uint16_t half = weight.format.levels == Levels::f16 ? f32_to_f16(value) : f32_to_bf16(value);
+    if (weight.format.levels == Levels::f32) {
+      std::memcpy(bytes, &value, 4);
+    } else {
+      std::memcpy(bytes, &half, 2);
+    }
+    weight.codes.insert(weight.codes.end(), bytes, bytes + weight.format.bits / 8);
+  }
+}
+
+inline LinearWeight random_layer(Random& random, const LayerShape& shape) {
+  LinearWeight weight;
+  weight.rows = shape.rows;
+  weight.columns = shape.columns;
+  weight.format = format_of(shape.format);
+  weight.activations = format_of(shape.activations);
+  weight.sparse24 = shape.sparse24;
+  weight.kept_columns = some_columns(random, shape.columns, shape.kept);
+  if (weight.format.is_integer()) {
+    fill_codes(random, shape, weight);
+  } else {
+    fill_values(random, weight);
+  }
+  if (shape.sparse24) fill_pattern(random, weight);
+  for (int64_t i = 0; i < shape.rows * shape.kept; ++i) weight.kept.push_back(f32_to_f16(random.normal()));
+  for (int64_t n = 0; shape.bias && n < shape.rows; ++n) weight.bias.push_back(random.normal());
+  return weight;
+}
+
+enum class Values { normal, outliers, constant, signs, zeros, hostile };
+inline constexpr int kValueKinds = 6;
+
+inline float random_value(Random& random, Values kind) {
+  constexpr float kHostile[] = {NAN, INFINITY, -INFINITY, 1e38f, -3e38f, 1e-40f, -0.0f, 0.5f};
+  switch (kind) {
+    case Values::normal: return random.normal();
+    case Values::outliers: return random.normal() * (random.below(16) == 0 ? 100.0f : 1.0f);
+    case Values::constant: return 0.75f;
+    case Values::signs: return random.below(2) == 0 ? -1.0f : 1.0f;
+    case Values::zeros: return 0;
+    case Values::hostile: return random.below(4) == 0 ? kHostile[random.below(8)] : random.normal();
+  }
+  return 0;
+}
+
+inline std::vector<float> random_rows(Random& random, int64_t m, int64_t stride, Values kind) {
+  std::vector<float> x(static_cast<size_t>(m * stride));
+  for (float& value : x) value = random_value(random, kind);
+  return x;
+}
+
+// Equal bits; any NaN equals any NaN.
+inline bool same(float a, float b) {
+  return std::bit_cast<uint32_t>(a) == std::bit_cast<uint32_t>(b) || (std::isnan(a) && std::isnan(b));
+}
+
+}  // namespace nibble::testing
