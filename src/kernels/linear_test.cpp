@@ -455,7 +455,7 @@ TEST(Quantize, EveryIsaEqualsTheReference) {
   }
 }
 
-// The definition once more, from quik.md's formulas in plain float arithmetic.
+// The definition once more, from the formulas of QUIK (arXiv 2310.09259) in plain arithmetic.
 TEST(Quantize, FollowsTheFormulas) {
   Random random(43);
   for (int i = 0; i < 500; ++i) {
@@ -486,6 +486,26 @@ TEST(Quantize, FollowsTheFormulas) {
     }
     EXPECT_EQ(out.sums[0], sum);
     for (size_t k = x.size(); k < 56; ++k) EXPECT_EQ(out.codes[k], 0);
+  }
+}
+
+// A NaN must not disappear between two layers: it makes its token's outputs NaN, and no other token's.
+TEST(Quantize, NanReachesTheOutputsOfItsToken) {
+  for (Isa isa : machine_isas()) {
+    for (int64_t at : {0, 7, 16, 36}) {
+      std::vector<float> x(3 * 37, 1.0f);
+      x[static_cast<size_t>(37 + at)] = std::numeric_limits<float>::quiet_NaN();
+      QuantizeArgs args{};
+      args.x = x.data();
+      args.x_stride = args.dense_count = args.group_size = 37;
+      args.bits = 8;
+      args.asymmetric = true;
+      args.groups = 1;
+      args.group_stride = args.stride = 40;
+      const Quantized out = quantize_with(quantize_kernel(isa), args, 3);
+      EXPECT_TRUE(std::isnan(out.scales[1])) << quantize_name(isa) << " column " << at;
+      EXPECT_TRUE(std::isfinite(out.scales[0]) && std::isfinite(out.scales[2])) << quantize_name(isa);
+    }
   }
 }
 

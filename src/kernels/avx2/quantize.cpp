@@ -1,6 +1,7 @@
 // Fused split and quantize of activation rows: two passes over a row that is in the L1 cache, the first for the
 // range, the second for codes and sums; kept columns are copied last. format/grid.h is the definition, operation by
-// operation: the range without NaN, one rounded 1/scale, multiply, round to even, clamp, add the offset.
+// operation: the range without NaN, one rounded 1/scale, multiply, round to even, clamp, add the offset; a token with a
+// NaN gets a NaN scale.
 #include "kernels/avx2/rows.h"
 #include "kernels/avx2/tiles.h"
 
@@ -44,11 +45,12 @@ inline __m256 load_dense(const QuantizeArgs& args, const float* x, int64_t i, __
 }
 
 Grid row_grid(const QuantizeArgs& args, const float* x) {
-  __m256 least = _mm256_setzero_ps(), greatest = least;
+  __m256 least = _mm256_setzero_ps(), greatest = least, nan = least;
   for (int64_t i = 0; i < args.dense_count; i += 8) {
     const __m256 v = load_dense(args, x, i, first_lanes(args.dense_count - i));
     least = _mm256_min_ps(v, least);  // the second operand when the first is NaN
     greatest = _mm256_max_ps(v, greatest);
+    nan = _mm256_or_ps(nan, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
   }
   alignas(32) float lows[8], highs[8];
   _mm256_store_ps(lows, least);
@@ -57,7 +59,9 @@ Grid row_grid(const QuantizeArgs& args, const float* x) {
     lows[0] = lows[i] < lows[0] ? lows[i] : lows[0];
     highs[0] = highs[i] > highs[0] ? highs[i] : highs[0];
   }
-  return make_grid(lows[0], highs[0], args.bits, args.asymmetric);
+  Grid grid = make_grid(lows[0], highs[0], args.bits, args.asymmetric);
+  if (_mm256_movemask_ps(nan) != 0) grid.scale = __builtin_nanf("");
+  return grid;
 }
 
 inline __m256i encode(const Grid& grid, __m256 v) {

@@ -1,6 +1,7 @@
 // Fused split and quantize of activation rows: two passes over a row that is in the L1 cache, the first for the
 // range, the second for codes and sums; kept columns are copied last. format/grid.h is the definition, operation by
-// operation: the range without NaN, one rounded 1/scale, multiply, round to even, clamp, add the offset.
+// operation: the range without NaN, one rounded 1/scale, multiply, round to even, clamp, add the offset; a token with a
+// NaN gets a NaN scale.
 #include "kernels/avx512/rows.h"
 
 #include "kernels/avx512/intrinsics.h"
@@ -50,12 +51,16 @@ inline __m512 load_dense(const QuantizeArgs& args, const float* x, int64_t i, __
 
 Grid row_grid(const QuantizeArgs& args, const float* x) {
   __m512 least = _mm512_setzero_ps(), greatest = least;
+  unsigned nan = 0;
   for (int64_t i = 0; i < args.dense_count; i += 16) {
     const __m512 v = load_dense(args, x, i, first_lanes(args.dense_count - i));
     least = _mm512_min_ps(v, least);  // the second operand when the first is NaN
     greatest = _mm512_max_ps(v, greatest);
+    nan |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
   }
-  return make_grid(_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(greatest), args.bits, args.asymmetric);
+  Grid grid = make_grid(_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(greatest), args.bits, args.asymmetric);
+  if (nan != 0) grid.scale = __builtin_nanf("");
+  return grid;
 }
 
 inline __m512i encode(const Grid& grid, __m512 v) {

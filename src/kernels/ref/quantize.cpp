@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "format/grid.h"
 #include "kernels/ref/rows.h"
@@ -16,6 +18,12 @@ Grid row_grid(const Row& row) {
   Range range;
   for (int64_t i = 0; i < row.args.dense_count; ++i) range.widen(row.value(i));
   return fit_grid(range, row.args.bits, row.args.asymmetric);
+}
+
+bool has_nan(const Row& row) {
+  bool found = false;
+  for (int64_t i = 0; i < row.args.dense_count; ++i) found |= std::isnan(row.value(i));
+  return found;
 }
 
 // Codes of group g and zeros in its padding; returns the sum of the codes.
@@ -38,7 +46,7 @@ void quantize(const QuantizeArgs& args) {
   for (int64_t m = args.m_begin; m < args.m_end; ++m) {
     const Row row{args, args.x + m * args.x_stride};
     const Grid grid = row_grid(row);
-    args.scales[m] = grid.scale;
+    args.scales[m] = has_nan(row) ? std::numeric_limits<float>::quiet_NaN() : grid.scale;
     args.zeros[m] = grid.offset;
     for (int64_t g = 0; g < args.groups; ++g)
       args.sums[m * args.groups + g] = encode_group(row, grid, g, args.codes + m * args.stride + g * args.group_stride);
