@@ -21,7 +21,10 @@ struct Likelihood {
 };
 
 // The ids are cut into windows of `window` tokens that do not overlap; the incomplete last one is dropped; each gives
-// window - 1 predictions. `usage` error when the ids do not fill one window. Sums are in float64 and in token order.
+// window - 1 predictions. Windows are run several at a time and logits made a few rows at a time, which bounds memory
+// and changes nothing in the result: sums are in float64 and in token order.
+// `usage` error when the ids do not fill one window, or a window is shorter than 2 or longer than the model's
+// positions; otherwise the errors of Model::forward.
 Result<Likelihood> score_windows(const Model& model, std::span<const int32_t> ids, int64_t window, ThreadPool& pool,
                                  const ProgressCallback& progress = {});
 

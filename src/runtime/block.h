@@ -1,0 +1,63 @@
+// One decoder block, packed and run: the same function for every family.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/threads.h"
+#include "kernels/linear.h"
+#include "model/model.h"
+#include "runtime/positions.h"
+#include "runtime/sequence.h"
+
+namespace nibble {
+
+// The linears of a block in kernel layout. Roles that the Spec does not have are empty.
+struct PackedBlock {
+  NormWeight attention_norm, mlp_norm;
+  std::array<std::optional<PackedLinear>, kRoles> linears;
+  // By role: the first role with the same InputPlan. A site prepares its input once for each distinct plan, which is
+  // once unless its linears read different formats.
+  std::array<int, kRoles> plan_of{};
+
+  const PackedLinear& operator[](Role role) const { return *linears[static_cast<size_t>(role)]; }
+  int64_t bytes() const;  // packed, resident
+};
+// Errors are those of PackedLinear::pack, with the role in front.
+Result<PackedBlock> pack_block(const BlockWeights& weights, Isa isa, ThreadPool& pool);
+
+// Sees the input of a site just before it is quantized: x is [M][width]. For calibration.
+using Tap = std::function<void(const Site& site, const float* x, int64_t m, int64_t width)>;
+
+// Scratch of a forward pass, reused from call to call; one thread calls at a time. Each float buffer is [M][width of
+// what it is named after], grown as needed.
+struct Workspace {
+  AlignedBuffer<float> embedded;        // embedding rows, where they are narrower than the hidden state
+  AlignedBuffer<float> hidden;          // the residual stream
+  AlignedBuffer<float> normed;          // input of a site
+  AlignedBuffer<float> q, k, v, mixed;  // mixed: values weighted by attention
+  AlignedBuffer<float> gate, up;
+  AlignedBuffer<float> attention, mlp;  // what the two halves add to the residual stream
+  AlignedBuffer<float> scores;          // attention's scratch
+  AlignedBuffer<float> final_rows, head_rows;
+  PreparedInput input;
+  PositionTables positions;
+  std::vector<int64_t> row_positions;    // by token
+  std::vector<Sequence*> row_sequences;  // by token
+};
+
+// One block over M tokens: hidden [M][D] is read and replaced. `layer` selects the cache of each segment's sequence,
+// where the tokens' keys and values are stored at the segment's positions (room is made; the length is the caller's
+// business). Every position must be below the Spec's max_positions. `tap` sees each site of sites_of(spec) once, in
+// execution order.
+void forward_block(const Spec& spec, const PackedBlock& block, int64_t layer, std::span<const Segment> segments,
+                   float* hidden, Isa isa, Workspace& workspace, ThreadPool& pool, const Tap* tap = nullptr);
+
+// RMS or layer norm of M rows of the Spec's hidden width; y may be x.
+void normalize(const Spec& spec, const NormWeight& norm, const float* x, int64_t m, float* y, ThreadPool& pool);
+
+}  // namespace nibble

@@ -1,0 +1,380 @@
+#include "runtime/model.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "core/half.h"
+#include "runtime/random_source.h"
+
+namespace nibble {
+namespace {
+
+// The knobs of the families, each as a small random model; `quantized` ones run through integer kernels.
+struct Case {
+  const char* name;
+  std::function<void(Spec&)> turn;
+  const char* weights = nullptr;
+  const char* activations = nullptr;
+  int64_t kept = 0;
+};
+
+void opt(Spec& spec) {
+  spec.norm = Norm::layer;
+  spec.gated = false;
+  spec.activation = Activation::relu;
+  spec.positions = Positions::learned;
+  spec.position_offset = 2;
+  spec.kv_heads = spec.heads;
+  spec.head_dim = 10;
+  spec.tied_head = true;
+  spec.bias = {true, true, true, true, false, true, true};
+}
+
+void opt_350m(Spec& spec) {
+  opt(spec);
+  spec.embedding = 24;
+  spec.post_norm = true;
+  spec.final_norm = false;
+}
+
+void falcon_7b(Spec& spec) {
+  spec.norm = Norm::layer;
+  spec.gated = false;
+  spec.activation = Activation::gelu;
+  spec.kv_heads = 1;
+  spec.head_dim = 10;
+  spec.parallel = spec.shared_norm = true;
+  spec.tied_head = true;
+}
+
+void falcon_40b(Spec& spec) {
+  falcon_7b(spec);
+  spec.kv_heads = 2;
+  spec.shared_norm = false;
+}
+
+void falcon_rw(Spec& spec) {
+  falcon_7b(spec);
+  spec.kv_heads = spec.heads;
+  spec.parallel = spec.shared_norm = false;
+  spec.positions = Positions::alibi;
+  spec.alibi_scale = 1 / std::sqrt(10.0);
+}
+
+void llama(Spec&) {}
+
+const Case kCases[] = {
+    {"llama", llama},
+    {"opt", opt},
+    {"opt_350m", opt_350m},
+    {"falcon_7b", falcon_7b},
+    {"falcon_40b", falcon_40b},
+    {"falcon_rw", falcon_rw},
+    {"llama_w4a4", llama, "int4:row", "int4:token:asym", 1},
+    {"llama_w4a8_groups", llama, "int4:g16", "int8:token:asym", 0},
+    {"falcon_7b_w8a8", falcon_7b, "int8:row", "int8:token:asym", 2},
+    {"opt_w4", opt, "int4:g16", "f32", 0},
+};
+
+RandomSource source_of(const Case& test) {
+  Spec spec = small_spec();
+  test.turn(spec);
+  RandomSource source(spec);
+  if (test.weights != nullptr)
+    source.edit_block = [&test](const LinearWeight& w) {
+      return rounded(w, test.weights, test.activations, test.kept);
+    };
+  return source;
+}
+
+Model load(const ModelSource& source, ThreadPool& pool, Model::Options options = {}) {
+  auto model = Model::load(source, options, pool);
+  if (!model) throw std::runtime_error(model.error().message);
+  return std::move(*model);
+}
+
+using Tokens = std::vector<int32_t>;
+using Logits = std::vector<float>;
+
+Tokens tokens_for(int64_t sequence, int64_t count, int64_t vocabulary) {
+  Random random(static_cast<uint64_t>(sequence) + 77);
+  Tokens out;
+  for (int64_t i = 0; i < count; ++i)
+    out.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(vocabulary))));
+  return out;
+}
+
+// Feeds several token lists to one batch, at most `chunk` tokens of each at a time; the logits of all tokens.
+std::vector<Logits> run(const Model& model, const std::vector<Tokens>& texts, int64_t chunk, ThreadPool& pool) {
+  const int64_t width = model.spec().vocabulary;
+  std::vector<Sequence> sequences;
+  for (size_t i = 0; i < texts.size(); ++i) sequences.push_back(model.new_sequence());
+  std::vector<Logits> out(texts.size());
+  Workspace workspace;
+  for (;;) {
+    std::vector<Segment> segments;
+    std::vector<size_t> owners;
+    Tokens tokens;
+    for (size_t i = 0; i < texts.size(); ++i) {
+      const int64_t done = sequences[i].length();
+      const int64_t count = std::min(chunk, static_cast<int64_t>(texts[i].size()) - done);
+      if (count == 0) continue;
+      segments.push_back({&sequences[i], count, 0});
+      tokens.insert(tokens.end(), texts[i].begin() + done, texts[i].begin() + done + count);
+      owners.insert(owners.end(), static_cast<size_t>(count), i);
+    }
+    if (tokens.empty()) return out;
+    std::vector<int64_t> wanted(tokens.size());
+    for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = static_cast<int64_t>(i);
+    Logits logits(tokens.size() * static_cast<size_t>(width));
+    const Status done = model.forward(tokens, segments, wanted, logits.data(), workspace, pool);
+    if (!done) throw std::runtime_error(done.error().message);
+    for (size_t i = 0; i < owners.size(); ++i)
+      out[owners[i]].insert(out[owners[i]].end(), logits.begin() + static_cast<int64_t>(i) * width,
+                            logits.begin() + static_cast<int64_t>(i + 1) * width);
+  }
+}
+
+bool same_bits(const Logits& a, const Logits& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+class Invariance : public testing::TestWithParam<Case> {};
+
+// A token's logits are the same bits alone and in any batch, on any number of threads, however its prompt was cut.
+TEST_P(Invariance, ThreadsBatchesAndChunks) {
+  const RandomSource source = source_of(GetParam());
+  ThreadPool one(1);
+  const Model model = load(source, one);
+  std::vector<Tokens> texts;
+  std::vector<Logits> alone;
+  for (int64_t i = 0; i < 8; ++i) {
+    texts.push_back(tokens_for(i, 29 + i % 3, model.spec().vocabulary));
+    alone.push_back(run(model, {texts.back()}, 1000, one)[0]);
+  }
+  EXPECT_FALSE(same_bits(alone[0], alone[3]));
+  for (int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    const Model again = load(source, pool);
+    for (size_t batch : {1, 3, 8}) {
+      for (int64_t chunk : {1, 7, 16, 1000}) {
+        const auto logits = run(again, {texts.begin(), texts.begin() + static_cast<int64_t>(batch)}, chunk, pool);
+        for (size_t i = 0; i < batch; ++i)
+          ASSERT_TRUE(same_bits(logits[i], alone[i]))
+              << threads << " threads, batch of " << batch << ", chunks of " << chunk << ", sequence " << i;
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cases, Invariance, testing::ValuesIn(kCases),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+TEST(Model, TruncatedSequenceGoesOnAsIfNothingHadFollowed) {
+  ThreadPool pool(1);
+  const Model model = load(RandomSource(small_spec()), pool);
+  const Tokens text = tokens_for(0, 12, model.spec().vocabulary), other = tokens_for(1, 20, model.spec().vocabulary);
+  const Logits whole = run(model, {text}, 1000, pool)[0];
+  Sequence sequence = model.new_sequence();
+  Workspace workspace;
+  Logits logits(static_cast<size_t>(model.spec().vocabulary));
+  auto feed = [&](const Tokens& part) {
+    Segment segment{&sequence, static_cast<int64_t>(part.size()), 0};
+    const int64_t last = segment.count - 1;
+    ASSERT_TRUE(model.forward(part, {&segment, 1}, {&last, 1}, logits.data(), workspace, pool));
+  };
+  feed({text.begin(), text.begin() + 8});
+  feed(other);
+  EXPECT_EQ(sequence.length(), 28);
+  sequence.truncate(8);
+  feed({text.begin() + 8, text.end()});
+  EXPECT_EQ(sequence.length(), 12);
+  EXPECT_TRUE(same_bits(logits, Logits(whole.end() - model.spec().vocabulary, whole.end())));
+}
+
+TEST(Model, WantedRowsOnly) {
+  ThreadPool pool(1);
+  const Model model = load(RandomSource(small_spec()), pool);
+  const int64_t width = model.spec().vocabulary;
+  const Tokens text = tokens_for(0, 9, width);
+  const Logits all = run(model, {text}, 1000, pool)[0];
+  Sequence sequence = model.new_sequence();
+  Segment segment{&sequence, 9, 0};
+  const std::vector<int64_t> wanted = {0, 5, 8};
+  Logits some(static_cast<size_t>(3 * width));
+  Workspace workspace;
+  ASSERT_TRUE(model.forward(text, {&segment, 1}, wanted, some.data(), workspace, pool));
+  for (size_t i = 0; i < 3; ++i)
+    EXPECT_TRUE(same_bits(
+        Logits(some.begin() + static_cast<int64_t>(i) * width, some.begin() + static_cast<int64_t>(i + 1) * width),
+        Logits(all.begin() + wanted[i] * width, all.begin() + (wanted[i] + 1) * width)));
+}
+
+// Half floats in the cache lose a little, and only a little.
+TEST(Model, HalfFloatCache) {
+  ThreadPool pool(1);
+  const RandomSource source(small_spec());
+  const Model exact = load(source, pool), half = load(source, pool, {CacheType::f16, std::nullopt});
+  const Tokens text = tokens_for(0, 40, exact.spec().vocabulary);
+  const Logits a = run(exact, {text}, 1000, pool)[0], b = run(half, {text}, 1000, pool)[0];
+  float difference = 0;
+  for (size_t i = 0; i < a.size(); ++i) difference = std::max(difference, std::fabs(a[i] - b[i]));
+  EXPECT_GT(difference, 0);
+  EXPECT_LT(difference, 0.02f);
+  Sequence full = exact.new_sequence(), small = half.new_sequence();
+  full.reserve(10), small.reserve(10);
+  EXPECT_EQ(full.bytes(), 2 * small.bytes());
+}
+
+// Converting at load is the same as storing rounded weights.
+TEST(Model, ConvertsFloatWeightsWhenLoading) {
+  ThreadPool pool(2);
+  for (Levels levels : {Levels::f16, Levels::bf16}) {
+    RandomSource source(small_spec()), rounded_source(small_spec());
+    rounded_source.edit_value = [levels](float x) {
+      return levels == Levels::f16 ? f16_to_f32(f32_to_f16(x)) : bf16_to_f32(f32_to_bf16(x));
+    };
+    const Model plain = load(source, pool), converted = load(source, pool, {CacheType::f32, levels});
+    const Model oracle = load(rounded_source, pool);
+    const Tokens text = tokens_for(0, 12, plain.spec().vocabulary);
+    const Logits expected = run(oracle, {text}, 1000, pool)[0];
+    EXPECT_TRUE(same_bits(run(converted, {text}, 1000, pool)[0], expected));
+    EXPECT_FALSE(same_bits(run(plain, {text}, 1000, pool)[0], expected));
+    EXPECT_LT(converted.packed_bytes(), plain.packed_bytes() * 6 / 10);
+  }
+}
+
+TEST(Model, RefusesWeightsBeyondTheRangeOfTheTypeAskedFor) {
+  ThreadPool pool(1);
+  RandomSource source(small_spec());
+  int count = 0;
+  source.edit_value = [&count](float x) { return ++count == 5000 ? 70000.0f : x; };
+  const auto model = Model::load(source, {CacheType::f32, Levels::f16}, pool);
+  ASSERT_FALSE(model);
+  EXPECT_EQ(model.error().code, ErrorCode::unsupported);
+  EXPECT_NE(model.error().message.find("too large for f16"), std::string::npos) << model.error().message;
+}
+
+TEST(Model, RefusesLogitsThatAreNotFinite) {
+  ThreadPool pool(1);
+  RandomSource source(small_spec());
+  int count = 0;
+  source.edit_value = [&count](float x) { return ++count == 3000 ? NAN : x; };  // in the head
+  const Model model = load(source, pool);
+  Sequence sequence = model.new_sequence();
+  Workspace workspace;
+  Logits logits(static_cast<size_t>(2 * model.spec().vocabulary));
+  const Tokens text = {1, 2, 3};
+  Segment segment{&sequence, 3, 0};
+  const std::vector<int64_t> wanted = {1, 2};
+  const Status status = model.forward(text, {&segment, 1}, wanted, logits.data(), workspace, pool);
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, ErrorCode::failure);
+  EXPECT_NE(status.error().message.find("row 0"), std::string::npos) << status.error().message;
+  EXPECT_EQ(sequence.length(), 0);
+}
+
+TEST(Model, RefusesTokensAndPositionsThatDoNotExist) {
+  ThreadPool pool(1);
+  const Model model = load(RandomSource(small_spec()), pool);
+  Workspace workspace;
+  Sequence sequence = model.new_sequence();
+  auto feed = [&](const Tokens& tokens) {
+    Segment segment{&sequence, static_cast<int64_t>(tokens.size()), 0};
+    return model.forward(tokens, {&segment, 1}, {}, nullptr, workspace, pool);
+  };
+  for (int32_t id : {-1, 61, 1 << 30}) {
+    const Status status = feed({0, id});
+    ASSERT_FALSE(status);
+    EXPECT_EQ(status.error().code, ErrorCode::usage);
+    EXPECT_NE(status.error().message.find(std::to_string(id)), std::string::npos);
+  }
+  EXPECT_TRUE(feed(tokens_for(0, 96, 61)));
+  EXPECT_EQ(sequence.length(), 96);
+  const Status full = feed({1});
+  ASSERT_FALSE(full);
+  EXPECT_EQ(full.error().code, ErrorCode::usage);
+  EXPECT_EQ(sequence.length(), 96);
+}
+
+TEST(Model, RefusesTheSameSequenceTwiceInABatch) {
+  ThreadPool pool(1);
+  const Model model = load(RandomSource(small_spec()), pool);
+  Workspace workspace;
+  Sequence sequence = model.new_sequence();
+  std::vector<Segment> segments = {{&sequence, 1, 0}, {&sequence, 1, 0}};
+  const Status status = model.forward(Tokens{1, 2}, segments, {}, nullptr, workspace, pool);
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, ErrorCode::usage);
+}
+
+// Calibration needs every site once, in execution order, with the input that its linears are about to read.
+TEST(Tap, SeesEverySiteOnce) {
+  ThreadPool pool(2);
+  for (const Case& test : kCases) {
+    SCOPED_TRACE(test.name);
+    const RandomSource source = source_of(test);
+    const Spec& spec = source.spec();
+    const PackedBlock block = *pack_block(*source.block(0), Isa::portable, pool);
+    Sequence sequence(spec, CacheType::f32);
+    const Segment segment{&sequence, 5, 0};
+    Random random(5);
+    std::vector<float> hidden;
+    for (int64_t i = 0; i < 5 * spec.hidden; ++i) hidden.push_back(random.normal());
+    std::vector<float> normed(hidden);
+    if (!spec.post_norm) normalize(spec, block.attention_norm, hidden.data(), 5, normed.data(), pool);
+    std::vector<std::string> seen;
+    const Tap tap = [&](const Site& site, const float* x, int64_t m, int64_t width) {
+      EXPECT_EQ(m, 5);
+      EXPECT_EQ(width, shape_of(spec, site.roles[0]).columns);
+      for (int64_t i = 0; i < m * width; ++i) ASSERT_TRUE(std::isfinite(x[i]));
+      if (seen.empty()) {
+        EXPECT_EQ(std::memcmp(x, normed.data(), normed.size() * sizeof(float)), 0);
+      }
+      seen.push_back(site.name);
+    };
+    Workspace workspace;
+    forward_block(spec, block, 0, {&segment, 1}, hidden.data(), Isa::portable, workspace, pool, &tap);
+    std::vector<std::string> expected;
+    for (const Site& site : sites_of(spec)) expected.push_back(site.name);
+    EXPECT_EQ(seen, expected);
+  }
+}
+
+// Linears of one site may differ in format: then the input is prepared for each.
+TEST(Block, LinearsOfASiteMayReadDifferentFormats) {
+  ThreadPool pool(1);
+  const RandomSource plain(small_spec());
+  BlockWeights weights = *plain.block(0);
+  const std::vector<float> input = [] {
+    std::vector<float> out;
+    Random random(3);
+    for (int i = 0; i < 40; ++i) out.push_back(random.normal());
+    return out;
+  }();
+  auto run_with = [&](const BlockWeights& block_weights) {
+    const PackedBlock block = *pack_block(block_weights, Isa::portable, pool);
+    Sequence sequence(plain.spec(), CacheType::f32);
+    const Segment segment{&sequence, 1, 0};
+    std::vector<float> hidden = input;
+    Workspace workspace;
+    forward_block(plain.spec(), block, 0, {&segment, 1}, hidden.data(), Isa::portable, workspace, pool);
+    return hidden;
+  };
+  const std::vector<float> exact = run_with(weights);
+  weights[Role::k] = rounded(weights[Role::k], "int8:row", "int8:token:asym", 0);
+  weights[Role::up] = rounded(weights[Role::up], "int8:row", "int8:token:asym", 1);
+  const std::vector<float> mixed = run_with(weights);
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < exact.size(); ++i) {
+    difference += std::pow(mixed[i] - exact[i], 2);
+    size += std::pow(exact[i], 2);
+  }
+  EXPECT_GT(difference, 0);
+  EXPECT_LT(std::sqrt(difference / size), 0.02);
+}
+
+}  // namespace
+}  // namespace nibble
