@@ -20,9 +20,9 @@ namespace nibble {
 
 struct QuantizeOptions {
   std::filesystem::path model, output;
-  Recipe recipe;                                    // with --set and --override applied
-  std::vector<std::filesystem::path> calibration;   // text files, joined; may be empty for data-free recipes
-  std::vector<std::filesystem::path> validation;    // optional: errors are also measured on this text
+  Recipe recipe;                                   // with --set and --override applied
+  std::vector<std::filesystem::path> calibration;  // text files, joined; may be empty for data-free recipes
+  std::vector<std::filesystem::path> validation;   // optional: errors are also measured on this text
   int64_t samples = 128;
   int64_t length = 0;        // tokens per sample; 0: min(2048, the model's positions)
   uint64_t seed = 0;         // of the samples' starting points
@@ -33,10 +33,10 @@ struct QuantizeOptions {
 
 // What a run will need, printed before it starts and by --dry-run.
 struct QuantizeEstimate {
-  int64_t peak_memory = 0;    // bytes
-  int64_t disk = 0;           // bytes of the output, and of the hidden states while it runs
+  int64_t peak_memory = 0;  // bytes
+  int64_t disk = 0;         // bytes of the output, and of the hidden states while it runs
   int64_t output_bytes = 0;
-  double bits_per_weight = 0;  // all stored bytes over all parameters
+  double bits_per_weight = 0;     // all stored bytes over all parameters
   std::vector<std::string> plan;  // one line per role: formats, kept columns, steps
 };
 
@@ -50,6 +50,7 @@ struct LinearReport {
   double weight_error = 0;
   double output_error = -1, rounding_output_error = -1;
   double validation_error = -1, rounding_validation_error = -1;
+  double damping = -1;  // of the Gram matrix, as a part of its mean diagonal; raised from the recipe's if need be
 };
 
 struct QuantizeReport {

@@ -4,22 +4,23 @@
 //     "weights": FORMAT, "activations": FORMAT,
 //     "cache": "f32" | "f16",                        optional: type of the KV cache
 //     "steps": [ {"id": ID, KIND: {parameters}} ... ],
-//     "except": [ {"roles": [...], "families": [...], "weights": ..., "activations": ..., "set": {ID: {parameter: value}}} ] }
+//     "except": [ {"roles": [...], "families": [...], "blocks": [...] | "first:N" | "last:N",
+//                  "weights": FORMAT, "activations": FORMAT, "set": {ID: {parameter: value}}} ... ],
+//     "overrides": [ {"linears": REGEX, "weights": FORMAT, "activations": FORMAT} ... ] }
 //
-// KIND is a row of the step list (steps.cpp). An exception applies to linears whose role and family are named (an
-// absent list names all); later exceptions win. Parameters of a site's steps (observe, split) and its activations
-// must come out equal for all roles of the site: a conflict is an error that names the roles.
+// KIND is a row of the step list (steps.cpp). An exception applies to linears whose role, family and block are named
+// (an absent list names all); later exceptions win, and overrides, which go by a linear's canonical name, win over all
+// exceptions. A null parameter in "set" removes the parameter. Parameters of a site's steps (observe, split) and its
+// activations must come out equal for all quantized linears of the site: a conflict is an error that names the roles.
 #pragma once
 
 #include <filesystem>
 #include <span>
 #include <string>
-#include <vector>
+#include <string_view>
 
 #include "core/json.h"
 #include "core/result.h"
-#include "format/number_format.h"
-#include "model/spec.h"
 
 namespace nibble {
 
@@ -33,9 +34,11 @@ struct Recipe {
 Result<Recipe> parse_recipe(const Json& source, std::string where);
 // A shipped recipe by name, or a file (anything with a slash or ending in .json). Unknown names list the shipped ones.
 Result<Recipe> load_recipe(const std::string& name_or_file);
-// --set STEP.KEY=VALUE (VALUE is JSON, or else a string) and --override 'REGEX=WEIGHTS[/ACTIVATIONS]' (the regex must
-// match the whole canonical name of a linear, e.g. "blocks\\.[0-3]\\.down").
-Result<Recipe> customise(const Recipe& recipe, std::span<const std::string> sets, std::span<const std::string> overrides);
+// --set STEP.KEY[.KEY]=VALUE (VALUE is JSON, or else a string; null removes) or weights=, activations=, cache=, and
+// --override 'REGEX=WEIGHTS[/ACTIVATIONS]' (the regex must match the whole canonical name of a linear, e.g.
+// "blocks\\.[0-3]\\.down").
+Result<Recipe> customise(const Recipe& recipe, std::span<const std::string> sets,
+                         std::span<const std::string> overrides);
 
 struct ShippedRecipe {
   std::string_view name, text;

@@ -1,0 +1,50 @@
+// What calibration text tells about the input of a site: the largest |x| per channel and the Gram matrix.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/result.h"
+#include "core/threads.h"
+
+namespace nibble {
+
+// Sum of x x' over tokens: float32 products over runs of kGramRun tokens, runs added up in float64. A sample is cut
+// into runs from its beginning, so the sum depends on the samples and their order only.
+class Gram {
+ public:
+  static constexpr int64_t kGramRun = 128;
+
+  Gram() = default;
+  explicit Gram(int64_t width) : width_(width), sums_(width * width) {}
+
+  int64_t width() const { return width_; }
+  int64_t tokens() const { return tokens_; }
+  bool empty() const { return tokens_ == 0; }
+  // One sample: x [count][width].
+  void add(const float* x, int64_t count, ThreadPool& pool);
+  // Element (i, j) of the sum with i <= j; the lower triangle is not kept up to date until mirror().
+  double at(int64_t i, int64_t j) const { return sums_[i * width_ + j]; }
+  void mirror();
+  const double* data() const { return sums_.data(); }
+
+ private:
+  int64_t width_ = 0, tokens_ = 0;
+  AlignedBuffer<double> sums_;
+};
+
+// Which statistics; bits of a set.
+enum Statistics : unsigned { kNoStatistics = 0, kAbsmax = 1, kGram = 2 };
+
+struct SiteStatistics {
+  std::vector<float> absmax;  // [K]; empty when not observed
+  Gram gram;                  // empty() when not observed
+};
+
+// absmax[k] = max(absmax[k], |x[m][k]|); `failure` naming the site and the channel when a value is NaN or infinite.
+Status observe_absmax(const float* x, int64_t count, std::vector<float>& absmax, std::string_view site,
+                      ThreadPool& pool);
+
+}  // namespace nibble

@@ -1,0 +1,188 @@
+#include "quantize/pipeline/block.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <optional>
+
+#include "core/half.h"
+#include "quantize/solve/error.h"
+#include "quantize/solve/round.h"
+
+namespace nibble {
+namespace {
+
+// The weights that a quantized layer stands for, as a float layer.
+LinearWeight effective(const LinearWeight& weight, ThreadPool& pool) {
+  Bytes values(static_cast<size_t>(weight.rows * weight.columns) * sizeof(float));
+  pool.run_ranges(weight.rows, 16, [&](int64_t begin, int64_t end) {
+    std::vector<float> row(static_cast<size_t>(weight.columns));
+    for (int64_t n = begin; n < end; ++n) {
+      decode_row(weight, n, row);
+      std::memcpy(values.data() + static_cast<size_t>(n * weight.columns) * sizeof(float), row.data(),
+                  row.size() * sizeof(float));
+    }
+  });
+  return float_linear(weight.rows, weight.columns, Levels::f32, std::move(values), weight.bias);
+}
+
+// A float layer in another float type.
+Result<LinearWeight> converted(const FloatLayer& layer, Levels levels) {
+  Bytes values;
+  values.reserve(layer.values.size() * (levels == Levels::f32 ? 4 : 2));
+  for (float value : layer.values) {
+    const uint16_t half = levels == Levels::f16 ? f32_to_f16(value) : f32_to_bf16(value);
+    const float back = levels == Levels::f16 ? f16_to_f32(half) : bf16_to_f32(half);
+    if (levels != Levels::f32 && !std::isfinite(back))
+      return fail(ErrorCode::failure, "weights of {}: {} does not fit a 16-bit float", layer.name, value);
+    const auto* bytes =
+        levels == Levels::f32 ? reinterpret_cast<const std::byte*>(&value) : reinterpret_cast<const std::byte*>(&half);
+    values.insert(values.end(), bytes, bytes + (levels == Levels::f32 ? 4 : 2));
+  }
+  return float_linear(layer.rows, layer.columns, levels, std::move(values), layer.bias);
+}
+
+class BlockQuantizer {
+ public:
+  BlockQuantizer(const Spec& spec, int64_t index, BlockWeights original, const Streams& streams, Isa isa,
+                 ThreadPool& pool)
+      : spec_(spec), index_(index), streams_(streams), isa_(isa), pool_(pool) {
+    result_.weights = std::move(original);
+  }
+
+  Status prepare() {
+    if (!streams_.any()) return {};
+    NIBBLE_TRY(packed_, pack_block(result_.weights, isa_, pool_));
+    return {};
+  }
+
+  Status quantize_site(const SitePlan& plan) {
+    SiteStatistics calibration, validation;
+    if (const unsigned statistics = plan.statistics(); statistics != kNoStatistics || measures(plan)) {
+      if (streams_.calibration != nullptr && statistics != kNoStatistics)
+        NIBBLE_DO(observe(*streams_.calibration, plan, statistics, calibration));
+      if (streams_.validation != nullptr) NIBBLE_DO(observe(*streams_.validation, plan, kGram, validation));
+    }
+    SiteWork site{plan.name, plan.inputs, spec_.hidden, plan.sparse24(), &calibration, {}, {}};
+    for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_site(site, pool_));
+    for (const LinearPlan& linear : plan.linears) NIBBLE_DO(quantize_linear(linear, site, calibration, validation));
+    return {};
+  }
+
+  // The hidden states of all text after this block.
+  Status advance() {
+    for (HiddenStream* stream : {streams_.calibration, streams_.validation})
+      if (stream != nullptr) NIBBLE_DO(stream->advance(index_, *packed_, pool_));
+    return {};
+  }
+
+  BlockResult take() { return std::move(result_); }
+
+ private:
+  bool measures(const SitePlan& plan) const {
+    return streams_.validation != nullptr &&
+           std::any_of(plan.linears.begin(), plan.linears.end(), [](const LinearPlan& l) { return l.quantized(); });
+  }
+
+  Status observe(HiddenStream& stream, const SitePlan& plan, unsigned statistics, SiteStatistics& out) {
+    out.absmax.assign(static_cast<size_t>(plan.inputs), 0);
+    if (statistics & kGram) out.gram = Gram(plan.inputs);
+    Status seen;
+    NIBBLE_DO(stream.observe(
+        index_, *packed_,
+        [&](const Site& site, const float* x, int64_t length, int64_t) {
+          if (site.name != plan.site.name || !seen) return;
+          // Always looked at: a value that is not finite would spoil every statistic.
+          seen = observe_absmax(x, length, out.absmax, plan.name, pool_);
+          if (seen && statistics & kGram) out.gram.add(x, length, pool_);
+        },
+        pool_));
+    NIBBLE_DO(seen);
+    if (statistics & kGram) out.gram.mirror();
+    return {};
+  }
+
+  Status quantize_linear(const LinearPlan& plan, SiteWork& site, const SiteStatistics& calibration,
+                         const SiteStatistics& validation) {
+    LinearWeight& weight = result_.weights[plan.role];
+    if (!plan.quantized()) return convert(plan, weight);
+    if (plan.sparse24 && (site.inputs - static_cast<int64_t>(site.kept.size())) % 4 != 0)
+      return fail(ErrorCode::usage, "{}: a 2:4 pattern over {} dense columns, which 4 does not divide", plan.name,
+                  site.inputs - static_cast<int64_t>(site.kept.size()));
+    NIBBLE_TRY(const FloatLayer layer, float_layer(weight, plan.name, pool_));
+    LinearWork work{site, layer, plan.weights, plan.activations, {}, -1};
+    for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_linear(work, pool_));
+    weight = std::move(*work.solved);
+    NIBBLE_DO(weight.validate(plan.name));
+    report(layer, weight, work.damping, calibration, validation);
+    return replace(plan.role, [&] { return effective(weight, pool_); });
+  }
+
+  Status convert(const LinearPlan& plan, LinearWeight& weight) {
+    if (weight.format.levels == plan.weights.levels) return {};
+    NIBBLE_TRY(const FloatLayer layer, float_layer(weight, plan.name, pool_));
+    NIBBLE_TRY(weight, converted(layer, plan.weights.levels));
+    return replace(plan.role, [&] { return weight; });
+  }
+
+  // Later sites and blocks see the weights as they are now.
+  template <class Weights>
+  Status replace(Role role, const Weights& weights) {
+    if (!packed_) return {};
+    NIBBLE_TRY(packed_->linears[static_cast<size_t>(role)], PackedLinear::pack(weights(), isa_, pool_));
+    return {};
+  }
+
+  void report(const FloatLayer& layer, const LinearWeight& solved, double damping, const SiteStatistics& calibration,
+              const SiteStatistics& validation) {
+    LinearReport report;
+    report.name = layer.name;
+    report.weights = to_string(solved.format);
+    report.activations = to_string(solved.activations);
+    report.rows = solved.rows;
+    report.columns = solved.columns;
+    report.kept = solved.kept_count();
+    report.stored_bytes = solved.stored_bytes();
+    report.damping = damping;
+    report.weight_error = weight_error(layer, solved, pool_);
+    if (!calibration.gram.empty() || !validation.gram.empty()) {
+      const LinearWeight rounded = round_on_grids_of(solved, layer, pool_);
+      measure(layer, solved, rounded, calibration.gram, report.output_error, report.rounding_output_error);
+      measure(layer, solved, rounded, validation.gram, report.validation_error, report.rounding_validation_error);
+    }
+    result_.reports.push_back(std::move(report));
+  }
+
+  void measure(const FloatLayer& layer, const LinearWeight& solved, const LinearWeight& rounded, const Gram& gram,
+               double& error, double& rounding_error) {
+    if (gram.empty()) return;
+    const double whole = output_energy(layer, nullptr, gram, pool_);
+    error = output_error(layer, solved, whole, gram, pool_);
+    rounding_error = output_error(layer, rounded, whole, gram, pool_);
+  }
+
+  const Spec& spec_;
+  int64_t index_;
+  Streams streams_;
+  Isa isa_;
+  ThreadPool& pool_;
+  BlockResult result_;
+  std::optional<PackedBlock> packed_;  // float, as far as quantized: what the text runs through
+};
+
+}  // namespace
+
+Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan, int64_t index,
+                                   BlockWeights original, const Streams& streams, Isa isa, ThreadPool& pool,
+                                   const std::function<void(const std::string&)>& told) {
+  BlockQuantizer quantizer(spec, index, std::move(original), streams, isa, pool);
+  NIBBLE_DO(quantizer.prepare());
+  for (const SitePlan& site : plan) {
+    NIBBLE_DO(quantizer.quantize_site(site));
+    told(site.site.name);
+  }
+  NIBBLE_DO(quantizer.advance());
+  return quantizer.take();
+}
+
+}  // namespace nibble

@@ -1,0 +1,33 @@
+// One block: its sites observed and its linears solved, in execution order, each site on the input that the already
+// quantized part of the block gives it.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "quantize/pipeline/hidden_stream.h"
+#include "quantize/quantize.h"
+#include "quantize/recipe/plan.h"
+
+namespace nibble {
+
+// Text running through the model while it is quantized. Either may be null; without calibration text only recipes
+// that observe nothing can be carried out.
+struct Streams {
+  HiddenStream* calibration = nullptr;
+  HiddenStream* validation = nullptr;
+  bool any() const { return calibration != nullptr || validation != nullptr; }
+};
+
+struct BlockResult {
+  BlockWeights weights;
+  std::vector<LinearReport> reports;  // of quantized linears
+};
+
+// `told` is called with what has been done ("gate_up solved") after each site.
+Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan, int64_t index,
+                                   BlockWeights original, const Streams& streams, Isa isa, ThreadPool& pool,
+                                   const std::function<void(const std::string&)>& told);
+
+}  // namespace nibble

@@ -1,0 +1,365 @@
+#include "quantize/quantize.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+#include "checkpoint/manifest.h"
+#include "checkpoint/output_folder.h"
+#include "checkpoint/safetensors.h"
+#include "model/storage.h"
+#include "quantize/pipeline/block.h"
+#include "quantize/pipeline/estimate.h"
+#include "quantize/pipeline/fingerprint.h"
+#include "quantize/pipeline/record.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+int64_t peak_resident_bytes() {
+  struct rusage usage {};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * 1024;  // Linux counts in KiB
+}
+
+// Everything that is known before the first byte is written.
+struct Preparation {
+  std::unique_ptr<ModelSource> source;
+  std::vector<std::vector<SitePlan>> plans;
+  Needs needs;
+  int64_t length = 0;
+  bool calibrated = false;
+
+  int64_t sites() const {
+    int64_t count = 0;
+    for (const auto& plan : plans) count += static_cast<int64_t>(plan.size());
+    return count;
+  }
+};
+
+bool observes(const std::vector<std::vector<SitePlan>>& plans) {
+  for (const std::vector<SitePlan>& plan : plans)
+    for (const SitePlan& site : plan)
+      if (site.statistics() != kNoStatistics) return true;
+  return false;
+}
+
+Result<Preparation> prepare(const QuantizeOptions& options) {
+  Preparation out;
+  NIBBLE_TRY(out.source, open_model(options.model));
+  if (out.source->quantization() != nullptr)
+    return fail(ErrorCode::unsupported, "{} is quantized already; expected an unquantized model",
+                options.model.string());
+  NIBBLE_TRY(out.plans, plan_all(options.recipe, out.source->spec()));
+  NIBBLE_TRY(out.length, sample_length(options, out.source->spec()));
+  out.calibrated = observes(out.plans);
+  NIBBLE_TRY(out.needs, needs_of(options, *out.source, out.plans, out.length));
+  return out;
+}
+
+// One run. The functions are its stages, in order.
+class Run {
+ public:
+  Run(const QuantizeOptions& options, Preparation prepared, ThreadPool& pool)
+      : options_(options),
+        prepared_(std::move(prepared)),
+        pool_(pool),
+        meter_(static_cast<double>(prepared_.sites()), options.progress) {}
+
+  // Nothing is written or thrown away before this has succeeded.
+  Status read_text();
+  // Takes up an interrupted run, or starts a new one with the globals.
+  Status begin();
+  Status quantize_blocks();
+  Status write_rest();
+  Status finish();
+  Result<QuantizeReport> report() const;
+
+ private:
+  const Spec& spec() const { return prepared_.source->spec(); }
+  const fs::path& folder() const { return output_->path(); }
+  Result<std::optional<Samples>> samples_of(const std::vector<fs::path>& files, const char* what) const;
+  Status check_ids(const Samples& samples, const char* what) const;
+  void make_streams();
+  std::vector<HiddenStream*> streams();
+  Status start();
+  Status take_up();
+  Result<std::optional<Record>> record_of_manifest() const;
+  Status write_shard(const NamedTensors& tensors, int64_t index);
+  Status quantize_one(int64_t index);
+  Status advance_prompt(int64_t index, const BlockWeights& weights);
+  Status write_config() const;
+  Result<Json> manifest_fields();
+  Result<std::vector<std::string>> final_files() const;
+  void remove_scratch();
+
+  const QuantizeOptions& options_;
+  Preparation prepared_;
+  std::optional<OutputFolder> output_;
+  ThreadPool& pool_;
+  ProgressMeter meter_;
+  Isa isa_ = Isa::portable;
+  std::optional<Tokenizer> tokenizer_;
+  std::optional<Samples> calibration_, validation_;
+  Samples prompt_;
+  std::optional<HiddenStream> calibration_stream_, validation_stream_, prompt_stream_;
+  Record record_;
+  bool resumed_ = false;
+  bool written_ = false;  // an interrupted run had come as far as the manifest: only finish() is left
+};
+
+Status Run::read_text() {
+  NIBBLE_TRY(isa_, selected_isa());
+  auto tokenizer = Tokenizer::load(options_.model);
+  const bool needed = prepared_.calibrated || !options_.validation.empty();
+  if (tokenizer) {
+    tokenizer_ = *tokenizer;
+  } else if (needed || tokenizer.error().code != ErrorCode::io) {
+    return tl::unexpected(tokenizer.error());  // only a model without any tokenizer can do without
+  }
+  if (prepared_.calibrated) {
+    if (options_.calibration.empty())
+      return fail(ErrorCode::usage, "recipe {} needs calibration text; give it with --calibration",
+                  options_.recipe.name);
+    NIBBLE_TRY(calibration_, samples_of(options_.calibration, "calibration"));
+  }
+  NIBBLE_TRY(validation_, samples_of(options_.validation, "validation"));
+  prompt_ = fingerprint_prompt(tokenizer_ ? &*tokenizer_ : nullptr, spec());
+  return {};
+}
+
+Result<std::optional<Samples>> Run::samples_of(const std::vector<fs::path>& files, const char* what) const {
+  if (files.empty()) return std::nullopt;
+  NIBBLE_TRY(Samples samples,
+             draw_samples(files, *tokenizer_, options_.samples, prepared_.length, options_.seed, what));
+  NIBBLE_DO(check_ids(samples, what));
+  return samples;
+}
+
+Status Run::check_ids(const Samples& samples, const char* what) const {
+  const auto largest = std::max_element(samples.tokens.begin(), samples.tokens.end());
+  if (*largest < spec().vocabulary) return {};
+  return fail(ErrorCode::corrupt,
+              "the tokenizer of {} gives the id {} for the {} text, but the model's vocabulary is {}",
+              options_.model.string(), *largest, what, spec().vocabulary);
+}
+
+void Run::make_streams() {
+  const int64_t chunk = prepared_.needs.chunk;
+  if (calibration_) calibration_stream_.emplace(folder(), "calibration", spec(), *calibration_, chunk, isa_);
+  if (validation_) validation_stream_.emplace(folder(), "validation", spec(), *validation_, chunk, isa_);
+  prompt_stream_.emplace(folder(), "prompt", spec(), prompt_, 1, isa_);
+}
+
+std::vector<HiddenStream*> Run::streams() {
+  std::vector<HiddenStream*> out;
+  for (auto* stream : {&calibration_stream_, &validation_stream_, &prompt_stream_})
+    if (*stream) out.push_back(&**stream);
+  return out;
+}
+
+Status Run::begin() {
+  NIBBLE_TRY(OutputFolder output, OutputFolder::create(options_.output, options_.force, options_.resume));
+  output_.emplace(std::move(output));
+  make_streams();
+  NIBBLE_TRY(record_.inputs,
+             inputs_of(options_, calibration_ ? &*calibration_ : nullptr, validation_ ? &*validation_ : nullptr, isa_));
+  if (output_->resumed()) NIBBLE_DO(take_up());
+  return resumed_ ? Status() : start();
+}
+
+Status Run::take_up() {
+  NIBBLE_TRY(std::optional<Record> earlier, read_record(folder()));
+  std::error_code error;
+  if (!earlier && fs::exists(folder() / kManifestName, error)) {
+    NIBBLE_TRY(earlier, record_of_manifest());
+    written_ = true;
+  }
+  if (!earlier) return {};  // it had not come as far as the first record
+  NIBBLE_DO(check_same_inputs(earlier->inputs, record_.inputs, folder()));
+  record_ = std::move(*earlier);
+  resumed_ = true;
+  double done = 0;
+  for (int64_t i = 0; i < record_.blocks_done; ++i)
+    done += static_cast<double>(prepared_.plans[static_cast<size_t>(i)].size());
+  meter_.start_from(done);
+  return {};
+}
+
+// Between the removal of the record and the final name there is the manifest.
+Result<std::optional<Record>> Run::record_of_manifest() const {
+  NIBBLE_DO(check_manifest(folder()));
+  NIBBLE_TRY(const Json manifest, read_manifest(folder()));
+  const std::string where = (folder() / kManifestName).string();
+  NIBBLE_TRY(JsonReader reader, JsonReader::open(manifest, where));
+  Record record;
+  record.blocks_done = spec().layers;
+  NIBBLE_TRY(record.tensor_bytes, reader.integer("tensor_bytes", 0, INT64_MAX));
+  if (const Json* inputs = reader.find("inputs")) record.inputs = *inputs;
+  if (const Json* linears = reader.find("linears"); linears != nullptr && linears->is_array())
+    for (const Json& linear : *linears) {
+      NIBBLE_TRY(LinearReport report, report_from_json(linear, where));
+      record.reports.push_back(std::move(report));
+    }
+  return record;
+}
+
+Status Run::start() {
+  NIBBLE_DO(output_->require_space(prepared_.needs.output + prepared_.needs.hidden));
+  NIBBLE_TRY(const GlobalWeights globals, prepared_.source->globals());
+  NIBBLE_DO(write_shard(global_tensors(globals), 0));
+  NIBBLE_TRY(const Embedder embedder, Embedder::make(spec(), globals, isa_, pool_));
+  for (HiddenStream* stream : streams()) NIBBLE_DO(stream->embed(embedder, pool_));
+  return write_record(folder(), record_);
+}
+
+Status Run::write_shard(const NamedTensors& tensors, int64_t index) {
+  const std::string name = shard_name(index, spec().layers + 1);
+  NIBBLE_DO(write_safetensors(folder() / name, tensors.tensors));
+  for (const TensorView& tensor : tensors.tensors) {
+    record_.weights[tensor.name] = name;
+    record_.tensor_bytes += static_cast<int64_t>(tensor.bytes.size());
+  }
+  return {};
+}
+
+Status Run::quantize_blocks() {
+  for (int64_t index = record_.blocks_done; index < spec().layers; ++index) NIBBLE_DO(quantize_one(index));
+  return {};
+}
+
+Status Run::quantize_one(int64_t index) {
+  NIBBLE_TRY(BlockWeights original, prepared_.source->block(index));
+  const Streams text{calibration_stream_ ? &*calibration_stream_ : nullptr,
+                     validation_stream_ ? &*validation_stream_ : nullptr};
+  NIBBLE_TRY(BlockResult block,
+             quantize_block(spec(), prepared_.plans[static_cast<size_t>(index)], index, std::move(original), text, isa_,
+                            pool_, [&](const std::string& site) {
+                              meter_.advance(1, fmt::format("block {} of {}, {}", index + 1, spec().layers, site));
+                            }));
+  NIBBLE_DO(write_shard(block_tensors(block.weights, index), index + 1));
+  NIBBLE_DO(advance_prompt(index, block.weights));
+  for (Role role : kAllRoles)
+    if (block.weights[role].format.is_integer())
+      record_.linears[linear_name(index, role)] = linear_entry(block.weights[role]);
+  record_.reports.insert(record_.reports.end(), block.reports.begin(), block.reports.end());
+  record_.blocks_done = index + 1;
+  NIBBLE_DO(write_record(folder(), record_));
+  for (HiddenStream* stream : streams()) stream->remove(index);
+  return {};
+}
+
+// The prompt of the fingerprint runs through the model as it will be run: with quantized activations.
+Status Run::advance_prompt(int64_t index, const BlockWeights& weights) {
+  auto packed = pack_block(weights, isa_, pool_);
+  if (!packed) return fail(packed.error().code, "block {}, {}", index, packed.error().message);
+  return prompt_stream_->advance(index, *packed, pool_);
+}
+
+Status Run::write_config() const {
+  Json config = prepared_.source->config();
+  config["quantization_config"] = quantization_config_for(options_.recipe.source, spec(), record_.linears);
+  return write_durably(folder() / "config.json", dump_json(config, 2) + "\n");
+}
+
+Status Run::write_rest() {
+  if (written_) return {};
+  NIBBLE_DO(write_shard_index(folder(), record_.weights, record_.tensor_bytes));
+  NIBBLE_DO(copy_companions(options_.model, folder()));
+  NIBBLE_DO(write_config());
+  NIBBLE_TRY(Json fields, manifest_fields());
+  NIBBLE_TRY(const std::vector<std::string> files, final_files());
+  return write_manifest(folder(), files, std::move(fields));
+}
+
+Result<Json> Run::manifest_fields() {
+  Json fields = Json::object();
+  fields["inputs"] = record_.inputs;
+  fields["tensor_bytes"] = record_.tensor_bytes;
+  fields["linears"] = Json::array();
+  for (const LinearReport& report : record_.reports) fields["linears"].push_back(to_json(report));
+  if (tokenizer_) fields["tokenizer"] = tokenizer_examples(*tokenizer_);
+  NIBBLE_TRY(const std::vector<float> hidden, prompt_stream_->read(spec().layers));
+  NIBBLE_TRY(const std::unique_ptr<ModelSource> quantized, open_model(folder()));
+  NIBBLE_TRY(fields["logits"], logit_fingerprint(*quantized, prompt_, hidden, pool_));
+  return fields;
+}
+
+bool is_scratch(const fs::path& path) { return path.extension() == ".f32" || path.filename() == kRecordName; }
+
+Result<std::vector<std::string>> Run::final_files() const {
+  std::vector<std::string> files;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder(), error))
+    if (entry.is_regular_file(error) && !is_scratch(entry.path()) && entry.path().filename() != kManifestName)
+      files.push_back(entry.path().filename().string());
+  if (error) return fail(ErrorCode::io, "cannot list {}: {}", folder().string(), error.message());
+  return files;
+}
+
+// The record goes last: as long as it is there the run can be resumed.
+void Run::remove_scratch() {
+  std::error_code ignored;
+  std::vector<fs::path> scratch;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder(), ignored))
+    if (is_scratch(entry.path()) && entry.path().filename() != kRecordName) scratch.push_back(entry.path());
+  for (const fs::path& path : scratch) fs::remove(path, ignored);
+  fs::remove(folder() / kRecordName, ignored);
+}
+
+Status Run::finish() {
+  remove_scratch();
+  return output_->finish();
+}
+
+Result<QuantizeReport> Run::report() const {
+  QuantizeReport report;
+  report.linears = record_.reports;
+  report.resumed = resumed_;
+  report.bits_per_weight =
+      8.0 * static_cast<double>(record_.tensor_bytes) / static_cast<double>(parameter_count(spec()));
+  double bytes = 0, weights = 0;
+  for (const LinearReport& linear : record_.reports) {
+    bytes += static_cast<double>(linear.stored_bytes);
+    weights += static_cast<double>(linear.rows * linear.columns);
+  }
+  report.quantized_bits_per_weight = weights > 0 ? 8 * bytes / weights : 0;
+  NIBBLE_TRY(const std::unique_ptr<ModelSource> written, open_model(output_->final_path()));
+  report.file_bytes = written->file_bytes();
+  report.peak_memory = peak_resident_bytes();
+  return report;
+}
+
+}  // namespace
+
+Result<QuantizeEstimate> estimate(const QuantizeOptions& options) {
+  NIBBLE_TRY(const Preparation prepared, prepare(options));
+  const Spec& spec = prepared.source->spec();
+  QuantizeEstimate out;
+  out.peak_memory = prepared.needs.peak();
+  out.output_bytes = prepared.needs.output;
+  out.disk = prepared.needs.output + prepared.needs.hidden;
+  out.bits_per_weight = 8.0 * static_cast<double>(prepared.needs.output) / static_cast<double>(parameter_count(spec));
+  out.plan = describe(spec, prepared.plans);
+  return out;
+}
+
+Result<QuantizeReport> quantize(const QuantizeOptions& options, ThreadPool& pool) {
+  const auto start = std::chrono::steady_clock::now();
+  NIBBLE_TRY(Preparation prepared, prepare(options));
+  Run run(options, std::move(prepared), pool);
+  NIBBLE_DO(run.read_text());
+  NIBBLE_DO(run.begin());
+  NIBBLE_DO(run.quantize_blocks());
+  NIBBLE_DO(run.write_rest());
+  NIBBLE_DO(run.finish());
+  NIBBLE_TRY(QuantizeReport report, run.report());
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+}  // namespace nibble

@@ -1,0 +1,183 @@
+#include "quantize/recipe/plan.h"
+
+#include <algorithm>
+
+#include "model/model.h"
+#include "quantize/recipe/formats.h"
+
+namespace nibble {
+namespace {
+
+// What holds for one linear after all exceptions and overrides.
+struct Settings {
+  NumberFormat weights, activations;
+  Json steps;  // as in the recipe, with changed parameters
+};
+
+// The linear that settings are looked up for.
+struct Target {
+  const Spec& spec;
+  int64_t block;
+  Role role;
+  std::string name;
+};
+
+bool lists(const Json& entry, const char* key, std::string_view name) {
+  if (!entry.contains(key)) return true;
+  return std::any_of(entry[key].begin(), entry[key].end(), [&](const Json& v) { return v == std::string(name); });
+}
+
+bool matches(const Json& entry, const Target& target) {
+  return lists(entry, "roles", name_of(target.role)) && lists(entry, "families", target.spec.family) &&
+         (!entry.contains("blocks") || matches_blocks(entry["blocks"], target.block, target.spec.layers));
+}
+
+// Float weights read float activations, unless the entry itself says otherwise.
+Status apply_formats(const Json& entry, Settings& settings, const std::string& where) {
+  if (entry.contains("weights")) {
+    NIBBLE_TRY(settings.weights, parse_weights(entry["weights"].get<std::string>(), where));
+    if (!settings.weights.is_integer()) settings.activations = NumberFormat();
+  }
+  if (entry.contains("activations")) {
+    NIBBLE_TRY(settings.activations, parse_activations(entry["activations"].get<std::string>(), where));
+  }
+  return {};
+}
+
+Json* parameters_of(Json& step) {
+  for (auto item = step.begin(); item != step.end(); ++item)
+    if (item.key() != "id") return &item.value();
+  return nullptr;
+}
+
+void apply_set(const Json& set, Settings& settings) {
+  for (Json& step : settings.steps)
+    if (const auto id = step["id"].get<std::string>(); set.contains(id)) {
+      Json* parameters = parameters_of(step);
+      *parameters = with_parameters(std::move(*parameters), set[id]);
+    }
+}
+
+Result<Settings> settings_of(const Recipe& recipe, const Target& target) {
+  const std::string where = fmt::format("recipe {}, {}", recipe.name, target.name);
+  Settings settings;
+  settings.steps = recipe.source["steps"];
+  NIBBLE_DO(apply_formats(recipe.source, settings, where));
+  for (const Json& entry : recipe.source.value("except", Json::array())) {
+    if (!matches(entry, target)) continue;
+    NIBBLE_DO(apply_formats(entry, settings, where));
+    if (entry.contains("set")) apply_set(entry["set"], settings);
+  }
+  for (const Json& entry : recipe.source.value("overrides", Json::array()))
+    if (matches_regex(entry["linears"].get<std::string>(), target.name))
+      NIBBLE_DO(apply_formats(entry, settings, where));
+  if (!settings.weights.is_integer() && settings.activations.is_integer())
+    return fail(ErrorCode::usage, "{}: float weights ({}) read float activations, not {}", where,
+                to_string(settings.weights), to_string(settings.activations));
+  return settings;
+}
+
+Result<std::vector<PlannedStep>> steps_of(const Settings& settings, const std::string& where) {
+  std::vector<PlannedStep> steps;
+  for (Json source : settings.steps) {
+    PlannedStep step;
+    step.id = source["id"].get<std::string>();
+    for (auto item = source.begin(); item != source.end(); ++item)
+      if (item.key() != "id") step.row = find_step(item.key());
+    step.parameters = std::move(*parameters_of(source));
+    NIBBLE_TRY(step.step, read_step(*step.row, step.parameters, fmt::format("{}, step {}", where, step.id)));
+    steps.push_back(std::move(step));
+  }
+  NIBBLE_DO(check_sequence(steps, where));
+  return steps;
+}
+
+std::vector<PlannedStep> of_scope(const std::vector<PlannedStep>& steps, Scope scope) {
+  std::vector<PlannedStep> out;
+  std::copy_if(steps.begin(), steps.end(), std::back_inserter(out),
+               [&](const PlannedStep& step) { return step.row->scope == scope; });
+  return out;
+}
+
+Result<LinearPlan> plan_linear(const Recipe& recipe, const Target& target, std::vector<PlannedStep>& site_steps) {
+  NIBBLE_TRY(const Settings settings, settings_of(recipe, target));
+  LinearPlan plan;
+  plan.role = target.role;
+  plan.name = target.name;
+  plan.weights = settings.weights;
+  plan.activations = settings.activations;
+  if (!plan.quantized()) return plan;
+  NIBBLE_TRY(const auto steps, steps_of(settings, fmt::format("recipe {}, {}", recipe.name, target.name)));
+  site_steps = of_scope(steps, Scope::site);
+  plan.steps = of_scope(steps, Scope::linear);
+  plan.sparse24 =
+      std::any_of(plan.steps.begin(), plan.steps.end(), [](const PlannedStep& s) { return s.step->sparse24(); });
+  return plan;
+}
+
+// What differs between two linears that read one input; empty when nothing does.
+std::string conflict(const LinearPlan& a, const std::vector<PlannedStep>& a_steps, const LinearPlan& b,
+                     const std::vector<PlannedStep>& b_steps) {
+  if (a.activations != b.activations)
+    return fmt::format("activations {} and {}", to_string(a.activations), to_string(b.activations));
+  for (size_t i = 0; i < a_steps.size(); ++i)
+    if (a_steps[i].parameters != b_steps[i].parameters)
+      return fmt::format("other parameters of step {}", a_steps[i].id);
+  return "";
+}
+
+Result<SitePlan> plan_site(const Recipe& recipe, const Spec& spec, int64_t block, const Site& site) {
+  SitePlan plan;
+  plan.site = site;
+  plan.name = fmt::format("blocks.{}.{}", block, site.name);
+  plan.inputs = shape_of(spec, site.roles[0]).columns;
+  const LinearPlan* first = nullptr;
+  plan.linears.reserve(site.roles.size());
+  for (Role role : site.roles) {
+    std::vector<PlannedStep> steps;
+    NIBBLE_TRY(LinearPlan linear, plan_linear(recipe, {spec, block, role, linear_name(block, role)}, steps));
+    plan.linears.push_back(std::move(linear));
+    const LinearPlan& added = plan.linears.back();
+    if (!added.quantized()) continue;
+    if (first == nullptr) {
+      first = &added;
+      plan.steps = std::move(steps);
+    } else if (const std::string differs = conflict(*first, plan.steps, added, steps); !differs.empty()) {
+      return fail(ErrorCode::usage, "recipe {}: {} and {} of {} read the same input, but the recipe gives them {}",
+                  recipe.name, name_of(first->role), name_of(role), plan.name, differs);
+    }
+  }
+  return plan;
+}
+
+}  // namespace
+
+unsigned SitePlan::statistics() const {
+  unsigned statistics = kNoStatistics;
+  for (const PlannedStep& step : steps) statistics |= step.step->observes();
+  return statistics;
+}
+
+bool SitePlan::sparse24() const {
+  return std::any_of(linears.begin(), linears.end(), [](const LinearPlan& linear) { return linear.sparse24; });
+}
+
+Result<std::vector<SitePlan>> plan_block(const Recipe& recipe, const Spec& spec, int64_t block) {
+  std::vector<SitePlan> sites;
+  for (const Site& site : sites_of(spec)) {
+    NIBBLE_TRY(SitePlan plan, plan_site(recipe, spec, block, site));
+    sites.push_back(std::move(plan));
+  }
+  return sites;
+}
+
+Result<bool> needs_calibration(const Recipe& recipe, const Spec& spec) {
+  for (int64_t block = 0; block < spec.layers; ++block) {
+    NIBBLE_TRY(const std::vector<SitePlan> sites, plan_block(recipe, spec, block));
+    if (std::any_of(sites.begin(), sites.end(), [](const SitePlan& site) { return site.statistics() != 0; }))
+      return true;
+  }
+  return false;
+}
+
+}  // namespace nibble

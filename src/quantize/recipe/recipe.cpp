@@ -1,0 +1,318 @@
+#include "quantize/recipe/recipe.h"
+
+#include <algorithm>
+#include <regex>
+
+#include "model/families.h"
+#include "model/spec.h"
+#include "quantize/recipe/exceptions.h"
+#include "quantize/recipe/formats.h"
+#include "quantize/recipe/steps.h"
+
+namespace nibble {
+namespace {
+
+constexpr size_t kMaxRecipeBytes = size_t{1} << 20;
+
+// --- reading, part by part, into the canonical form ---------------------------------------------------------
+
+struct FormatPair {
+  std::optional<NumberFormat> weights, activations;
+};
+
+// Reads "weights" and "activations" where they are there, and writes them canonically.
+Result<FormatPair> read_formats(JsonReader& reader, Json& canonical) {
+  FormatPair pair;
+  NIBBLE_TRY(const std::string weights, reader.string("weights", ""));
+  if (!weights.empty()) {
+    NIBBLE_TRY(pair.weights, parse_weights(weights, reader.where()));
+    canonical["weights"] = to_string(*pair.weights);
+  }
+  NIBBLE_TRY(const std::string activations, reader.string("activations", ""));
+  if (!activations.empty()) {
+    NIBBLE_TRY(pair.activations, parse_activations(activations, reader.where()));
+    canonical["activations"] = to_string(*pair.activations);
+  }
+  if (pair.weights && pair.activations && !pair.weights->is_integer() && pair.activations->is_integer())
+    return fail(ErrorCode::usage, "{}: float weights ({}) read float activations, not {}", reader.where(), weights,
+                activations);
+  return pair;
+}
+
+std::string known_kinds() {
+  std::string names;
+  for (const StepRow& row : step_rows()) names += (names.empty() ? "" : ", ") + std::string(row.kind);
+  return names;
+}
+
+// {"id": ID, KIND: {...}}; the id is the kind when it is absent.
+Result<PlannedStep> read_planned_step(const Json& source, const std::string& where) {
+  NIBBLE_TRY(JsonReader reader, JsonReader::open(source, where, ErrorCode::usage));
+  PlannedStep out{"", nullptr, nullptr, Json::object()};
+  for (const auto& item : source.items()) {
+    if (item.key() == "id") continue;
+    const StepRow* row = find_step(item.key());
+    if (row == nullptr)
+      return fail(ErrorCode::usage, "{}: unknown step \"{}\"; there are {}", where, item.key(), known_kinds());
+    if (out.row != nullptr)
+      return fail(ErrorCode::usage, "{}: \"{}\" and \"{}\" in one step; a step does one thing", where, out.row->kind,
+                  row->kind);
+    out.row = row;
+    out.parameters = item.value();
+  }
+  if (out.row == nullptr) return fail(ErrorCode::usage, "{}: names no step; there are {}", where, known_kinds());
+  NIBBLE_TRY(out.id, reader.string("id", std::string(out.row->kind)));
+  const bool plain = !out.id.empty() && out.id.find_first_of(".=") == std::string::npos;
+  if (!plain) return fail(ErrorCode::usage, "{}: \"id\" is \"{}\", expected a name without '.' and '='", where, out.id);
+  NIBBLE_TRY(out.step, read_step(*out.row, out.parameters, fmt::format("{}, step {}", where, out.id)));
+  return out;
+}
+
+Result<std::vector<PlannedStep>> read_steps(JsonReader& reader) {
+  const Json* list = reader.find("steps");
+  if (list == nullptr || !list->is_array())
+    return fail(ErrorCode::usage, "{}: \"steps\" must be a list of steps", reader.where());
+  std::vector<PlannedStep> steps;
+  for (const Json& source : *list) {
+    NIBBLE_TRY(PlannedStep step, read_planned_step(source, fmt::format("{}, steps[{}]", reader.where(), steps.size())));
+    for (const PlannedStep& other : steps)
+      if (other.id == step.id)
+        return fail(ErrorCode::usage, "{}: two steps have the id \"{}\"", reader.where(), step.id);
+    steps.push_back(std::move(step));
+  }
+  return steps;
+}
+
+// --- exceptions -----------------------------------------------------------------------------------------------
+
+Status check_names(JsonReader& reader) {
+  NIBBLE_TRY(const std::vector<std::string> roles, reader.strings("roles", std::vector<std::string>()));
+  for (const std::string& role : roles)
+    if (!role_named(role))
+      return fail(ErrorCode::usage, "{}: unknown role \"{}\"; there are q, k, v, o, gate, up and down", reader.where(),
+                  role);
+  NIBBLE_TRY(const std::vector<std::string> names, reader.strings("families", std::vector<std::string>()));
+  for (const std::string& name : names) {
+    const auto known = [&](const Family& family) { return family.name == name; };
+    if (std::any_of(families().begin(), families().end(), known)) continue;
+    std::string all;
+    for (const Family& family : families()) all += (all.empty() ? "" : ", ") + std::string(family.name);
+    return fail(ErrorCode::usage, "{}: unknown family \"{}\"; there are {}", reader.where(), name, all);
+  }
+  if (const Json* blocks = reader.find("blocks"); blocks != nullptr) NIBBLE_DO(check_blocks(*blocks, reader.where()));
+  return {};
+}
+
+// The parameters that an exception gives a step must make sense together with the step's own.
+Status check_set(const Json& set, const std::vector<PlannedStep>& steps, const std::string& where) {
+  if (!set.is_object())
+    return fail(ErrorCode::usage, "{}: \"set\" must be an object of step ids and their parameters", where);
+  for (const auto& item : set.items()) {
+    const auto step =
+        std::find_if(steps.begin(), steps.end(), [&](const PlannedStep& s) { return s.id == item.key(); });
+    if (step == steps.end()) {
+      std::string ids;
+      for (const PlannedStep& known : steps) ids += (ids.empty() ? "" : ", ") + known.id;
+      return fail(ErrorCode::usage, "{}: \"set\" names the step \"{}\"; the recipe's steps are {}", where, item.key(),
+                  ids);
+    }
+    if (!item.value().is_object())
+      return fail(ErrorCode::usage, "{}: \"set\" of step {} must be an object of parameters", where, item.key());
+    const Json merged = with_parameters(step->parameters, item.value());
+    NIBBLE_DO(read_step(*step->row, merged, fmt::format("{}, step {}", where, item.key())));
+  }
+  return {};
+}
+
+Result<Json> read_exception(const Json& source, const std::vector<PlannedStep>& steps, const std::string& where) {
+  NIBBLE_TRY(JsonReader reader, JsonReader::open(source, where, ErrorCode::usage));
+  Json canonical = Json::object();
+  NIBBLE_DO(check_names(reader));
+  for (const char* key : {"roles", "families", "blocks"})
+    if (const Json* value = reader.find(key)) canonical[key] = *value;
+  NIBBLE_TRY(const FormatPair formats, read_formats(reader, canonical));
+  const Json* set = reader.find("set");
+  if (set != nullptr) {
+    NIBBLE_DO(check_set(*set, steps, where));
+    canonical["set"] = *set;
+  }
+  NIBBLE_DO(reader.refuse_unknown());
+  if (set == nullptr && !formats.weights && !formats.activations)
+    return fail(ErrorCode::usage, "{}: changes nothing; expected weights, activations or set", where);
+  return canonical;
+}
+
+Result<Json> read_override(const Json& source, const std::string& where) {
+  NIBBLE_TRY(JsonReader reader, JsonReader::open(source, where, ErrorCode::usage));
+  Json canonical = Json::object();
+  NIBBLE_TRY(const std::string pattern, reader.string("linears"));
+  NIBBLE_DO(check_regex(pattern, where));
+  canonical["linears"] = pattern;
+  NIBBLE_TRY(const FormatPair formats, read_formats(reader, canonical));
+  NIBBLE_DO(reader.refuse_unknown());
+  if (!formats.weights && !formats.activations)
+    return fail(ErrorCode::usage, "{}: changes nothing; expected weights or activations", where);
+  return canonical;
+}
+
+// The entries of an optional list, each read by `read(entry, where)`.
+template <class Read>
+Status read_list(JsonReader& reader, const char* key, Json& canonical, const Read& read) {
+  const Json* list = reader.find(key);
+  if (list == nullptr) return {};
+  if (!list->is_array()) return fail(ErrorCode::usage, "{}: \"{}\" must be a list", reader.where(), key);
+  Json entries = Json::array();
+  for (const Json& source : *list) {
+    NIBBLE_TRY(Json entry, read(source, fmt::format("{}, {}[{}]", reader.where(), key, entries.size())));
+    entries.push_back(std::move(entry));
+  }
+  if (!entries.empty()) canonical[key] = std::move(entries);
+  return {};
+}
+
+Status read_heading(JsonReader& reader, Json& canonical) {
+  NIBBLE_TRY(const std::string name, reader.string("name"));
+  if (name.empty()) return fail(ErrorCode::usage, "{}: \"name\" is empty", reader.where());
+  canonical["name"] = name;
+  for (const char* key : {"paper", "summary"}) {
+    NIBBLE_TRY(const std::string text, reader.string(key, ""));
+    if (!text.empty()) canonical[key] = text;
+  }
+  return {};
+}
+
+Status read_cache(JsonReader& reader, Json& canonical) {
+  NIBBLE_TRY(const std::string cache, reader.string("cache", ""));
+  if (!cache.empty() && cache != "f32" && cache != "f16")
+    return fail(ErrorCode::usage, "{}: \"cache\" is \"{}\"; supported are f32 and f16", reader.where(), cache);
+  if (!cache.empty()) canonical["cache"] = cache;
+  return {};
+}
+
+Json canonical_steps(const std::vector<PlannedStep>& steps) {
+  Json list = Json::array();
+  for (const PlannedStep& step : steps) {
+    Json entry = Json::object();
+    entry["id"] = step.id;
+    entry[std::string(step.row->kind)] = step.parameters;
+    list.push_back(std::move(entry));
+  }
+  return list;
+}
+
+// --- --set and --override ---------------------------------------------------------------------------------------
+
+Json value_of(const std::string& text) {
+  auto parsed = parse_json(text, "value");
+  return parsed ? *parsed : Json(text);
+}
+
+// Sets keys[1..] of the parameters of the step keys[0].
+Status set_parameter(Json& source, const std::vector<std::string>& keys, Json value, const std::string& where) {
+  std::string ids;
+  for (Json& step : source["steps"]) {
+    const auto id = step["id"].get<std::string>();
+    ids += (ids.empty() ? "" : ", ") + id;
+    if (id != keys[0]) continue;
+    Json* at = &step;
+    for (auto item = step.begin(); item != step.end(); ++item)
+      if (item.key() != "id") at = &item.value();
+    for (size_t i = 1; i + 1 < keys.size(); ++i) {
+      Json& next = (*at)[keys[i]];
+      if (!next.is_object()) next = Json::object();
+      at = &next;
+    }
+    if (value.is_null()) {
+      at->erase(keys.back());
+    } else {
+      (*at)[keys.back()] = std::move(value);
+    }
+    return {};
+  }
+  return fail(ErrorCode::usage, "{}: no step has the id \"{}\"; the recipe's steps are {}", where, keys[0], ids);
+}
+
+Status apply_set(Json& source, const std::string& text) {
+  const std::string where = "--set " + text;
+  const size_t equals = text.find('=');
+  std::vector<std::string> keys;
+  for (size_t begin = 0; equals != std::string::npos && begin <= equals;) {
+    const size_t end = std::min(text.find('.', begin), equals);
+    keys.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  const bool named = !keys.empty() && std::none_of(keys.begin(), keys.end(), [](auto& key) { return key.empty(); });
+  if (!named) return fail(ErrorCode::usage, "{}: expected STEP.KEY=VALUE", where);
+  if (keys.size() > 1) return set_parameter(source, keys, value_of(text.substr(equals + 1)), where);
+  if (keys[0] != "weights" && keys[0] != "activations" && keys[0] != "cache")
+    return fail(ErrorCode::usage, "{}: expected STEP.KEY=VALUE, or weights=, activations= or cache=", where);
+  source[keys[0]] = text.substr(equals + 1);
+  return {};
+}
+
+Status apply_override(Json& source, const std::string& text) {
+  const size_t equals = text.rfind('=');
+  if (equals == std::string::npos || equals == 0)
+    return fail(ErrorCode::usage, "--override {}: expected REGEX=WEIGHTS[/ACTIVATIONS]", text);
+  const std::string formats = text.substr(equals + 1);
+  const size_t slash = formats.find('/');
+  Json entry = Json::object();
+  entry["linears"] = text.substr(0, equals);
+  entry["weights"] = formats.substr(0, slash);
+  if (slash != std::string::npos) entry["activations"] = formats.substr(slash + 1);
+  if (!source.contains("overrides")) source["overrides"] = Json::array();
+  source["overrides"].push_back(std::move(entry));
+  return {};
+}
+
+}  // namespace
+
+Result<Recipe> parse_recipe(const Json& source, std::string where) {
+  NIBBLE_TRY(JsonReader reader, JsonReader::open(source, std::move(where), ErrorCode::usage));
+  Json canonical = Json::object();
+  NIBBLE_DO(read_heading(reader, canonical));
+  NIBBLE_DO(read_formats(reader, canonical));
+  for (const char* key : {"weights", "activations"})
+    if (!canonical.contains(key)) return fail(ErrorCode::usage, "{}: \"{}\" is missing", reader.where(), key);
+  NIBBLE_DO(read_cache(reader, canonical));
+  NIBBLE_TRY(const std::vector<PlannedStep> steps, read_steps(reader));
+  NIBBLE_DO(check_sequence(steps, reader.where()));
+  canonical["steps"] = canonical_steps(steps);
+  NIBBLE_DO(read_list(reader, "except", canonical,
+                      [&](const Json& entry, const std::string& at) { return read_exception(entry, steps, at); }));
+  NIBBLE_DO(read_list(reader, "overrides", canonical, read_override));
+  NIBBLE_DO(reader.refuse_unknown());
+  Recipe recipe;
+  recipe.name = canonical["name"].get<std::string>();
+  recipe.source = std::move(canonical);
+  return recipe;
+}
+
+Result<Recipe> load_recipe(const std::string& name_or_file) {
+  if (name_or_file.find('/') != std::string::npos || name_or_file.ends_with(".json")) {
+    auto source = read_json(name_or_file, kMaxRecipeBytes);
+    if (source) return parse_recipe(*source, name_or_file);
+    Error error = source.error();
+    if (error.code == ErrorCode::corrupt) error.code = ErrorCode::usage;
+    return tl::unexpected(error);
+  }
+  std::string names;
+  for (const ShippedRecipe& shipped : shipped_recipes()) {
+    names += (names.empty() ? "" : ", ") + std::string(shipped.name);
+    if (shipped.name != name_or_file) continue;
+    NIBBLE_TRY(const Json source, parse_json(shipped.text, "recipe " + name_or_file));
+    return parse_recipe(source, "recipe " + name_or_file);
+  }
+  return fail(ErrorCode::usage, "unknown recipe \"{}\"; shipped are {}; a file's name ends in .json or has a slash",
+              name_or_file, names);
+}
+
+Result<Recipe> customise(const Recipe& recipe, std::span<const std::string> sets,
+                         std::span<const std::string> overrides) {
+  Json source = recipe.source;
+  for (const std::string& text : sets) NIBBLE_DO(apply_set(source, text));
+  for (const std::string& text : overrides) NIBBLE_DO(apply_override(source, text));
+  return parse_recipe(source, "recipe " + recipe.name);
+}
+
+}  // namespace nibble

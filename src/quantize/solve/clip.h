@@ -1,0 +1,33 @@
+// Choosing the scale of a run of weights: from its largest value, or by searching for a smaller range that rounds
+// better. Encoder policy; decoding never asks how a scale was chosen.
+#pragma once
+
+#include <span>
+
+#include "core/json.h"
+#include "core/result.h"
+#include "format/grid.h"
+#include "format/number_format.h"
+
+namespace nibble {
+
+// The range shrunk to p = 1 - i/100 for i in [0, steps); the p with the least sum of |rounded - w|^norm wins, the
+// largest p among equals. One step: no clipping. (QUIK, arXiv 2310.09259, section 4, with 80 steps and norm 2.4.)
+struct Clip {
+  int64_t steps = 1;
+  double norm = 2.4;
+};
+
+inline constexpr double kClipResolution = 100;
+
+// The value of a step's "clip": an object {"steps": 1..99, "norm": 0.5..8}; absent or null: no clipping.
+Result<Clip> read_clip(JsonReader& parameters);
+
+// The grid of a weight format for one run of values that share a scale, with the scale already rounded to what the
+// format stores. `format` is an integer format.
+Grid choose_grid(std::span<const float> values, const NumberFormat& format, const Clip& clip);
+
+// Sum of |rounded - w|^norm; may stop once the sum reaches `enough`.
+double rounding_cost(std::span<const float> values, const Grid& grid, double norm, double enough);
+
+}  // namespace nibble

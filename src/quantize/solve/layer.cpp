@@ -1,0 +1,119 @@
+#include "quantize/solve/layer.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "core/checked.h"
+#include "core/half.h"
+
+namespace nibble {
+
+Result<FloatLayer> float_layer(const LinearWeight& weight, std::string name, ThreadPool& pool) {
+  FloatLayer layer{std::move(name), weight.rows, weight.columns, {}, weight.bias};
+  layer.values.resize(static_cast<size_t>(weight.rows * weight.columns));
+  std::atomic<int64_t> wrong{-1};
+  pool.run_ranges(weight.rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      auto row =
+          std::span(layer.values).subspan(static_cast<size_t>(n * weight.columns), static_cast<size_t>(weight.columns));
+      decode_row(weight, n, row);
+      if (!std::all_of(row.begin(), row.end(), [](float value) { return std::isfinite(value); })) wrong = n;
+    }
+  });
+  if (wrong < 0) return layer;
+  const auto at = std::find_if(layer.values.begin(), layer.values.end(), [](float v) { return !std::isfinite(v); });
+  const int64_t index = at - layer.values.begin();
+  return fail(ErrorCode::failure, "weights of {}: row {}, column {} is {}", layer.name, index / weight.columns,
+              index % weight.columns, *at);
+}
+
+SolvedRow::SolvedRow(const LinearWeight& weight)
+    : codes(static_cast<size_t>(weight.dense_columns())),
+      grids(static_cast<size_t>(weight.groups())),
+      present(weight.sparse24 ? codes.size() : 0),
+      kept(weight.kept_columns.size()) {}
+
+LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form) {
+  LinearWeight weight;
+  weight.rows = layer.rows;
+  weight.columns = layer.columns;
+  weight.format = form.weights;
+  weight.activations = form.activations;
+  weight.sparse24 = form.sparse24;
+  weight.kept_columns = form.kept;
+  weight.bias = layer.bias;
+  const int64_t dense = weight.dense_columns(), stored = form.sparse24 ? dense / 2 : dense;
+  weight.codes.resize(static_cast<size_t>(layer.rows * packed_bytes(stored, form.weights.bits)));
+  if (form.sparse24) weight.pattern.resize(static_cast<size_t>(layer.rows * ceil_div(dense / 4, 2)));
+  weight.scales.assign(static_cast<size_t>(layer.rows * weight.groups()), 1.0f);
+  if (form.weights.offset) weight.offsets.resize(weight.scales.size());
+  weight.kept.resize(static_cast<size_t>(layer.rows) * form.kept.size());
+  return weight;
+}
+
+namespace {
+
+template <class T>
+std::span<T> row_of(std::vector<T>& all, int64_t n, int64_t rows) {
+  const size_t size = all.size() / static_cast<size_t>(rows);
+  return std::span(all).subspan(static_cast<size_t>(n) * size, size);
+}
+
+std::vector<uint8_t> present_codes(const SolvedRow& row) {
+  std::vector<uint8_t> codes;
+  codes.reserve(row.codes.size() / 2);
+  for (size_t k = 0; k < row.codes.size(); ++k)
+    if (row.present[k]) codes.push_back(row.codes[k]);
+  return codes;
+}
+
+void store_pattern(const SolvedRow& row, std::span<std::byte> out) {
+  for (size_t quad = 0; quad < row.present.size() / 4; ++quad) {
+    unsigned nibble = 0, shift = 0;
+    for (unsigned k = 0; k < 4; ++k)
+      if (row.present[quad * 4 + k]) {
+        nibble |= k << shift;
+        shift += 2;
+      }
+    out[quad / 2] |= static_cast<std::byte>(nibble << quad % 2 * 4);
+  }
+}
+
+}  // namespace
+
+void store_row(LinearWeight& weight, int64_t n, const SolvedRow& row) {
+  const auto codes = row_of(weight.codes, n, weight.rows);
+  if (weight.sparse24) {
+    pack_codes(present_codes(row), weight.format.bits, codes);
+    store_pattern(row, row_of(weight.pattern, n, weight.rows));
+  } else {
+    pack_codes(row.codes, weight.format.bits, codes);
+  }
+  for (size_t g = 0; g < row.grids.size(); ++g) {
+    const size_t at = static_cast<size_t>(n) * row.grids.size() + g;
+    weight.scales[at] = row.grids[g].scale;
+    if (weight.format.offset) weight.offsets[at] = static_cast<uint8_t>(row.grids[g].offset);
+  }
+  for (size_t i = 0; i < row.kept.size(); ++i)
+    weight.kept[static_cast<size_t>(n) * row.kept.size() + i] = f32_to_f16(row.kept[i]);
+}
+
+Status check_kept(const LinearWeight& weight, std::string_view name) {
+  for (size_t i = 0; i < weight.kept.size(); ++i)
+    if (!std::isfinite(f16_to_f32(weight.kept[i])))
+      return fail(ErrorCode::failure, "{}: a kept weight of row {}, column {} does not fit a 16-bit float", name,
+                  i / weight.kept_columns.size(), weight.kept_columns[i % weight.kept_columns.size()]);
+  return {};
+}
+
+void choose_two_of_four(std::span<const double, 4> worth, std::span<uint8_t, 4> present) {
+  for (size_t k = 0; k < 4; ++k) {
+    int better = 0;
+    for (size_t other = 0; other < 4; ++other)
+      better += worth[other] > worth[k] || (worth[other] == worth[k] && other > k);
+    present[k] = better < 2;
+  }
+}
+
+}  // namespace nibble

@@ -1,0 +1,58 @@
+// What every solver of a linear layer is given and what it fills, row by row.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/result.h"
+#include "core/threads.h"
+#include "format/linear_weight.h"
+
+namespace nibble {
+
+// A linear layer to be quantized. `values` is row-major N x K.
+struct FloatLayer {
+  std::string name;  // starts error messages
+  int64_t rows = 0, columns = 0;
+  std::vector<float> values;
+  std::vector<float> bias;
+
+  std::span<const float> row(int64_t n) const {
+    return std::span(values).subspan(static_cast<size_t>(n * columns), static_cast<size_t>(columns));
+  }
+};
+
+// Decodes a layer to float32, rows in parallel. `failure` naming the layer and the element when a value is NaN or
+// infinite.
+Result<FloatLayer> float_layer(const LinearWeight& weight, std::string name, ThreadPool& pool);
+
+// How a layer is to be stored.
+struct LayerForm {
+  NumberFormat weights;  // integer, shared by row or group
+  NumberFormat activations;
+  std::vector<int32_t> kept;  // ascending columns that stay float16
+  bool sparse24 = false;      // needs a number of dense columns that 4 divides
+};
+
+// Solved values of one row, dense columns in stored order.
+struct SolvedRow {
+  std::vector<uint8_t> codes;    // I
+  std::vector<Grid> grids;       // G
+  std::vector<uint8_t> present;  // I, only with a 2:4 pattern: exactly two of every four
+  std::vector<float> kept;       // |kept|
+
+  explicit SolvedRow(const LinearWeight& weight);
+};
+
+// A quantized layer of the right sizes, every code zero.
+LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form);
+// Packs a row. Distinct rows may be stored by different threads at once.
+void store_row(LinearWeight& weight, int64_t n, const SolvedRow& row);
+// `failure` naming the layer when a kept value does not fit float16.
+Status check_kept(const LinearWeight& weight, std::string_view name);
+
+// Marks two of four as present: the greater ones of `worth`, the later one among equals. present: 4 flags.
+void choose_two_of_four(std::span<const double, 4> worth, std::span<uint8_t, 4> present);
+
+}  // namespace nibble

@@ -1,0 +1,61 @@
+// A step of a recipe: one general operation on a site or on a linear, with its parameters read and checked.
+//
+// Adding one is a file with a class and its reader, and a row in recipe/steps.cpp.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json.h"
+#include "core/result.h"
+#include "core/threads.h"
+#include "format/number_format.h"
+#include "quantize/observe/statistics.h"
+#include "quantize/solve/layer.h"
+
+namespace nibble {
+
+// A site on its way through the steps: what is known of its input and what has been decided about it.
+struct SiteWork {
+  std::string name;                            // "blocks.3.gate_up"
+  int64_t inputs = 0;                          // K
+  int64_t hidden = 0;                          // width of the model
+  bool sparse24 = false;                       // some linear of the site will store a 2:4 pattern
+  const SiteStatistics* statistics = nullptr;  // of the calibration text; null without any
+  std::vector<int32_t> kept;                   // ascending columns that stay in 16 bits
+  // What the linears of the site can share of a solver's work, by a name that the solver chooses.
+  std::map<std::string, std::shared_ptr<const void>, std::less<>> shared;
+};
+
+// A linear on its way through the steps.
+struct LinearWork {
+  SiteWork& site;
+  const FloatLayer& layer;  // original weights
+  NumberFormat weights, activations;
+  std::optional<LinearWeight> solved;
+  double damping = -1;  // that a solver really used; negative: none
+};
+
+class Step {
+ public:
+  virtual ~Step() = default;
+  // Statistics of the site that this step makes available to the steps after it, and those it reads (sets of
+  // Statistics).
+  virtual unsigned observes() const { return kNoStatistics; }
+  virtual unsigned needs() const { return kNoStatistics; }
+  // The solved weights have a 2:4 pattern.
+  virtual bool sparse24() const { return false; }
+  // One of the two does the work, as the row's scope says.
+  virtual Status apply_to_site(SiteWork&, ThreadPool&) const { return {}; }
+  virtual Status apply_to_linear(LinearWork&, ThreadPool&) const { return {}; }
+};
+using StepPointer = std::shared_ptr<const Step>;
+
+// "pattern": "2:4", or absent or null for none.
+Result<bool> read_pattern(JsonReader& parameters);
+
+}  // namespace nibble
