@@ -10,7 +10,7 @@ JOBS ?= $(shell nproc)
 
 build: packages
 	@cmake --preset release > build/configure.log 2>&1 || (cat build/configure.log; exit 1)
-	@cmake --build $(BUILD) -j $(JOBS) --target nibble
+	@cmake --build $(BUILD) -j $(JOBS) --target nibble_program
 
 demo: build
 	@tools/demo.py $(BUILD)/nibble

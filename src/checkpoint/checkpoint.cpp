@@ -62,11 +62,18 @@ Status refuse_file(const fs::path& path) {
 Result<std::vector<std::string>> shard_names(const ShardIndex& index, const fs::path& folder) {
   std::set<std::string> names;
   for (const auto& [tensor, file] : index) names.insert(file);
+  std::error_code error;
   for (const std::string& name : names)
-    if (!fs::is_regular_file(folder / name))
+    if (!fs::is_regular_file(folder / name, error))
       return fail(ErrorCode::corrupt, "{}: names the shard {}, which is not in the folder",
                   (folder / kIndexFile).string(), in_quotes(name));
   return std::vector<std::string>(names.begin(), names.end());
+}
+
+// Whether the folder has this entry, even as a link to nowhere: opening it then says what is wrong.
+bool has_entry(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(fs::symlink_status(path, error));
 }
 
 Status check_placed(const ShardIndex& index, const Checkpoint& checkpoint) {
@@ -122,10 +129,10 @@ Result<Checkpoint> Checkpoint::open(const fs::path& folder) {
   checkpoint.folder_ = folder;
   if (!fs::is_directory(status)) {
     NIBBLE_DO(refuse_file(folder));
-  } else if (fs::exists(folder / kSingleFile)) {
+  } else if (has_entry(folder / kSingleFile)) {
     NIBBLE_TRY(SafetensorsFile file, SafetensorsFile::open(folder / kSingleFile));
     NIBBLE_DO(checkpoint.add(std::move(file)));
-  } else if (fs::exists(folder / kIndexFile)) {
+  } else if (has_entry(folder / kIndexFile)) {
     NIBBLE_TRY(std::string text, read_text(folder / kIndexFile, kMaxIndexBytes));
     NIBBLE_TRY(ShardIndex index, parse_shard_index(text, (folder / kIndexFile).string()));
     NIBBLE_TRY(std::vector<std::string> names, shard_names(index, folder));

@@ -108,6 +108,17 @@ TEST_F(ShardsTest, SymbolicLinksAreFollowed) {
   expect_ok(open_with_map(kGood));
 }
 
+// Nothing is thrown for what the file system refuses to follow.
+TEST_F(ShardsTest, LinksThatLeadNowhere) {
+  fs::create_symlink("round.safetensors", folder_ / "round.safetensors");
+  expect_error(open_with_map(R"("a":"round.safetensors")"), ErrorCode::corrupt, "round.safetensors");
+  fs::create_symlink("model.safetensors", folder_ / "model.safetensors");
+  expect_error(Checkpoint::open(folder_.path()), ErrorCode::io, "model.safetensors");
+  fs::remove(folder_ / "model.safetensors");
+  fs::create_symlink("gone", folder_ / "model.safetensors");
+  expect_error(Checkpoint::open(folder_.path()), ErrorCode::io, "model.safetensors");
+}
+
 TEST_F(ShardsTest, NamesThatLeaveTheFolder) {
   for (const char* name :
        {"../one.safetensors", "/etc/passwd", "sub/one.safetensors", "..", ".", "", "a\\\\b.safetensors",

@@ -14,13 +14,15 @@ namespace nibble {
 
 using Bytes = std::vector<std::byte>;
 
-// An array of trivially copyable T at a 64-byte boundary. Throws std::bad_alloc, caught at the API edge.
+// An array of trivially copyable T at a 64-byte boundary. Throws std::bad_alloc, caught at the API edge; also for a
+// count whose bytes do not fit an int64_t.
 template <class T>
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
   explicit AlignedBuffer(int64_t count) : count_(count) {
     if (count == 0) return;
+    if (count < 0 || count > (INT64_MAX - 64) / static_cast<int64_t>(sizeof(T))) throw std::bad_alloc();
     size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
     void* memory = std::aligned_alloc(64, bytes);
     if (memory == nullptr) throw std::bad_alloc();

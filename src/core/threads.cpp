@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace nibble {
@@ -23,10 +25,17 @@ struct ThreadPool::State {
   std::atomic<bool> stop{false};
   std::mutex mutex;
   std::condition_variable wake;
+  std::exception_ptr failure;  // of the current run; guarded by `mutex` until every worker is done
   std::vector<std::thread> workers;
 
-  void work() {
-    for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) (*task)(i);
+  void work() noexcept {
+    try {
+      for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) (*task)(i);
+    } catch (...) {
+      next.store(count);
+      std::lock_guard lock(mutex);
+      failure = std::current_exception();
+    }
   }
 
   void wait_for(uint64_t seen) {
@@ -95,6 +104,7 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t)>& task) {
       std::this_thread::yield();
     }
   }
+  if (state_->failure) std::rethrow_exception(std::exchange(state_->failure, nullptr));
 }
 
 void ThreadPool::run_ranges(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& task) {

@@ -18,7 +18,8 @@ class ThreadPool {
 
   int size() const;
   // Calls task(i) once for each i in [0, count) and returns when all are done. Not re-entrant; one caller at a time.
-  // A task that throws ends the program.
+  // When tasks throw (memory may run out in any of them), one of the exceptions reaches the caller, after every thread
+  // has left its task; tasks that had not begun are not called.
   void run(int64_t count, const std::function<void(int64_t)>& task);
   // The same over ranges: task(begin, end) with at most `grain` items each.
   void run_ranges(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& task);

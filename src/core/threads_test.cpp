@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <new>
 #include <set>
 #include <thread>
 #include <vector>
@@ -62,6 +63,31 @@ TEST(ThreadPool, RangesCoverEverythingWithTheSameCutsForAnyThreadCount) {
     ThreadPool(1).run_ranges(3, 0, [&](int64_t begin, int64_t end) { calls += static_cast<int>(end - begin); });
     EXPECT_EQ(calls, 3) << "a grain below one counts as one";
     pool.run_ranges(0, 4, [&](int64_t, int64_t) { FAIL(); });
+  }
+}
+
+TEST(ThreadPool, AnExceptionReachesTheCallerWhenNobodyRunsTheTaskAnyMore) {
+  for (int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    for (int64_t bad : {0, 1, 17, 63}) {
+      std::atomic<int> inside{0};
+      const auto run = [&] {
+        pool.run(64, [&](int64_t i) {
+          ++inside;
+          if (i == bad) {
+            --inside;
+            throw std::bad_alloc();
+          }
+          std::this_thread::yield();
+          --inside;
+        });
+      };
+      EXPECT_THROW(run(), std::bad_alloc);
+      EXPECT_EQ(inside.load(), 0);
+      std::atomic<int> calls{0};
+      pool.run(10, [&](int64_t) { ++calls; });  // the pool goes on, and the exception is not told twice
+      EXPECT_EQ(calls.load(), 10);
+    }
   }
 }
 

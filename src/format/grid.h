@@ -49,7 +49,7 @@ inline constexpr float kSmallestRange = 1e-30f;
 // Symmetric: scale = max|x| / (2^(bits-1) - 1), offset 2^(bits-1). All-zero runs get the scale of max|x| = 1.
 Grid symmetric_grid(float absmax, int bits);
 // Asymmetric: scale = (greatest - least) / (2^bits - 1), offset = round(-least / scale): zero is a level. All-zero
-// runs get the range -1..1. (QUIK, arXiv 2310.09259, as simulated in its accuracy tables.)
+// runs get the range -1..1. (arXiv 2310.09259, as simulated in its accuracy tables.)
 Grid asymmetric_grid(Range range, int bits);
 Grid fit_grid(Range range, int bits, bool asymmetric);
 

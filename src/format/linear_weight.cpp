@@ -59,9 +59,20 @@ Status validate_kept(const LinearWeight& weight, std::string_view name) {
   return {};
 }
 
-Status expect_size(std::string_view name, std::string_view what, size_t found, int64_t expected) {
-  if (static_cast<int64_t>(found) == expected) return {};
-  return fail(ErrorCode::corrupt, "{}: {} has {} entries, expected {}", name, what, found, expected);
+// `found` entries in `rows` rows of `each`; a product that does not fit is no size that anything has.
+Status expect_size(std::string_view name, std::string_view what, size_t found, int64_t rows, int64_t each) {
+  const auto expected = checked_mul(rows, each);
+  if (expected && static_cast<int64_t>(found) == *expected) return {};
+  return fail(ErrorCode::corrupt, "{}: {} has {} entries, expected {}", name, what, found,
+              expected ? fmt::format("{}", *expected) : fmt::format("{} x {}", rows, each));
+}
+
+// Column numbers are 32 bits wide; within these limits the bytes of a row are no large number either.
+Status validate_shape(const LinearWeight& weight, std::string_view name) {
+  for (int64_t extent : {weight.rows, weight.columns})
+    if (extent < 0 || extent > INT32_MAX)
+      return fail(ErrorCode::corrupt, "{}: {} x {} is no shape of a layer", name, weight.rows, weight.columns);
+  return {};
 }
 
 Status validate_pattern(const LinearWeight& weight, std::string_view name) {
@@ -96,16 +107,17 @@ Grid LinearWeight::grid(int64_t n, int64_t g) const {
 }
 
 Status LinearWeight::validate(std::string_view name) const {
+  NIBBLE_DO(validate_shape(*this, name));
   NIBBLE_DO(validate_kept(*this, name));
   const bool integer = format.is_integer();
   if (sparse24 && !integer) return fail(ErrorCode::corrupt, "{}: a 2:4 pattern needs integer codes", name);
   const int64_t row_bytes = integer ? code_row_bytes(*this) : dense_columns() * value_bytes(format);
-  NIBBLE_DO(expect_size(name, "codes", codes.size(), rows * row_bytes));
-  NIBBLE_DO(expect_size(name, "pattern", pattern.size(), sparse24 ? rows * pattern_row_bytes(*this) : 0));
-  NIBBLE_DO(expect_size(name, "scales", scales.size(), integer ? rows * groups() : 0));
-  NIBBLE_DO(expect_size(name, "offsets", offsets.size(), format.offset ? rows * groups() : 0));
-  NIBBLE_DO(expect_size(name, "kept", kept.size(), rows * kept_count()));
-  NIBBLE_DO(expect_size(name, "bias", bias.size(), bias.empty() ? 0 : rows));
+  NIBBLE_DO(expect_size(name, "codes", codes.size(), rows, row_bytes));
+  NIBBLE_DO(expect_size(name, "pattern", pattern.size(), rows, sparse24 ? pattern_row_bytes(*this) : 0));
+  NIBBLE_DO(expect_size(name, "scales", scales.size(), rows, integer ? groups() : 0));
+  NIBBLE_DO(expect_size(name, "offsets", offsets.size(), rows, format.offset ? groups() : 0));
+  NIBBLE_DO(expect_size(name, "kept", kept.size(), rows, kept_count()));
+  NIBBLE_DO(expect_size(name, "bias", bias.size(), rows, bias.empty() ? 0 : 1));
   for (size_t i = 0; i < scales.size(); ++i)
     if (!std::isfinite(scales[i]) || scales[i] == 0)
       return fail(ErrorCode::corrupt, "{}: scale {} is {}", name, i, scales[i]);

@@ -266,6 +266,21 @@ TEST(LinearWeight, ValidateNamesWhatIsWrong) {
       "kept column -1");
 }
 
+TEST(LinearWeight, ValidateIsNotFooledBySizesThatWrapAround) {
+  LinearWeight hostile;  // 2^32 rows of 2^30 floats are 2^64 bytes: none, modulo 2^64
+  hostile.rows = int64_t{1} << 32;
+  hostile.columns = int64_t{1} << 30;
+  LinearWeight wide = hostile;  // within the limits of a shape, 2^31 x 2^33 bytes are not
+  wide.rows = wide.columns = INT32_MAX;
+  LinearWeight negative = hostile;
+  negative.rows = negative.columns = -1;
+  for (const LinearWeight& weight : {hostile, wide, negative}) {
+    const Status status = weight.validate("w");
+    ASSERT_FALSE(status) << weight.rows;
+    EXPECT_EQ(status.error().code, ErrorCode::corrupt);
+  }
+}
+
 TEST(LinearWeight, ValidateChecksSparsePatterns) {
   Random random(8);
   const Known sparse = sparse_weight(random, "int4", {}, 12);

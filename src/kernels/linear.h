@@ -66,6 +66,9 @@ class PackedLinear {
   // The canonical weight again (codes, pattern as dense codes, scales, kept): unpack(pack(w)) decodes to the same
   // values. For tests and for `dequantize`.
   LinearWeight unpack() const;
+  // The effective float weights of output n, as decode_row gives them of the canonical weight; out: [inputs()]. Reads
+  // the whole panel: for looking rows up one by one, not for multiplying.
+  void read_row(int64_t n, std::span<float> out) const;
 
  private:
   friend struct LinearPacker;

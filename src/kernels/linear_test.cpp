@@ -277,6 +277,12 @@ TEST(Linear, UnpackingReturnsWhatWasPacked) {
       auto layer = PackedLinear::pack(weight, detected_isa(), pool);
       ASSERT_TRUE(layer) << layer.error().message;
       expect_same_weight(layer->unpack(), weight, fmt::format("{} with {} rows", format, rows));
+      std::vector<float> expected(61), found(61);
+      for (int64_t n = 0; n < rows; ++n) {
+        decode_row(weight, n, expected);
+        layer->read_row(n, found);
+        EXPECT_EQ(found, expected) << format << " row " << n << " of " << rows;
+      }
     }
   }
 }

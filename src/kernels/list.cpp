@@ -40,8 +40,11 @@ std::vector<const AttentionRow*> attention_rows(Isa isa) {
 }
 
 AttentionKernel attention_kernel(CacheType type, Isa isa) {
-  for (const AttentionRow* row : attention_rows(isa))
-    if (row->type == type) return row->kernel;
+  for (const IsaTable& entry : kTables) {
+    if (entry.isa > isa) continue;
+    for (const AttentionRow* row = entry.table->attention; row->kernel != nullptr; ++row)
+      if (row->type == type) return row->kernel;
+  }
   return nullptr;
 }
 

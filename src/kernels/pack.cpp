@@ -188,32 +188,34 @@ struct LinearPacker {
   }
 };
 
-// The way back.
+// The way back, for outputs begin .. end - 1.
 struct LinearUnpacker {
-  explicit LinearUnpacker(const PackedLinear& packed) : from(packed) {}
+  LinearUnpacker(const PackedLinear& packed, int64_t from_row, int64_t to_row)
+      : from(packed), begin(from_row), end(to_row) {}
 
   LinearWeight run() {
     const int64_t k = from.dense_.k;
-    weight.rows = from.n_;
+    weight.rows = end - begin;
     weight.columns = from.plan_.columns;
     weight.format = from.format_;
     weight.activations = from.plan_.activations;
     weight.kept_columns = from.plan_.kept_columns;
     row_bytes = is_integer(from.dense_.type) ? packed_bytes(k, weight.format.bits) : k * value_bytes(from.dense_.type);
-    weight.codes.resize(static_cast<size_t>(from.n_ * row_bytes));
-    for (int64_t n = 0; n < from.n_; ++n) unpack_row(n);
+    weight.codes.resize(static_cast<size_t>(weight.rows * row_bytes));
+    for (int64_t n = begin; n < end; ++n) unpack_row(n);
     return std::move(weight);
   }
 
  private:
   const PackedLinear& from;
+  int64_t begin, end;
   LinearWeight weight;
   int64_t row_bytes = 0;
 
   void unpack_row(int64_t n) {
     const int64_t panel = n / kLanes, lane = n % kLanes, columns = from.kept_.columns;
     const auto row =
-        std::span(weight.codes).subspan(static_cast<size_t>(n * row_bytes), static_cast<size_t>(row_bytes));
+        std::span(weight.codes).subspan(static_cast<size_t>((n - begin) * row_bytes), static_cast<size_t>(row_bytes));
     if (is_integer(from.dense_.type)) {
       unpack_levels(panel, lane, row);
     } else {
@@ -310,6 +312,10 @@ std::string PackedLinear::explain(int64_t tokens) const {
   return chosen.name;
 }
 
-LinearWeight PackedLinear::unpack() const { return LinearUnpacker(*this).run(); }
+LinearWeight PackedLinear::unpack() const { return LinearUnpacker(*this, 0, n_).run(); }
+
+void PackedLinear::read_row(int64_t n, std::span<float> out) const {
+  decode_row(LinearUnpacker(*this, n, n + 1).run(), 0, out);
+}
 
 }  // namespace nibble

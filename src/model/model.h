@@ -75,8 +75,8 @@ std::string linear_name(int64_t block, Role role);
 //
 // The folder appears complete or not at all (checkpoint/output_folder.h, which also says what `force` replaces). Shards
 // hold whole blocks and at most `shard_bytes` where a block allows. Kept columns and integer codes become the floats
-// that they stand for. `usage` when a value does not fit `levels`, naming the tensor; `unsupported` when the Spec of
-// the weights is no longer one that the family's config can express.
+// that they stand for. `usage` when a value does not fit `levels`, naming the tensor, or when `folder` is the source's
+// own; `unsupported` when the Spec of the weights is no longer one that the family's config can express.
 struct CheckpointOptions {
   bool force = false;
   int64_t shard_bytes = int64_t{2} << 30;

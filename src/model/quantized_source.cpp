@@ -44,6 +44,10 @@ Status check_entry(const Entry& entry, const std::string& where) {
   if (entry.weights.sharing == Sharing::token || entry.weights.sharing == Sharing::tensor)
     return fail(ErrorCode::unsupported, "{}: \"weights\" is \"{}\"; weights have scales per row or per group", where,
                 to_string(entry.weights));
+  const bool per_token = entry.activations.sharing == Sharing::token || entry.activations.sharing == Sharing::row;
+  if (entry.activations.is_integer() ? !per_token : entry.activations.levels != Levels::f32)
+    return fail(ErrorCode::unsupported, "{}: \"activations\" is \"{}\"; supported are f32 and integers per token",
+                where, to_string(entry.activations));
   if (!entry.weights.is_integer() && entry.activations.is_integer())
     return fail(ErrorCode::unsupported, "{}: \"activations\" is \"{}\", but float weights read float activations",
                 where, to_string(entry.activations));
@@ -292,12 +296,7 @@ Status QuantizedSource::read_dense(const StoredLinear& linear, LinearWeight& wei
   weight.codes = take<std::byte>(linear.name + ".codes");
   if (weight.sparse24) weight.pattern = take<std::byte>(linear.name + ".pattern");
   NIBBLE_TRY(weight.scales, take_floats(linear.name + ".scales"));
-  if (!weight.format.offset) return {};
-  weight.offsets = take<uint8_t>(linear.name + ".offsets");
-  for (size_t i = 0; i < weight.offsets.size(); ++i)
-    if (weight.offsets[i] >= weight.format.levels_count())
-      return fail(ErrorCode::corrupt, "{}: offset {} is {}, expected less than {}", where(linear.name), i,
-                  weight.offsets[i], weight.format.levels_count());
+  if (weight.format.offset) weight.offsets = take<uint8_t>(linear.name + ".offsets");
   return {};
 }
 

@@ -222,6 +222,13 @@ Json float_config(Json config, Levels levels) {
   return config;
 }
 
+// With `force` the folder would be replaced, and with it the model that is being read.
+Status expect_elsewhere(const fs::path& source, const fs::path& folder) {
+  std::error_code error;
+  if (!fs::equivalent(source, folder, error)) return {};
+  return fail(ErrorCode::usage, "{} is the model itself; write to another folder", folder.string());
+}
+
 Status write_all(const ModelSource& source, Writer& writer, Levels levels, const fs::path& folder) {
   NIBBLE_DO(writer.write_shards(folder));
   NIBBLE_DO(copy_companions(source.folder(), folder));
@@ -233,6 +240,7 @@ Status write_all(const ModelSource& source, Writer& writer, Levels levels, const
 Status write_checkpoint(const ModelSource& source, const fs::path& folder, Levels levels,
                         const CheckpointOptions& options) {
   if (levels == Levels::integer) return fail(ErrorCode::usage, "a checkpoint holds f32, f16 or bf16");
+  NIBBLE_DO(expect_elsewhere(source.folder(), folder));
   NIBBLE_TRY(const Reading reading, read_family(source.config(), (source.folder() / "config.json").string()));
   NIBBLE_DO(expect_same_spec(source.spec(), reading.spec, source.folder()));
   Writer writer(source, reading.layout, levels);

@@ -175,6 +175,18 @@ TEST(WriteCheckpoint, Dequantizes) {
     }
 }
 
+TEST(WriteCheckpoint, NeverReplacesTheModelThatItReads) {
+  TemporaryFolder folder;
+  const Sample sample = testing::llama_sample();
+  write_model(folder / "in", sample.config, sample.tensors);
+  std::filesystem::create_directory_symlink(folder / "in", folder / "alias");
+  auto source = open_model(folder / "in");
+  for (const char* name : {"in", "in/", "alias"})
+    expect_error(write_checkpoint(**source, folder / name, Levels::bf16, {.force = true}), ErrorCode::usage,
+                 "the model itself");
+  EXPECT_TRUE(open_model(folder / "in"));
+}
+
 TEST(WriteCheckpoint, RefusesASpecThatTheFamilyCannotExpress) {
   TemporaryFolder folder;
   const Sample sample = testing::llama_sample();

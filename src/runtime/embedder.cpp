@@ -2,10 +2,12 @@
 
 namespace nibble {
 
-Result<Embedder> Embedder::make(const Spec& spec, const GlobalWeights& globals, Isa isa, ThreadPool& pool) {
+Result<Embedder> Embedder::make(const Spec& spec, const GlobalWeights& globals, Isa isa, ThreadPool& pool,
+                                const PackedLinear* tied_head) {
   Embedder out;
   out.spec_ = spec;
   out.globals_ = &globals;
+  out.tied_head_ = tied_head;
   out.isa_ = isa;
   if (globals.project_in) {
     NIBBLE_TRY(out.project_in_, PackedLinear::pack(*globals.project_in, isa, pool));
@@ -24,7 +26,7 @@ Status Embedder::embed(std::span<const int32_t> tokens, std::span<const Segment>
   }
   pool.run_ranges(m, 8, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      decode_row(globals_->embedding, tokens[static_cast<size_t>(i)], {rows + i * width, static_cast<size_t>(width)});
+      read_row(tokens[static_cast<size_t>(i)], {rows + i * width, static_cast<size_t>(width)});
   });
   if (project_in_) {
     prepare(project_in_->plan(), rows, width, m, isa_, workspace.input, pool);
@@ -32,6 +34,11 @@ Status Embedder::embed(std::span<const int32_t> tokens, std::span<const Segment>
   }
   if (spec_.positions == Positions::learned) add_positions(segments, out);
   return {};
+}
+
+void Embedder::read_row(int32_t id, std::span<float> out) const {
+  if (tied_head_ != nullptr) return tied_head_->read_row(id, out);
+  decode_row(globals_->embedding, id, out);
 }
 
 Status Embedder::check(std::span<const int32_t> tokens, std::span<const Segment> segments) const {

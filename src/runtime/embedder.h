@@ -15,8 +15,10 @@ namespace nibble {
 // has no whole Model. Immutable after make().
 class Embedder {
  public:
-  // `globals` must stay where it is and outlive the embedder.
-  static Result<Embedder> make(const Spec& spec, const GlobalWeights& globals, Isa isa, ThreadPool& pool);
+  // `globals` must stay where it is and outlive the embedder. So must `tied_head`, when it is given: then rows are read
+  // from it, and globals.embedding may be dropped.
+  static Result<Embedder> make(const Spec& spec, const GlobalWeights& globals, Isa isa, ThreadPool& pool,
+                               const PackedLinear* tied_head = nullptr);
 
   // out: [M][hidden] for the M tokens of all segments, in order. `usage` error for an id outside the vocabulary or a
   // position beyond max_positions.
@@ -25,10 +27,12 @@ class Embedder {
 
  private:
   Status check(std::span<const int32_t> tokens, std::span<const Segment> segments) const;
+  void read_row(int32_t id, std::span<float> out) const;
   void add_positions(std::span<const Segment> segments, float* out) const;
 
   Spec spec_;
   const GlobalWeights* globals_ = nullptr;
+  const PackedLinear* tied_head_ = nullptr;
   std::optional<PackedLinear> project_in_;
   Isa isa_ = Isa::portable;
 };

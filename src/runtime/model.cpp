@@ -66,8 +66,11 @@ Status Model::load_globals(const ModelSource& source, ThreadPool& pool) {
   globals_ = std::make_unique<GlobalWeights>(std::move(globals));
   NIBBLE_DO(convert(globals_->embedding, "embedding", pool));
   if (globals_->project_in) NIBBLE_DO(convert(*globals_->project_in, "project_in", pool));
-  NIBBLE_TRY(embedder_, Embedder::make(spec_, *globals_, isa_, pool));
-  NIBBLE_TRY(head_, pack(globals_->head ? *globals_->head : globals_->embedding, "head", pool));
+  const bool tied = !globals_->head;
+  NIBBLE_TRY(PackedLinear head, pack(tied ? globals_->embedding : *globals_->head, "head", pool));
+  head_ = std::make_unique<const PackedLinear>(std::move(head));
+  NIBBLE_TRY(embedder_, Embedder::make(spec_, *globals_, isa_, pool, tied ? head_.get() : nullptr));
+  if (tied) globals_->embedding = {};
   if (globals_->project_out) {
     NIBBLE_TRY(project_out_, pack(*globals_->project_out, "project_out", pool));
   }
@@ -124,6 +127,7 @@ int64_t Model::packed_bytes() const {
 
 Status Model::forward(std::span<const int32_t> tokens, std::span<Segment> segments, std::span<const int64_t> wanted,
                       float* logits, Workspace& ws, ThreadPool& pool) const {
+  for (int64_t row : wanted) NIBBLE_CHECK(row >= 0 && row < static_cast<int64_t>(tokens.size()));
   NIBBLE_DO(run_blocks(tokens, segments, ws, pool));
   ws.final_rows.reserve(static_cast<int64_t>(wanted.size()) * spec_.hidden);
   for (size_t i = 0; i < wanted.size(); ++i)

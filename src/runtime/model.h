@@ -64,9 +64,10 @@ class Model {
   Spec spec_;
   Options options_;
   Isa isa_ = Isa::portable;
-  std::unique_ptr<GlobalWeights> globals_;  // embedding, learned positions and final norm; the rest is packed
-  std::optional<Embedder> embedder_;        // reads *globals_
-  std::optional<PackedLinear> project_out_, head_;
+  std::unique_ptr<GlobalWeights> globals_;    // embedding, learned positions and final norm; the rest is packed
+  std::unique_ptr<const PackedLinear> head_;  // a tied one holds the only copy of the embedding
+  std::optional<Embedder> embedder_;          // reads *globals_ and a tied *head_
+  std::optional<PackedLinear> project_out_;
   std::vector<PackedBlock> blocks_;
 };
 

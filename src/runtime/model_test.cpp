@@ -246,6 +246,36 @@ TEST(Model, ConvertsFloatWeightsWhenLoading) {
   }
 }
 
+// The same function as a tied model, but with a head of its own that happens to be the embedding.
+class Untied : public RandomSource {
+ public:
+  explicit Untied(const RandomSource& tied) : RandomSource(tied) { spec_.tied_head = false; }
+  Result<GlobalWeights> globals() const override {
+    Spec spec = spec_;
+    spec.tied_head = true;
+    NIBBLE_TRY(GlobalWeights out, RandomSource(spec).globals());
+    out.head = out.embedding;
+    return out;
+  }
+};
+
+TEST(Model, ATiedEmbeddingIsInMemoryOnce) {
+  ThreadPool pool(2);
+  for (void (*turn)(Spec&) : {opt, opt_350m, falcon_7b}) {
+    for (std::optional<Levels> levels : {std::optional<Levels>(), std::optional(Levels::f16)}) {
+      Spec spec = small_spec();
+      turn(spec);
+      const RandomSource source(spec);
+      const Model tied = load(source, pool, {CacheType::f32, levels});
+      const Model untied = load(Untied(source), pool, {CacheType::f32, levels});
+      const int64_t embedding = spec.vocabulary * spec.embedding * (levels ? 2 : 4);
+      EXPECT_EQ(untied.packed_bytes() - tied.packed_bytes(), embedding);
+      const Tokens text = tokens_for(0, 12, spec.vocabulary);
+      EXPECT_TRUE(same_bits(run(tied, {text}, 5, pool)[0], run(untied, {text}, 5, pool)[0]));
+    }
+  }
+}
+
 TEST(Model, RefusesWeightsBeyondTheRangeOfTheTypeAskedFor) {
   ThreadPool pool(1);
   RandomSource source(small_spec());

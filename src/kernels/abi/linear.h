@@ -85,8 +85,8 @@ struct LinearArgs {
 using LinearKernel = void (*)(const LinearArgs&);
 
 // Splits and quantizes rows of float input: gathers the dense columns, finds their range, writes codes, scale, zero
-// and sums as format/grid.h defines them, and copies the kept columns. Padding between groups gets code 0. A token with a NaN
-// among its dense columns gets a NaN scale, so that the NaN reaches its outputs instead of disappearing.
+// and sums as format/grid.h defines them, and copies the kept columns. Padding between groups gets code 0. A token with
+// a NaN among its dense columns gets a NaN scale, so that the NaN reaches its outputs instead of disappearing.
 struct QuantizeArgs {
   const float* x;  // [M][x_stride]
   int64_t x_stride, m_begin, m_end;

@@ -1,0 +1,24 @@
+// The subcommands: one function, one file each. Adding one is adding a row.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include "session.h"
+
+namespace nibble::cli {
+
+void add_quantize(CLI::App& program, Session& session);
+void add_perplexity(CLI::App& program, Session& session);
+void add_generate(CLI::App& program, Session& session);
+void add_tokenize(CLI::App& program, Session& session);
+void add_inspect(CLI::App& program, Session& session);
+void add_dequantize(CLI::App& program, Session& session);
+void add_bench(CLI::App& program, Session& session);
+void add_recipe(CLI::App& program, Session& session);
+
+// In the order of the help.
+inline constexpr void (*kCommands[])(CLI::App&, Session&) = {
+    add_quantize, add_perplexity, add_generate, add_bench, add_inspect, add_dequantize, add_tokenize, add_recipe,
+};
+
+}  // namespace nibble::cli

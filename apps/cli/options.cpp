@@ -1,0 +1,181 @@
+#include "options.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+namespace nibble::cli {
+namespace {
+
+struct SizeUnit {
+  std::string_view name;
+  double factor;
+};
+constexpr SizeUnit kSizeUnits[] = {
+    {"", 1},     {"B", 1},      {"K", 0x1p10},   {"KIB", 0x1p10}, {"KB", 1e3},   {"M", 0x1p20},   {"MIB", 0x1p20},
+    {"MB", 1e6}, {"G", 0x1p30}, {"GIB", 0x1p30}, {"GB", 1e9},     {"T", 0x1p40}, {"TIB", 0x1p40}, {"TB", 1e12},
+};
+
+std::string upper(std::string_view text) {
+  std::string out(text);
+  for (char& c : out)
+    if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
+  return out;
+}
+
+struct CloseFile {
+  void operator()(std::FILE* file) const { std::fclose(file); }
+};
+
+Result<std::string> read_all(std::FILE* file, const std::string& name) {
+  std::string text;
+  char chunk[1 << 16];
+  size_t count = 0;
+  errno = 0;
+  while ((count = std::fread(chunk, 1, sizeof chunk, file)) > 0) text.append(chunk, count);
+  if (std::ferror(file)) return failure(ErrorCode::io, fmt::format("cannot read {}: {}", name, std::strerror(errno)));
+  return text;
+}
+
+// The layers of a list, those that differ only in the block put into one line: "blocks.0-5.q".
+struct ChoiceGroup {
+  std::string role;  // what follows the block number
+  std::string first, last;
+  const KernelChoice* choice;
+};
+
+ChoiceGroup group_of(const KernelChoice& choice) {
+  const size_t first = choice.layer.find('.'), second = choice.layer.find('.', first + 1);
+  if (second == std::string::npos) return {choice.layer, "", "", &choice};
+  const std::string block = choice.layer.substr(first + 1, second - first - 1);
+  return {choice.layer.substr(second + 1), block, block, &choice};
+}
+
+std::vector<ChoiceGroup> grouped(const std::vector<KernelChoice>& choices) {
+  std::vector<ChoiceGroup> groups;
+  for (const KernelChoice& choice : choices) {
+    ChoiceGroup next = group_of(choice);
+    const auto same = std::find_if(groups.begin(), groups.end(), [&](const ChoiceGroup& group) {
+      return group.role == next.role && group.choice->prefill == choice.prefill &&
+             group.choice->decode == choice.decode;
+    });
+    if (same == groups.end()) {
+      groups.push_back(std::move(next));
+    } else {
+      same->last = next.last;
+    }
+  }
+  return groups;
+}
+
+std::string title(const ChoiceGroup& group) {
+  if (group.first == group.last) return group.choice->layer;
+  return fmt::format("blocks.{}..{}.{}", group.first, group.last, group.role);
+}
+
+std::string indented(std::string_view text) {
+  std::string out = "    ";
+  for (char c : text) {
+    out += c;
+    if (c == '\n') out += "    ";
+  }
+  while (!out.empty() && (out.back() == ' ' || out.back() == '\n')) out.pop_back();
+  return out + "\n";
+}
+
+}  // namespace
+
+void add_model_option(CLI::App& command, std::string& model) {
+  command.add_option("model,-m,--model", model, "Model folder (Hugging Face or quantized)")
+      ->required()
+      ->type_name("MODEL");
+}
+
+void add_threads_option(CLI::App& command, int& threads) {
+  command.add_option("-t,--threads", threads, "Threads; 0: $NIBBLE_THREADS, or else all processors")
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+void add_run_options(CLI::App& command, RunOptions& options) {
+  add_model_option(command, options.model);
+  add_threads_option(command, options.threads);
+  command
+      .add_option("--cache", options.cache,
+                  "Type of cached keys and values: f32 or f16 (default: the recipe's, else f32)")
+      ->type_name("TYPE");
+  command.add_option("--weights", options.weights, "Convert float weights to f32, f16 or bf16 (default: as stored)")
+      ->type_name("TYPE");
+  command.add_flag("--explain", options.explain, "Say which kernel runs each layer and why faster ones do not serve");
+}
+
+Result<LanguageModel> load(const RunOptions& options) {
+  LoadOptions wanted;
+  wanted.threads = options.threads;
+  for (const auto& [name, type] : {std::pair(&options.cache, &wanted.cache), {&options.weights, &wanted.weights}}) {
+    if (name->empty()) continue;
+    const auto found = float_type_named(*name);
+    if (!found) return error_of(found);
+    *type = *found;
+  }
+  return LanguageModel::load(options.model, wanted);
+}
+
+Result<std::string> explanation(const LanguageModel& model) {
+  const auto choices = model.explain();
+  if (!choices) return error_of(choices);
+  std::string out = fmt::format("kernels ({}):\n", model.isa());
+  for (const ChoiceGroup& group : grouped(*choices)) {
+    out += fmt::format("{}\n", title(group));
+    out += "  many tokens:\n" + indented(group.choice->prefill);
+    out += "  one token:\n" + indented(group.choice->decode);
+  }
+  return out;
+}
+
+Result<Json> explanation_json(const LanguageModel& model) {
+  const auto choices = model.explain();
+  if (!choices) return error_of(choices);
+  Json list = Json::array();
+  for (const KernelChoice& choice : *choices)
+    list.push_back({{"layer", choice.layer}, {"prefill", choice.prefill}, {"decode", choice.decode}});
+  return list;
+}
+
+Status explain_first(const RunOptions& options, const LanguageModel& model, const Session& session, Json& json) {
+  if (!options.explain) return {};
+  if (session.json) {
+    auto list = explanation_json(model);
+    if (!list) return error_of(list);
+    json = *std::move(list);
+    return {};
+  }
+  const auto text = explanation(model);
+  if (!text) return error_of(text);
+  fmt::print(stderr, "{}", *text);
+  return {};
+}
+
+Result<int64_t> parse_size(const std::string& text) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string unit = upper({end, static_cast<size_t>(text.data() + text.size() - end)});
+  const auto* found = std::find_if(std::begin(kSizeUnits), std::end(kSizeUnits),
+                                   [&](const SizeUnit& candidate) { return candidate.name == unit; });
+  if (error != std::errc() || found == std::end(kSizeUnits) || !(number >= 0) || number * found->factor > 0x1p62)
+    return failure(ErrorCode::usage, fmt::format("size \"{}\" is not understood; expected e.g. 3G, 512M, 800MB", text));
+  return static_cast<int64_t>(std::llround(number * found->factor));
+}
+
+Result<std::string> read_file(const std::string& path) {
+  if (path == "-") return read_all(stdin, "standard input");
+  std::unique_ptr<std::FILE, CloseFile> file(std::fopen(path.c_str(), "rb"));
+  if (!file) return failure(ErrorCode::io, fmt::format("cannot open {}: {}", path, std::strerror(errno)));
+  return read_all(file.get(), path);
+}
+
+}  // namespace nibble::cli

@@ -1,0 +1,41 @@
+// Options that several subcommands have, and the reading of their values.
+#pragma once
+
+#include <nibble/language_model.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+#include "session.h"
+
+namespace nibble::cli {
+
+// MODEL, also as -m and --model.
+void add_model_option(CLI::App& command, std::string& model);
+void add_threads_option(CLI::App& command, int& threads);
+
+// What load() needs, as typed.
+struct RunOptions {
+  std::string model, cache, weights;
+  int threads = 0;
+  bool explain = false;
+};
+void add_run_options(CLI::App& command, RunOptions& options);
+Result<LanguageModel> load(const RunOptions& options);
+
+// The kernels of every layer as text for --explain; layers that choose alike are put together.
+Result<std::string> explanation(const LanguageModel& model);
+// The same as JSON: [{"layer", "prefill", "decode"}, ...].
+Result<Json> explanation_json(const LanguageModel& model);
+
+// With --explain, before the work: prints the explanation to standard error, or with --json puts it into `json`.
+Status explain_first(const RunOptions& options, const LanguageModel& model, const Session& session, Json& json);
+
+// "3G", "512M", "1.5GiB", "800MB", "4096": K, M, G, T and KiB .. count in powers of 1024, KB .. in powers of 1000.
+Result<int64_t> parse_size(const std::string& text);
+
+// A whole file, or standard input for "-".
+Result<std::string> read_file(const std::string& path);
+
+}  // namespace nibble::cli

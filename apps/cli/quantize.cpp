@@ -1,0 +1,175 @@
+// nibble quantize: a Hugging Face folder becomes a quantized one.
+#include <nibble/quantize.h>
+
+#include <memory>
+
+#include "commands.h"
+#include "options.h"
+#include "progress_line.h"
+
+namespace nibble::cli {
+namespace {
+
+constexpr const char* kFooter =
+    "\nThe estimate is printed first; --dry-run stops after it. A run that was interrupted left OUT.partial behind:\n"
+    "the same command with --resume goes on where it stopped. The result does not depend on the number of threads,\n"
+    "the memory limit, or interruptions.\n"
+    "\nExamples:\n"
+    "  nibble quantize llama -o llama-quik --recipe quik-4b --calibration c4.txt\n"
+    "  nibble quantize llama -o llama-w4 --recipe rtn-w4a16-g128                # needs no calibration text\n"
+    "  nibble quantize llama -o out --recipe quik-4b --calibration a.txt b.txt --samples 64 --length 1024 \\\n"
+    "         --set solve.damp=0.05 --override 'blocks\\.0\\..*=f16' --memory-limit 8G\n"
+    "  nibble quantize llama -o out --recipe my-recipe.json --calibration c4.txt --dry-run\n";
+
+struct Options {
+  QuantizeRequest request;
+  std::string memory_limit;
+  bool dry_run = false;
+};
+
+Json plan_json(const QuantizePlan& plan) {
+  return {{"peak_memory_bytes", plan.peak_memory_bytes},
+          {"disk_bytes", plan.disk_bytes},
+          {"output_bytes", plan.output_bytes},
+          {"bits_per_weight", plan.bits_per_weight},
+          {"plan", plan.lines}};
+}
+
+std::string plan_text(const QuantizePlan& plan) {
+  std::string out;
+  for (const std::string& line : plan.lines) out += fmt::format("  {}\n", line);
+  return fmt::format("{}estimate: {} of memory at most, {} of disk while running, output {} ({:.3f} bits per weight)",
+                     out, human_bytes(plan.peak_memory_bytes), human_bytes(plan.disk_bytes),
+                     human_bytes(plan.output_bytes), plan.bits_per_weight);
+}
+
+// Errors that were not measured are null.
+Json measured(double error) { return error < 0 ? Json() : Json(error); }
+
+Json linear_json(const LinearOutcome& linear) {
+  return {{"name", linear.name},
+          {"weights", linear.weights},
+          {"activations", linear.activations},
+          {"rows", linear.rows},
+          {"columns", linear.columns},
+          {"kept_columns", linear.kept_columns},
+          {"stored_bytes", linear.stored_bytes},
+          {"weight_error", linear.weight_error},
+          {"output_error", measured(linear.output_error)},
+          {"rounding_output_error", measured(linear.rounding_output_error)},
+          {"validation_error", measured(linear.validation_error)},
+          {"rounding_validation_error", measured(linear.rounding_validation_error)},
+          {"damping", measured(linear.damping)}};
+}
+
+Json outcome_json(const QuantizeRequest& request, const QuantizePlan& plan, const QuantizeOutcome& outcome) {
+  Json linears = Json::array();
+  for (const LinearOutcome& linear : outcome.linears) linears.push_back(linear_json(linear));
+  return {{"output", request.output.string()},
+          {"recipe", request.recipe},
+          {"bits_per_weight", outcome.bits_per_weight},
+          {"quantized_bits_per_weight", outcome.quantized_bits_per_weight},
+          {"file_bytes", outcome.file_bytes},
+          {"peak_memory_bytes", outcome.peak_memory_bytes},
+          {"seconds", outcome.seconds},
+          {"resumed", outcome.resumed},
+          {"estimate", plan_json(plan)},
+          {"linears", linears}};
+}
+
+// The layer whose output suffers most, a line of its own; empty when outputs were not measured.
+std::string worst_layer(const QuantizeOutcome& outcome) {
+  const LinearOutcome* worst = nullptr;
+  for (const LinearOutcome& linear : outcome.linears)
+    if (linear.output_error >= 0 && (worst == nullptr || linear.output_error > worst->output_error)) worst = &linear;
+  if (worst == nullptr) return "";
+  return fmt::format("largest output error: {:.3g} of the output's energy, in {} ({})\n", worst->output_error,
+                     worst->name, worst->weights);
+}
+
+std::string outcome_text(const QuantizeRequest& request, const QuantizeOutcome& outcome) {
+  return fmt::format(
+      "{}: {:.3f} bits per weight ({:.3f} in the quantized layers), {} of weights\n{}took {}, at most {} of memory\n",
+      request.output.string(), outcome.bits_per_weight, outcome.quantized_bits_per_weight,
+      human_bytes(outcome.file_bytes), worst_layer(outcome), human_seconds(outcome.seconds),
+      human_bytes(outcome.peak_memory_bytes));
+}
+
+Result<QuantizeOutcome> quantize_with_progress(const Options& options, const Session& session) {
+  ProgressLine progress(session);
+  QuantizeRequest request = options.request;
+  request.progress = progress.callback();
+  return quantize(request);
+}
+
+Status run(Options& options, const Session& session) {
+  if (!options.memory_limit.empty()) {
+    const auto limit = parse_size(options.memory_limit);
+    if (!limit) return error_of(limit);
+    options.request.memory_limit = *limit;
+  }
+  const auto plan = estimate(options.request);
+  if (!plan) return error_of(plan);
+  if (options.dry_run) return session.json ? print_json(plan_json(*plan)) : print(plan_text(*plan) + "\n");
+  session.note(plan_text(*plan));
+  const auto outcome = quantize_with_progress(options, session);
+  if (!outcome) return error_of(outcome);
+  if (session.json) return print_json(outcome_json(options.request, *plan, *outcome));
+  return print(outcome_text(options.request, *outcome));
+}
+
+void add_recipe_options(CLI::App& command, QuantizeRequest& request) {
+  command.add_option("-r,--recipe", request.recipe, "Name of a recipe (see `nibble recipe list`) or a file")
+      ->required()
+      ->type_name("NAME|FILE");
+  command.add_option("--set", request.sets, "Change a parameter of a step of the recipe, e.g. solve.damp=0.05")
+      ->allow_extra_args(false)
+      ->type_name("STEP.KEY=VALUE");
+  command
+      .add_option("--override", request.overrides,
+                  "Formats of the linears whose whole name matches, e.g. 'blocks\\.0\\.down=int8:row'")
+      ->allow_extra_args(false)
+      ->type_name("REGEX=FORMAT");
+}
+
+void add_text_options(CLI::App& command, QuantizeRequest& request) {
+  command.add_option("-c,--calibration", request.calibration, "Text files that the statistics are taken from")
+      ->type_name("TEXT");
+  command.add_option("--validation", request.validation, "Text files on which output errors are also measured")
+      ->type_name("TEXT");
+  command.add_option("--samples", request.samples, "Calibration samples")->type_name("N")->capture_default_str();
+  command.add_option("--length", request.length, "Tokens per sample; 0: min(2048, the model's positions)")
+      ->type_name("L")
+      ->capture_default_str();
+  command.add_option("-s,--seed", request.seed, "Seed of where the samples start")
+      ->type_name("S")
+      ->capture_default_str();
+}
+
+void add_run_options(CLI::App& command, Options& options) {
+  add_threads_option(command, options.request.threads);
+  command.add_option("--memory-limit", options.memory_limit, "Peak resident memory, e.g. 3G or 512M (default: none)")
+      ->type_name("SIZE");
+  command.add_flag("--dry-run", options.dry_run, "Print the estimate and the plan, and stop");
+  command.add_flag("--resume", options.request.resume, "Go on from OUT.partial of an interrupted run");
+  command.add_flag("--force", options.request.force, "Replace OUT when it exists");
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& program, Session& session) {
+  CLI::App* command = program.add_subcommand("quantize", "Turn a Hugging Face folder into a quantized one");
+  auto options = std::make_shared<Options>();
+  command->add_option("model,-m,--model", options->request.model, "Hugging Face folder")
+      ->required()
+      ->type_name("MODEL");
+  command->add_option("-o,--output", options->request.output, "Folder to create")->required()->type_name("OUT");
+  add_recipe_options(*command, options->request);
+  add_text_options(*command, options->request);
+  add_run_options(*command, *options);
+  add_output_options(*command, session);
+  command->footer(kFooter);
+  set_action(*command, session, [options, &session] { return run(*options, session); });
+}
+
+}  // namespace nibble::cli

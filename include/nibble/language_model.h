@@ -1,0 +1,141 @@
+// A model that is ready to run: measuring, generating, timing.
+#pragma once
+
+#include <nibble/progress.h>
+#include <nibble/result.h>
+#include <nibble/text_tokenizer.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nibble {
+
+enum class FloatType { f32, f16, bf16 };
+// "f32", "f16" or "bf16"; `usage` for any other name.
+Result<FloatType> float_type_named(std::string_view name);
+
+struct LoadOptions {
+  int threads = 0;                   // 0: NIBBLE_THREADS, or else one per usable processor
+  std::optional<FloatType> cache;    // of keys and values, f32 or f16; default: what the model's recipe says, else f32
+  std::optional<FloatType> weights;  // convert weights that are stored as floats; default: as stored
+};
+
+struct PerplexityOptions {
+  int64_t window = 0;  // tokens; 0: min(2048, the model's positions)
+  ProgressCallback progress;
+};
+
+// The windows protocol: the text is tokenised once with the tokenizer's own special tokens, cut into windows that
+// do not overlap, the incomplete last one dropped; in each window every token but the first is predicted.
+struct PerplexityReport {
+  double perplexity = 0;      // exp(nll)
+  double nll = 0;             // mean negative log-likelihood, nats per predicted token
+  double standard_error = 0;  // of the nll, tokens taken as independent
+  int64_t tokens = 0;         // predicted
+  int64_t window = 0, windows = 0;
+  double seconds = 0;
+};
+
+struct GenerateOptions {
+  int64_t max_tokens = 128;
+  double temperature = 0;  // 0: greedy, ties to the lower id
+  int64_t top_k = 0;       // 0: off
+  double top_p = 1;        // 1: off
+  double min_p = 0;        // 0: off
+  uint64_t seed = 0;
+  std::vector<std::string> stop;   // texts that end the generation; not part of the output
+  bool ignore_eos = false;         // go on after an end-of-sequence token
+  bool add_special_tokens = true;  // around the prompt
+};
+
+// Why a generation ended: max_tokens were made; an end-of-sequence token or a stop text came; the model's positions
+// were used up; the callback said so.
+enum class FinishReason { length, stop_token, stop_text, context, cancelled };
+std::string_view name_of(FinishReason reason);  // as above: "length", "stop_token", ...
+
+struct GenerateReport {
+  std::string text;                // what was generated, without the prompt
+  std::vector<int32_t> token_ids;  // generated ones, an end-of-sequence token included
+  int64_t prompt_tokens = 0;
+  FinishReason reason = FinishReason::length;
+  double prefill_seconds = 0, decode_seconds = 0;
+};
+
+// Gets text as it appears: whole code points, never part of a stop text. Returning false ends the generation.
+using TextCallback = std::function<bool(std::string_view)>;
+
+struct BenchOptions {
+  int64_t prompt_tokens = 512;    // capped by the model's positions
+  int64_t generated_tokens = 32;  // capped likewise; they follow the prompt (its beginning, when it fills the context)
+  int repetitions = 5;            // after one run that is not counted
+  ProgressCallback progress;
+};
+
+// Tokens per second over the repetitions.
+struct Rate {
+  double median = 0;
+  double low = 0, high = 0;      // quartiles: half of the repetitions lie between them
+  std::vector<double> measured;  // in order
+};
+
+struct BenchReport {
+  int64_t prompt_tokens = 0, generated_tokens = 0;
+  int repetitions = 0, threads = 0;
+  std::string isa;
+  Rate prefill, decode;
+  int64_t packed_bytes = 0;  // weights in memory, in the kernels' layout
+};
+
+// Which kernel runs one linear layer, and why better ones do not serve.
+struct KernelChoice {
+  std::string layer;    // "blocks.3.q"
+  std::string prefill;  // for many tokens
+  std::string decode;   // for one token
+};
+
+// Owns its weights. Movable. Calls on one object from several threads wait for each other (a callback must not call
+// back into its own model); different objects are independent.
+class LanguageModel {
+ public:
+  // Loads a Hugging Face folder or one that quantize() wrote, tokenizer included, and packs the weights for this
+  // machine. Errors: `io` when files are missing, `corrupt` for damaged ones (with name and place), `unsupported` for
+  // a model, format or machine, `resources` when memory runs out, `usage` for impossible options.
+  static Result<LanguageModel> load(const std::filesystem::path& folder, const LoadOptions& options = {});
+  LanguageModel(LanguageModel&&) noexcept;
+  LanguageModel& operator=(LanguageModel&&) noexcept;
+  ~LanguageModel();
+
+  const TextTokenizer& tokenizer() const;
+  int64_t positions() const;   // the longest context, tokens
+  int64_t vocabulary() const;  // logits per token
+  int64_t layers() const;
+  int threads() const;
+  std::string isa() const;
+
+  // `usage` when the text does not fill one window or the window does not fit the model; `failure` when the
+  // model's logits are not finite.
+  Result<PerplexityReport> perplexity(std::string_view text, const PerplexityOptions& options = {}) const;
+
+  // `usage` for an empty prompt, one longer than positions(), or sampling options out of range.
+  Result<GenerateReport> generate(std::string_view prompt, const GenerateOptions& options = {},
+                                  const TextCallback& on_text = {}) const;
+
+  // Prefill and decoding of pseudo-random tokens, timed apart.
+  Result<BenchReport> bench(const BenchOptions& options = {}) const;
+
+  // One entry per linear layer of the blocks, in execution order. prefill_tokens >= 1.
+  Result<std::vector<KernelChoice>> explain(int64_t prefill_tokens = 512) const;
+
+ private:
+  struct Impl;
+  explicit LanguageModel(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,27 @@
+#include "api/float_type.h"
+
+namespace nibble {
+
+Result<FloatType> float_type_named(std::string_view name) {
+  if (name == "f32") return FloatType::f32;
+  if (name == "f16") return FloatType::f16;
+  if (name == "bf16") return FloatType::bf16;
+  return fail(ErrorCode::usage, "float type \"{}\" is not known; expected f32, f16 or bf16", name);
+}
+
+Levels levels_of(FloatType type) {
+  switch (type) {
+    case FloatType::f16: return Levels::f16;
+    case FloatType::bf16: return Levels::bf16;
+    case FloatType::f32: break;
+  }
+  return Levels::f32;
+}
+
+Result<CacheType> cache_type_of(FloatType type) {
+  if (type == FloatType::f32) return CacheType::f32;
+  if (type == FloatType::f16) return CacheType::f16;
+  return fail(ErrorCode::usage, "cache type bf16 is not supported; expected f32 or f16");
+}
+
+}  // namespace nibble
