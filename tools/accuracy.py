@@ -34,6 +34,7 @@ class Bench:
 
     def quantize(self, name, recipe, *more):
         out = OUT / name / pathlib.Path(str(recipe)).stem
+        out.parent.mkdir(exist_ok=True)
         report = self.nibble("quantize", self.model(name), "-o", out, "--recipe", recipe, "--force",
                              "--calibration", self.shared / "data/text/c4.txt", "--samples", SAMPLES, "--length", LENGTH, *more)
         return out, report

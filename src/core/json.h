@@ -29,7 +29,7 @@ std::string dump_json(const Json& value, int indent = -1);
 // code of its failures: corrupt for files of a model, usage for recipes.
 class JsonReader {
  public:
-  // The object must outlive the reader. `where`: e.g. "models/x/config.json" or "recipe quik-4b, step solve".
+  // The object must outlive the reader. `where`: e.g. "models/x/config.json" or "recipe mine, step solve".
   static Result<JsonReader> open(const Json& value, std::string where, ErrorCode code = ErrorCode::corrupt);
 
   const std::string& where() const { return where_; }

@@ -12,57 +12,108 @@
 #include <utility>
 #include <vector>
 
+#include "core/result.h"
+
 namespace nibble {
 
-// A run is announced by raising `generation`; workers spin on it for a while before they sleep, since the next run
-// of a decoder follows within microseconds. `next` hands out tasks, `busy` counts workers that are not done.
+namespace {
+
+using Task = std::function<void(int64_t)>;
+
+// The run that tasks belong to and the next task of it, in one word, so that a thread that comes late cannot claim a
+// task of another run.
+constexpr uint64_t kClosed = 0xFFFFFFFFu;
+constexpr uint64_t ticket_of(uint64_t run, uint64_t index) { return run << 32 | index; }
+constexpr uint64_t run_of(uint64_t ticket) { return ticket >> 32; }
+constexpr int64_t index_of(uint64_t ticket) { return static_cast<int64_t>(ticket & kClosed); }
+
+}  // namespace
+
+// A run is announced by a new run number in `ticket`; workers spin on it for a while before they sleep, since the next
+// run of a decoder follows within microseconds. The caller waits for tasks, not for threads: on a busy machine it
+// does the work of a worker that gets no processor. `task` and `count` change only while the ticket is closed, and a
+// claim succeeds only if the ticket did not change since they were read.
 struct ThreadPool::State {
-  const std::function<void(int64_t)>* task = nullptr;
-  int64_t count = 0;
-  alignas(64) std::atomic<int64_t> next{0};
-  alignas(64) std::atomic<uint64_t> generation{0};
-  alignas(64) std::atomic<int> busy{0};
+  alignas(64) std::atomic<uint64_t> ticket{0};
+  std::atomic<const Task*> task{nullptr};
+  std::atomic<int64_t> count{0};
+  alignas(64) std::atomic<int64_t> unfinished{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
   std::condition_variable wake;
-  std::exception_ptr failure;  // of the current run; guarded by `mutex` until every worker is done
+  std::exception_ptr failure;  // of the current run; guarded by `mutex` until no task is unfinished
   std::vector<std::thread> workers;
 
-  void work() noexcept {
-    try {
-      for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) (*task)(i);
-    } catch (...) {
-      next.store(count);
-      std::lock_guard lock(mutex);
-      failure = std::current_exception();
+  // The next task of `run`, or nothing when all are taken or another run has begun.
+  const Task* claim(uint64_t run, int64_t& index) {
+    for (uint64_t seen = ticket.load();;) {
+      const Task* const found = task.load();
+      index = index_of(seen);
+      if (run_of(seen) != run || index >= count.load()) return nullptr;
+      if (ticket.compare_exchange_weak(seen, seen + 1)) return found;
     }
   }
 
-  void wait_for(uint64_t seen) {
+  // Takes all tasks of `run` that nobody has claimed; returns how many.
+  int64_t cancel(uint64_t run) {
+    int64_t index = 0, cancelled = 0;
+    while (claim(run, index) != nullptr) ++cancelled;
+    return cancelled;
+  }
+
+  void work(uint64_t run) noexcept {
+    int64_t index = 0;
+    while (const Task* found = claim(run, index)) {
+      int64_t finished = 1;
+      try {
+        (*found)(index);
+      } catch (...) {
+        finished += cancel(run);
+        std::lock_guard lock(mutex);
+        failure = std::current_exception();
+      }
+      unfinished.fetch_sub(finished);
+    }
+  }
+
+  // Waits for a run other than `seen`; returns its number.
+  uint64_t next_run(uint64_t seen) {
     for (int spin = 0; spin < 4000; ++spin) {
-      if (generation.load(std::memory_order_acquire) != seen) return;
+      if (const uint64_t run = run_of(ticket.load()); run != seen) return run;
       _mm_pause();
     }
     std::unique_lock lock(mutex);
-    wake.wait(lock, [&] { return generation.load() != seen; });
+    wake.wait(lock, [&] { return run_of(ticket.load()) != seen; });
+    return run_of(ticket.load());
   }
 
   void loop() {
-    for (uint64_t seen = 0;;) {
-      wait_for(seen);
-      seen = generation.load(std::memory_order_acquire);
+    for (uint64_t run = 0;;) {
+      run = next_run(run);
       if (stop.load()) return;
-      work();
-      busy.fetch_sub(1, std::memory_order_release);
+      work(run);
     }
   }
 
-  void announce() {
+  // Begins the next run; returns its number.
+  uint64_t announce(const Task* of_run, int64_t tasks) {
+    const uint64_t last = run_of(ticket.load()), run = (last + 1) & kClosed;
+    ticket.store(ticket_of(last, kClosed));
+    task.store(of_run);
+    count.store(tasks);
+    unfinished.store(tasks);
     {
       std::lock_guard lock(mutex);
-      generation.fetch_add(1, std::memory_order_release);
+      ticket.store(ticket_of(run, 0));
     }
     wake.notify_all();
+    return run;
+  }
+
+  void join() {
+    stop.store(true);
+    announce(nullptr, 0);
+    for (std::thread& worker : workers) worker.join();
   }
 };
 
@@ -74,14 +125,15 @@ int usable_processors() {
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
   if (threads <= 0) threads = usable_processors();
-  for (int i = 1; i < threads; ++i) state_->workers.emplace_back([state = state_.get()] { state->loop(); });
+  try {
+    for (int i = 1; i < threads; ++i) state_->workers.emplace_back([state = state_.get()] { state->loop(); });
+  } catch (...) {
+    state_->join();
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
-  state_->stop.store(true);
-  state_->announce();
-  for (std::thread& worker : state_->workers) worker.join();
-}
+ThreadPool::~ThreadPool() { state_->join(); }
 
 int ThreadPool::size() const { return static_cast<int>(state_->workers.size()) + 1; }
 
@@ -91,13 +143,9 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t)>& task) {
     for (int64_t i = 0; i < count; ++i) task(i);
     return;
   }
-  state_->task = &task;
-  state_->count = count;
-  state_->next.store(0);
-  state_->busy.store(static_cast<int>(state_->workers.size()));
-  state_->announce();
-  state_->work();
-  for (int spin = 0; state_->busy.load(std::memory_order_acquire) != 0; ++spin) {
+  NIBBLE_CHECK(count < static_cast<int64_t>(kClosed));
+  state_->work(state_->announce(&task, count));
+  for (int spin = 0; state_->unfinished.load() != 0; ++spin) {
     if (spin < 10000) {
       _mm_pause();
     } else {

@@ -10,7 +10,8 @@ namespace nibble {
 
 class ThreadPool {
  public:
-  // `threads` <= 0: one per usable processor. The calling thread is one of them.
+  // `threads` <= 0: one per usable processor. The calling thread is one of them. Throws std::system_error when the
+  // system has no more threads, caught at the API edge.
   explicit ThreadPool(int threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

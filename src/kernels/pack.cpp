@@ -164,7 +164,7 @@ struct LinearPacker {
   void pack_group(int64_t panel, int64_t lane, int64_t g, std::span<const uint8_t> codes, std::span<int8_t> levels) {
     const PackedDense& d = dense();
     const int32_t half = half_range(weight.format.bits);
-    int32_t sum = 0;
+    int64_t sum = 0;
     for (size_t i = 0; i < codes.size(); ++i) {
       levels[i] = static_cast<int8_t>(codes[i] - half);
       sum += levels[i];
@@ -174,7 +174,8 @@ struct LinearPacker {
     const auto at = static_cast<size_t>((panel * kLanes + lane) * d.groups + g);
     const int32_t zero = weight.format.offset ? weight.offsets[at] - half : 0;
     out.scales_[entry] = weight.scales[at];
-    out.sums_[entry] = sum - zero * static_cast<int32_t>(codes.size());
+    // Fits wherever it is used: with quantized input.
+    out.sums_[entry] = static_cast<int32_t>(sum - zero * static_cast<int64_t>(codes.size()));
     if (weight.format.offset) out.zeros_[entry] = zero;
     store_steps(levels, out.codes_.data() + (panel * d.groups + g) * d.group_steps * 64 + lane * 4);
   }

@@ -1,6 +1,8 @@
 // Spec <-> JSON, as it stands in quantization_config.
 #include <iterator>
 
+#include "checkpoint/file_name.h"
+#include "model/families.h"
 #include "model/spec.h"
 
 namespace nibble {
@@ -109,6 +111,16 @@ Json rope_to_json(const Rope& rope) {
           {"original_positions", rope.original_positions}};
 }
 
+// A name that is not a row of families() could not be written back, and goes into messages and reports.
+Status check_family(const std::string& name, std::string_view where) {
+  std::string names;
+  for (const Family& family : families()) {
+    if (family.name == name) return {};
+    names += (names.empty() ? "" : ", ") + std::string(family.name);
+  }
+  return fail(ErrorCode::unsupported, "{}: \"family\" is {}, supported are {}", where, in_quotes(name), names);
+}
+
 }  // namespace
 
 Json to_json(const Spec& spec) {
@@ -146,6 +158,7 @@ Result<Spec> spec_from_json(const Json& value, std::string where) {
   NIBBLE_TRY(JsonReader reader, JsonReader::open(value, std::move(where)));
   Spec spec;
   NIBBLE_TRY(spec.family, reader.string("family"));
+  NIBBLE_DO(check_family(spec.family, reader.where()));
   NIBBLE_DO(read_dimensions(reader, spec));
   NIBBLE_DO(read_flags(reader, spec));
   NIBBLE_DO(read_name(reader, "norm", kNorms, spec.norm));

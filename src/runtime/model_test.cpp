@@ -212,6 +212,32 @@ TEST(Model, WantedRowsOnly) {
         Logits(all.begin() + wanted[i] * width, all.begin() + (wanted[i] + 1) * width)));
 }
 
+TEST(Model, NothingToDoAndRowsWantedTwice) {
+  ThreadPool pool(1);
+  const Model model = load(RandomSource(small_spec()), pool);
+  const int64_t width = model.spec().vocabulary;
+  const Tokens text = tokens_for(0, 5, width);
+  const Logits all = run(model, {text}, 1000, pool)[0];
+  Sequence sequence = model.new_sequence(), idle = model.new_sequence();
+  Workspace workspace;
+  EXPECT_TRUE(model.forward({}, {}, {}, nullptr, workspace, pool));
+  std::vector<Segment> segments = {{&idle, 0, 0}, {&sequence, 5, 0}};
+  EXPECT_TRUE(model.forward({}, {segments.data(), 1}, {}, nullptr, workspace, pool));
+  const std::vector<int64_t> wanted = {4, 0, 4};
+  Logits some(static_cast<size_t>(3 * width));
+  ASSERT_TRUE(model.forward(text, segments, wanted, some.data(), workspace, pool));
+  EXPECT_EQ(sequence.length(), 5);
+  EXPECT_EQ(idle.length(), 0);
+  for (size_t i = 0; i < 3; ++i)
+    EXPECT_TRUE(same_bits(
+        Logits(some.begin() + static_cast<int64_t>(i) * width, some.begin() + static_cast<int64_t>(i + 1) * width),
+        Logits(all.begin() + wanted[i] * width, all.begin() + (wanted[i] + 1) * width)));
+  for (int64_t row : {-1, 5}) {
+    const std::vector<int64_t> nowhere = {row};
+    EXPECT_DEATH((void)model.forward(text, {&segments[1], 1}, nowhere, some.data(), workspace, pool), "invariant");
+  }
+}
+
 // Half floats in the cache lose a little, and only a little.
 TEST(Model, HalfFloatCache) {
   ThreadPool pool(1);

@@ -103,6 +103,11 @@ struct W8 {
   }
 };
 
+// Modulo 2^32, as all sums are.
+inline int32_t wrapping_product(int32_t a, int32_t b) {
+  return static_cast<int32_t>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b));
+}
+
 // f += scale * (acc - excess and zero * sum(codes) - zero[m] * sum(levels)) for one panel of one group.
 template <int M, int P>
 [[gnu::always_inline]] inline void fold_panel(const LinearArgs& args, int64_t m, int64_t at, int64_t g, int p,
@@ -114,7 +119,7 @@ template <int M, int P>
   if (dense.zeros != nullptr) zeros = _mm512_add_epi32(zeros, _mm512_loadu_si512(dense.zeros + at));
   for (int i = 0; i < M; ++i) {
     const int32_t code_sum = args.rows.sums[(m + i) * dense.groups + g];
-    const __m512i by_code_sum = dense.zeros == nullptr ? _mm512_set1_epi32(excess * code_sum)
+    const __m512i by_code_sum = dense.zeros == nullptr ? _mm512_set1_epi32(wrapping_product(excess, code_sum))
                                                        : _mm512_mullo_epi32(zeros, _mm512_set1_epi32(code_sum));
     const __m512i by_zero = _mm512_mullo_epi32(sums, _mm512_set1_epi32(args.rows.zeros[m + i]));
     const __m512i exact = _mm512_sub_epi32(_mm512_sub_epi32(acc[i][p], by_code_sum), by_zero);
