@@ -188,6 +188,39 @@ TEST(Cli, QuantizeReportsWhatInspectFinds) {
   EXPECT_EQ(found.json["file_bytes"], bytes);
 }
 
+// Biases count among all bits, but not among those of the matrices.
+TEST(Cli, QuantizeAndInspectCountBiasesAlike) {
+  testing::TinyShape shape;
+  shape.attention_bias = true;
+  const std::string biased = fresh("biased"), out = fresh("quik");
+  ASSERT_TRUE(testing::write_tiny_model(biased, shape));
+  Arguments arguments = quik(out);
+  arguments[1] = biased;
+  const Outcome made = nibble_run(arguments), found = nibble_run({"inspect", out, "--json"});
+  ASSERT_EQ(made.code, 0) << made.err << made.out;
+  for (const char* key : {"bits_per_weight", "quantized_bits_per_weight"})
+    EXPECT_DOUBLE_EQ(found.json[key], made.json[key]) << key;
+  EXPECT_DOUBLE_EQ(made.json["estimate"]["bits_per_weight"], made.json["bits_per_weight"]);
+  std::map<std::string, int64_t> bytes;
+  for (const Json& tensor : found.json["tensors"]) bytes[tensor["name"]] = tensor["stored_bytes"];
+  // 4-bit codes of 60 columns, a scale of 4 bytes, 4 kept values of 2 bytes by row; 4 indices of 4 bytes.
+  EXPECT_EQ(bytes["blocks.0.q"], 64 * (30 + 4 + 8) + 16);
+  for (const Json& linear : made.json["linears"]) EXPECT_EQ(linear["stored_bytes"], bytes[linear["name"]]) << linear;
+}
+
+// The recipe decides the type of the KV cache, unless the command line does.
+TEST(Cli, TheCacheOfARecipeIsUsed) {
+  const std::string out = fresh("cache");
+  ASSERT_EQ(nibble_run({"quantize", model(), "-o", out, "-r", "rtn-w8a8", "--set", "cache=f16"}).code, 0);
+  const auto nll = [&](const Arguments& more) {
+    Arguments arguments = {"perplexity", out, "--text", text_file(), "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return nibble_run(arguments).json["nll"].get<double>();
+  };
+  EXPECT_EQ(nll({}), nll({"--cache", "f16"}));
+  EXPECT_NE(nll({}), nll({"--cache", "f32"}));
+}
+
 TEST(Cli, QuantizeDryRunWritesNothing) {
   const std::string out = fresh("dry");
   const Outcome planned = nibble_run(quik(out, {"--dry-run"}));
@@ -196,7 +229,7 @@ TEST(Cli, QuantizeDryRunWritesNothing) {
   EXPECT_FALSE(fs::exists(out));
   EXPECT_FALSE(fs::exists(out + ".partial"));
   const Outcome made = nibble_run(quik(out));
-  EXPECT_NEAR(planned.json["bits_per_weight"], made.json["bits_per_weight"], 0.1);
+  EXPECT_DOUBLE_EQ(planned.json["bits_per_weight"], made.json["bits_per_weight"]);
 }
 
 TEST(Cli, QuantizeIsTheSameForAnyThreads) {
@@ -401,6 +434,21 @@ TEST(CliErrors, ExistingOutput) {
   EXPECT_EQ(nibble_run(quik(quantized(), {"--force"})).code, 0);
 }
 
+TEST(CliErrors, OutputOverTheModel) {
+  const fs::path copy = fresh("precious");
+  fs::copy(model(), copy, fs::copy_options::recursive);
+  const auto before = hashes(copy);
+  const Arguments arguments = {"quantize", copy.string(), "-r", "rtn-w8a8", "--force", "--json", "-o"};
+  const fs::path link = fresh("link");
+  fs::create_directory_symlink(copy, link);
+  for (const fs::path& out : {copy, copy / "", copy / ".", link}) {
+    Arguments with = arguments;
+    with.push_back(out.string());
+    expect_error(nibble_run(with), 2, "overwrite the model");
+    EXPECT_EQ(hashes(copy), before) << out;
+  }
+}
+
 TEST(CliErrors, ShortTexts) {
   const fs::path file = workplace() / "short.txt";
   std::ofstream(file) << "too short";
@@ -477,12 +525,14 @@ TEST(CliInterruptions, KilledAnywhereAndResumed) {
   const std::string whole = fresh("whole");
   const Work work = measure(whole);
   ASSERT_GT(work.calls, 40);
+  // One point in each twentieth of the run, and all of the last calls, where files are removed and renamed.
   Random random(99);
+  std::set<int64_t> points;
+  for (int64_t i = 0; i < 20; ++i)
+    points.insert(1 + (work.calls * i + static_cast<int64_t>(random.below(static_cast<uint64_t>(work.calls)))) / 20);
+  for (int64_t at = work.calls - 19; at <= work.calls; ++at) points.insert(at);
   int resumed = 0;
-  for (int i = 0; i < 20; ++i) {
-    // One point in each twentieth of the run.
-    const int64_t at =
-        1 + (work.calls * i + static_cast<int64_t>(random.below(static_cast<uint64_t>(work.calls)))) / 20;
+  for (const int64_t at : points) {
     const std::string out = fresh("killed");
     const Environment kill = {{"LD_PRELOAD", preload()}, {"NIBBLE_TEST_KILL_AT", std::to_string(at)}};
     const Outcome killed = nibble_run(quik(out), kill);
@@ -513,6 +563,20 @@ TEST(CliInterruptions, ResumeOfSomethingElseIsRefused) {
   const Outcome again = nibble_run(quik(out, {"--resume"}));
   ASSERT_EQ(again.code, 0) << again.err << again.out;
   EXPECT_EQ(hashes(out), hashes(whole));
+}
+
+TEST(CliInterruptions, ThrownAwayWithoutResumeAndSaidSo) {
+  const std::string out = fresh("again"), whole = fresh("whole");
+  const Work work = measure(whole);
+  const Environment kill = {{"LD_PRELOAD", preload()}, {"NIBBLE_TEST_KILL_AT", std::to_string(work.calls * 3 / 4)}};
+  ASSERT_EQ(nibble_run(quik(out), kill).code, 128 + SIGKILL);
+  const Outcome anew = nibble_run(quik(out));
+  ASSERT_EQ(anew.code, 0) << anew.err << anew.out;
+  EXPECT_NE(anew.err.find(out + ".partial"), std::string::npos) << anew.err;
+  EXPECT_NE(anew.err.find("--resume"), std::string::npos) << anew.err;
+  EXPECT_FALSE(anew.json["resumed"].get<bool>());
+  EXPECT_EQ(hashes(out), hashes(whole));
+  EXPECT_EQ(nibble_run(quik(fresh("first"))).err.find("thrown away"), std::string::npos);
 }
 
 TEST(CliInterruptions, FullDisk) {

@@ -113,4 +113,20 @@ int unlink(const char* path) noexcept {
   return next<int(const char*)>("unlink")(path);
 }
 
+int unlinkat(int folder, const char* path, int flags) noexcept {
+  die_here();
+  return next<int(int, const char*, int)>("unlinkat")(folder, path, flags);
+}
+
+// std::filesystem::remove calls this, and not unlink.
+int remove(const char* path) noexcept {
+  die_here();
+  return next<int(const char*)>("remove")(path);
+}
+
+int rmdir(const char* path) noexcept {
+  die_here();
+  return next<int(const char*)>("rmdir")(path);
+}
+
 }  // extern "C"

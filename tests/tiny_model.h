@@ -16,6 +16,7 @@ namespace nibble::testing {
 
 struct TinyShape {
   int64_t hidden = 64, layers = 2, heads = 4, kv_heads = 2, ffn = 128, vocabulary = 258, positions = 64;
+  bool attention_bias = false;
 };
 
 // The 256 characters by which byte-level BPE spells bytes: printable ones stand for themselves, the others for
@@ -84,6 +85,7 @@ inline Json tiny_config(const TinyShape& shape) {
           {"rms_norm_eps", 1e-5},
           {"rope_theta", 10000.0},
           {"tie_word_embeddings", false},
+          {"attention_bias", shape.attention_bias},
           {"bos_token_id", 256},
           {"eos_token_id", 257},
           {"torch_dtype", "float16"}};
@@ -123,6 +125,8 @@ inline Status write_tiny_model(const std::filesystem::path& folder, const TinySh
     matrix(at + "self_attn.k_proj.weight", kv, shape.hidden);
     matrix(at + "self_attn.v_proj.weight", kv, shape.hidden);
     matrix(at + "self_attn.o_proj.weight", shape.hidden, shape.hidden);
+    for (const auto& [name, rows] : {std::pair("q", shape.hidden), {"k", kv}, {"v", kv}, {"o", shape.hidden}})
+      if (shape.attention_bias) weights.add(at + "self_attn." + name + "_proj.bias", {rows}, 0, 0.1f);
     matrix(at + "mlp.gate_proj.weight", shape.ffn, shape.hidden);
     matrix(at + "mlp.up_proj.weight", shape.ffn, shape.hidden);
     matrix(at + "mlp.down_proj.weight", shape.hidden, shape.ffn);

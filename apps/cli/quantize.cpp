@@ -114,6 +114,9 @@ Status run(Options& options, const Session& session) {
   session.note(plan_text(*plan));
   const auto outcome = quantize_with_progress(options, session);
   if (!outcome) return error_of(outcome);
+  if (outcome->discarded)
+    session.note(fmt::format("{}.partial of an interrupted run was thrown away; --resume would have gone on with it",
+                             options.request.output.string()));
   if (session.json) return print_json(outcome_json(options.request, *plan, *outcome));
   return print(outcome_text(options.request, *outcome));
 }

@@ -55,12 +55,13 @@ struct QuantizeOutcome {
   int64_t file_bytes = 0, peak_memory_bytes = 0;
   double seconds = 0;
   bool resumed = false;
+  bool discarded = false;  // what an interrupted run had left behind was thrown away, for want of `resume`
 };
 
-// Errors: `usage` for a recipe, calibration text or memory limit that cannot work, or an output that exists;
-// `corrupt` for damaged files and for a resume of something else (names the field that differs); `unsupported`;
-// `resources` for a full disk or too little memory; `io`. After an error or a crash OUTPUT is as it was before and
-// OUTPUT.partial can be resumed.
+// Errors: `usage` for a recipe, calibration text or memory limit that cannot work, or an output that exists or would
+// overwrite the model; `corrupt` for damaged files and for a resume of something else (names the field that differs);
+// `unsupported`; `resources` for a full disk or too little memory; `io`. After an error or a crash OUTPUT is as it was
+// before and OUTPUT.partial can be resumed.
 Result<QuantizeOutcome> quantize(const QuantizeRequest& request);
 
 // What quantize() would do, without doing it.

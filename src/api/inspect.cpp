@@ -14,10 +14,6 @@ struct Tally {
   int64_t quantized_bytes = 0, quantized_weights = 0;  // of those with integer codes
 };
 
-int64_t bytes_without_bias(const LinearWeight& weight) {
-  return weight.stored_bytes() - static_cast<int64_t>(sizeof(float) * weight.bias.size());
-}
-
 int64_t count_of(const std::vector<float>& values) { return static_cast<int64_t>(values.size()); }
 int64_t count_of(const NormWeight& norm) { return count_of(norm.gain) + count_of(norm.bias); }
 double bits_per(int64_t bytes, int64_t weights) {
@@ -25,7 +21,7 @@ double bits_per(int64_t bytes, int64_t weights) {
 }
 
 WeightInfo info_of(std::string name, const LinearWeight& weight) {
-  const int64_t bytes = bytes_without_bias(weight);
+  const int64_t bytes = weight.matrix_bytes();
   return {std::move(name),
           weight.rows,
           weight.columns,

@@ -67,6 +67,7 @@ QuantizeOutcome outcome_of(const QuantizeReport& report) {
   outcome.peak_memory_bytes = report.peak_memory;
   outcome.seconds = report.seconds;
   outcome.resumed = report.resumed;
+  outcome.discarded = report.discarded;
   return outcome;
 }
 

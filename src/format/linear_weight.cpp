@@ -14,9 +14,12 @@ int64_t stored_columns(const LinearWeight& weight) {
   return weight.sparse24 ? weight.dense_columns() / 2 : weight.dense_columns();
 }
 
-int64_t code_row_bytes(const LinearWeight& weight) { return packed_bytes(stored_columns(weight), weight.format.bits); }
+RowSizes sizes_of(const LinearWeight& weight) {
+  return row_sizes(weight.format, weight.dense_columns(), weight.sparse24);
+}
 
-int64_t pattern_row_bytes(const LinearWeight& weight) { return ceil_div(weight.dense_columns() / 4, 2); }
+int64_t code_row_bytes(const LinearWeight& weight) { return sizes_of(weight).codes; }
+int64_t pattern_row_bytes(const LinearWeight& weight) { return sizes_of(weight).pattern; }
 
 std::span<const std::byte> row_of(const Bytes& bytes, int64_t n, int64_t row_bytes) {
   return std::span(bytes).subspan(static_cast<size_t>(n * row_bytes), static_cast<size_t>(row_bytes));
@@ -93,11 +96,20 @@ Status validate_pattern(const LinearWeight& weight, std::string_view name) {
 
 }  // namespace
 
-int64_t LinearWeight::stored_bytes() const {
-  int64_t scale_bytes = format.scale == ScaleCodec::f16 ? 2 : 4;
+RowSizes row_sizes(const NumberFormat& format, int64_t dense_columns, bool sparse24) {
+  RowSizes sizes;
+  sizes.codes = packed_bytes(sparse24 ? dense_columns / 2 : dense_columns, format.bits);
+  sizes.pattern = sparse24 ? ceil_div(dense_columns / 4, 2) : 0;
+  sizes.groups = format.groups(dense_columns);
+  sizes.offsets = format.offset ? sizes.groups : 0;
+  sizes.scale_bytes = format.scale == ScaleCodec::f16 ? 2 : 4;
+  return sizes;
+}
+
+int64_t LinearWeight::matrix_bytes() const {
   return static_cast<int64_t>(codes.size() + pattern.size() + offsets.size() + 2 * kept.size() +
-                              4 * kept_columns.size() + 4 * bias.size()) +
-         scale_bytes * static_cast<int64_t>(scales.size());
+                              4 * kept_columns.size()) +
+         sizes_of(*this).scale_bytes * static_cast<int64_t>(scales.size());
 }
 
 Grid LinearWeight::grid(int64_t n, int64_t g) const {
@@ -109,13 +121,12 @@ Grid LinearWeight::grid(int64_t n, int64_t g) const {
 Status LinearWeight::validate(std::string_view name) const {
   NIBBLE_DO(validate_shape(*this, name));
   NIBBLE_DO(validate_kept(*this, name));
-  const bool integer = format.is_integer();
-  if (sparse24 && !integer) return fail(ErrorCode::corrupt, "{}: a 2:4 pattern needs integer codes", name);
-  const int64_t row_bytes = integer ? code_row_bytes(*this) : dense_columns() * value_bytes(format);
-  NIBBLE_DO(expect_size(name, "codes", codes.size(), rows, row_bytes));
-  NIBBLE_DO(expect_size(name, "pattern", pattern.size(), rows, sparse24 ? pattern_row_bytes(*this) : 0));
-  NIBBLE_DO(expect_size(name, "scales", scales.size(), rows, integer ? groups() : 0));
-  NIBBLE_DO(expect_size(name, "offsets", offsets.size(), rows, format.offset ? groups() : 0));
+  if (sparse24 && !format.is_integer()) return fail(ErrorCode::corrupt, "{}: a 2:4 pattern needs integer codes", name);
+  const RowSizes row = format.is_integer() ? sizes_of(*this) : RowSizes{dense_columns() * value_bytes(format)};
+  NIBBLE_DO(expect_size(name, "codes", codes.size(), rows, row.codes));
+  NIBBLE_DO(expect_size(name, "pattern", pattern.size(), rows, row.pattern));
+  NIBBLE_DO(expect_size(name, "scales", scales.size(), rows, row.groups));
+  NIBBLE_DO(expect_size(name, "offsets", offsets.size(), rows, row.offsets));
   NIBBLE_DO(expect_size(name, "kept", kept.size(), rows, kept_count()));
   NIBBLE_DO(expect_size(name, "bias", bias.size(), rows, bias.empty() ? 0 : 1));
   for (size_t i = 0; i < scales.size(); ++i)

@@ -25,6 +25,17 @@
 
 namespace nibble {
 
+// What one row of an integer dense part of I columns takes.
+struct RowSizes {
+  int64_t codes = 0;        // bytes
+  int64_t pattern = 0;      // bytes; 0 without a 2:4 pattern
+  int64_t groups = 0;       // scales
+  int64_t offsets = 0;      // one byte each
+  int64_t scale_bytes = 0;  // of one scale
+  int64_t bytes() const { return codes + pattern + groups * scale_bytes + offsets; }
+};
+RowSizes row_sizes(const NumberFormat& format, int64_t dense_columns, bool sparse24);
+
 struct LinearWeight {
   int64_t rows = 0;                   // N outputs
   int64_t columns = 0;                // K inputs
@@ -41,8 +52,10 @@ struct LinearWeight {
   int64_t kept_count() const { return static_cast<int64_t>(kept_columns.size()); }
   int64_t dense_columns() const { return columns - kept_count(); }  // I
   int64_t groups() const { return format.groups(dense_columns()); }
-  // Bytes of all stored tensors of this layer (codes, pattern, scales, offsets, kept and their indices, bias).
-  int64_t stored_bytes() const;
+  // Bytes of the stored matrix (codes, pattern, scales, offsets, kept and their indices): what bits per weight count.
+  int64_t matrix_bytes() const;
+  // The same with the bias: all stored tensors of this layer.
+  int64_t stored_bytes() const { return matrix_bytes() + static_cast<int64_t>(sizeof(float) * bias.size()); }
   // Grid of row n, group g (integer formats).
   Grid grid(int64_t n, int64_t g) const;
   // Sizes of all members agree with each other and every index is in range; `name` starts the message.

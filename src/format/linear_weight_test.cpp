@@ -197,6 +197,7 @@ TEST(LinearWeight, StoredBytesCountEverything) {
   // 3 rows: 8 codes of 4 bits; 4 patterns of 4 bits; 2 scales of 2 bytes and 2 offsets of 1; 2 kept of 2 bytes;
   // the kept columns' 2 indices of 4; 3 biases of 4.
   EXPECT_EQ(known.weight.stored_bytes(), 3 * (4 + 2 + 4 + 2 + 4) + 8 + 12);
+  EXPECT_EQ(known.weight.matrix_bytes(), known.weight.stored_bytes() - 12);
   EXPECT_EQ(known_weight(random, "int8", 2, {}, 5).weight.stored_bytes(), 2 * (5 + 4));
 }
 

@@ -78,14 +78,14 @@ struct ExpectedPart {
 
 // The tensors of the dense part.
 void expect_dense(const StoredLinear& linear, std::vector<ExpectedPart>& parts) {
-  const int64_t rows = linear.shape.rows, dense = linear.dense();
+  const int64_t rows = linear.shape.rows;
   const Entry& entry = *linear.entry;
-  const int64_t stored = entry.sparse24 ? dense / 2 : dense, groups = entry.weights.groups(dense);
-  parts.push_back({linear.name + ".codes", DType::u8, {rows, packed_bytes(stored, entry.weights.bits)}});
-  if (entry.sparse24) parts.push_back({linear.name + ".pattern", DType::u8, {rows, ceil_div(dense / 4, 2)}});
+  const RowSizes row = row_sizes(entry.weights, linear.dense(), entry.sparse24);
+  parts.push_back({linear.name + ".codes", DType::u8, {rows, row.codes}});
+  if (entry.sparse24) parts.push_back({linear.name + ".pattern", DType::u8, {rows, row.pattern}});
   const DType scale = entry.weights.scale == ScaleCodec::f16 ? DType::f16 : DType::f32;
-  parts.push_back({linear.name + ".scales", scale, {rows, groups}});
-  if (entry.weights.offset) parts.push_back({linear.name + ".offsets", DType::u8, {rows, groups}});
+  parts.push_back({linear.name + ".scales", scale, {rows, row.groups}});
+  if (entry.weights.offset) parts.push_back({linear.name + ".offsets", DType::u8, {rows, row.offsets}});
 }
 
 // All tensors whose type is known beforehand; a plain float weight's is not.

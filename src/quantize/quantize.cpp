@@ -48,8 +48,34 @@ bool observes(const std::vector<std::vector<SitePlan>>& plans) {
   return false;
 }
 
+// Is `inner` the folder `outer`, or somewhere below it? Links are followed.
+bool holds(const fs::path& outer, const fs::path& inner) {
+  std::error_code error;
+  for (fs::path at = fs::canonical(inner, error); !error; at = at.parent_path()) {
+    if (fs::equivalent(at, outer, error)) return true;
+    error.clear();  // no `outer`: it holds nothing
+    if (at == at.parent_path()) return false;
+  }
+  return false;
+}
+
+// A run replaces OUT and empties the folders beside it that it works in: the model must be in none of them.
+Status expect_elsewhere(const fs::path& model, const fs::path& output) {
+  fs::path normal = output.lexically_normal();
+  if (!normal.has_filename()) normal = normal.parent_path();
+  for (const char* suffix : {"", ".partial", ".replaced"}) {
+    fs::path folder = normal;
+    folder += suffix;
+    if (holds(folder, model))
+      return fail(ErrorCode::usage, "the output {} would overwrite the model {}; write to another folder",
+                  output.string(), model.string());
+  }
+  return {};
+}
+
 Result<Preparation> prepare(const QuantizeOptions& options) {
   Preparation out;
+  NIBBLE_DO(expect_elsewhere(options.model, options.output));
   NIBBLE_TRY(out.source, open_model(options.model));
   if (out.source->quantization() != nullptr)
     return fail(ErrorCode::unsupported, "{} is quantized already; expected an unquantized model",
@@ -88,6 +114,7 @@ class Run {
   std::vector<HiddenStream*> streams();
   Status start();
   Status take_up();
+  Status empty_folder() const;
   Result<std::optional<Record>> record_of_manifest() const;
   Status write_shard(const NamedTensors& tensors, int64_t index);
   Status quantize_one(int64_t index);
@@ -179,14 +206,29 @@ Status Run::take_up() {
     NIBBLE_TRY(earlier, record_of_manifest());
     written_ = true;
   }
-  if (!earlier) return {};  // it had not come as far as the first record
+  if (!earlier) return empty_folder();  // it had not come as far as the first record
   NIBBLE_DO(check_same_inputs(earlier->inputs, record_.inputs, folder()));
+  if (earlier->blocks_done > spec().layers)
+    return fail(ErrorCode::corrupt, "{}: \"blocks_done\" is {}, but the model has {} blocks",
+                (folder() / kRecordName).string(), earlier->blocks_done, spec().layers);
   record_ = std::move(*earlier);
   resumed_ = true;
   double done = 0;
   for (int64_t i = 0; i < record_.blocks_done; ++i)
     done += static_cast<double>(prepared_.plans[static_cast<size_t>(i)].size());
   meter_.start_from(done);
+  return {};
+}
+
+// What lies there belongs to no run that could go on, and must not get into the output.
+Status Run::empty_folder() const {
+  std::error_code error;
+  std::vector<fs::path> entries;
+  for (fs::directory_iterator it(folder(), error), end; !error && it != end; it.increment(error))
+    entries.push_back(it->path());
+  for (const fs::path& path : entries)
+    if (!error) fs::remove_all(path, error);
+  if (error) return fail(ErrorCode::io, "cannot empty {}: {}", folder().string(), error.message());
   return {};
 }
 
@@ -301,14 +343,15 @@ Result<std::vector<std::string>> Run::final_files() const {
   return files;
 }
 
-// The record goes last: as long as it is there the run can be resumed.
+// The record goes first: it promises that the hidden states are there. Without it the manifest, which is complete by
+// now, tells a resumed run that only this is left.
 void Run::remove_scratch() {
   std::error_code ignored;
+  fs::remove(folder() / kRecordName, ignored);
   std::vector<fs::path> scratch;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder(), ignored))
-    if (is_scratch(entry.path()) && entry.path().filename() != kRecordName) scratch.push_back(entry.path());
+    if (is_scratch(entry.path())) scratch.push_back(entry.path());
   for (const fs::path& path : scratch) fs::remove(path, ignored);
-  fs::remove(folder() / kRecordName, ignored);
 }
 
 Status Run::finish() {
@@ -320,6 +363,7 @@ Result<QuantizeReport> Run::report() const {
   QuantizeReport report;
   report.linears = record_.reports;
   report.resumed = resumed_;
+  report.discarded = output_->discarded();
   report.bits_per_weight =
       8.0 * static_cast<double>(record_.tensor_bytes) / static_cast<double>(parameter_count(spec()));
   double bytes = 0, weights = 0;

@@ -60,6 +60,7 @@ struct QuantizeReport {
   int64_t peak_memory = 0;
   double seconds = 0;
   bool resumed = false;
+  bool discarded = false;  // what an interrupted run had left behind was thrown away, for want of `resume`
 };
 
 Result<QuantizeEstimate> estimate(const QuantizeOptions& options);

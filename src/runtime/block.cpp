@@ -28,27 +28,27 @@ struct BlockRun {
   //   x <- x + attention(norm(x))           or, post-norm:   x <- norm(x + attention(x))
   //   x <- x + mlp(norm(x))                                  x <- norm(x + mlp(x))
   void sequential() {
-    run_site(Role::q, before(block.attention_norm));
+    if (!run_site(Role::q, before(block.attention_norm))) return;
     attend();
-    run_site(Role::o, ws.mixed.data());
+    if (!run_site(Role::o, ws.mixed.data())) return;
     residual(ws.attention);
     after(block.attention_norm);
 
-    run_site(spec.gated ? Role::gate : Role::up, before(block.mlp_norm));
+    if (!run_site(spec.gated ? Role::gate : Role::up, before(block.mlp_norm))) return;
     activate();
-    run_site(Role::down, ws.up.data());
+    if (!run_site(Role::down, ws.up.data())) return;
     residual(ws.mlp);
     after(block.mlp_norm);
   }
 
   //   x <- x + attention(norm(x)) + mlp(norm'(x))            norm' = norm when it is shared: then one site reads it
   void parallel() {
-    run_site(Role::q, before(block.attention_norm));
+    if (!run_site(Role::q, before(block.attention_norm))) return;
     attend();
-    run_site(Role::o, ws.mixed.data());
-    if (!spec.shared_norm) run_site(spec.gated ? Role::gate : Role::up, before(block.mlp_norm));
+    if (!run_site(Role::o, ws.mixed.data())) return;
+    if (!spec.shared_norm && !run_site(spec.gated ? Role::gate : Role::up, before(block.mlp_norm))) return;
     activate();
-    run_site(Role::down, ws.up.data());
+    if (!run_site(Role::down, ws.up.data())) return;
     residual(ws.attention);
     residual(ws.mlp);
   }
@@ -66,11 +66,11 @@ struct BlockRun {
 
   void residual(const AlignedBuffer<float>& part) { ops::add(hidden, part.data(), m * spec.hidden, pool); }
 
-  // All linears of the site that `member` belongs to, on the same input x [M][K].
-  void run_site(Role member, const float* x) {
+  // All linears of the site that `member` belongs to, on the same input x [M][K]. False: the tap ends the pass.
+  [[nodiscard]] bool run_site(Role member, const float* x) {
     const Site& site = site_of(member);
     const int64_t width = block[member].inputs();
-    if (tap != nullptr) (*tap)(site, x, m, width);
+    if (tap != nullptr && !(*tap)(site, x, m, width)) return false;
     int prepared = -1;
     for (Role role : site.roles) {
       const PackedLinear& layer_weights = block[role];
@@ -82,6 +82,7 @@ struct BlockRun {
       y.reserve(m * layer_weights.outputs());
       linear(layer_weights, ws.input, y.data(), layer_weights.outputs(), pool);
     }
+    return true;
   }
 
   const Site& site_of(Role role) const {

@@ -30,8 +30,9 @@ struct PackedBlock {
 // Errors are those of PackedLinear::pack, with the role in front.
 Result<PackedBlock> pack_block(const BlockWeights& weights, Isa isa, ThreadPool& pool);
 
-// Sees the input of a site just before it is quantized: x is [M][width]. For calibration.
-using Tap = std::function<void(const Site& site, const float* x, int64_t m, int64_t width)>;
+// Sees the input of a site just before it is quantized: x is [M][width]. For calibration. False: it has seen enough,
+// and the rest of the block is not computed.
+using Tap = std::function<bool(const Site& site, const float* x, int64_t m, int64_t width)>;
 
 // Scratch of a forward pass, reused from call to call; one thread calls at a time. Each float buffer is [M][width of
 // what it is named after], grown as needed.
@@ -53,7 +54,7 @@ struct Workspace {
 // One block over M tokens: hidden [M][D] is read and replaced. `layer` selects the cache of each segment's sequence,
 // where the tokens' keys and values are stored at the segment's positions (room is made; the length is the caller's
 // business). Every position must be below the Spec's max_positions. `tap` sees each site of sites_of(spec) once, in
-// execution order.
+// execution order; where it ends the pass, what `hidden` and the cache then hold is of no use.
 void forward_block(const Spec& spec, const PackedBlock& block, int64_t layer, std::span<const Segment> segments,
                    float* hidden, Isa isa, Workspace& workspace, ThreadPool& pool, const Tap* tap = nullptr);
 

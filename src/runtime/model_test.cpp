@@ -379,23 +379,33 @@ TEST(Tap, SeesEverySiteOnce) {
     Random random(5);
     std::vector<float> hidden;
     for (int64_t i = 0; i < 5 * spec.hidden; ++i) hidden.push_back(random.normal());
+    const std::vector<float> input = hidden;
     std::vector<float> normed(hidden);
     if (!spec.post_norm) normalize(spec, block.attention_norm, hidden.data(), 5, normed.data(), pool);
     std::vector<std::string> seen;
+    size_t stop_after = 0;  // never
     const Tap tap = [&](const Site& site, const float* x, int64_t m, int64_t width) {
       EXPECT_EQ(m, 5);
       EXPECT_EQ(width, shape_of(spec, site.roles[0]).columns);
-      for (int64_t i = 0; i < m * width; ++i) ASSERT_TRUE(std::isfinite(x[i]));
+      for (int64_t i = 0; i < m * width; ++i) EXPECT_TRUE(std::isfinite(x[i]));
       if (seen.empty()) {
         EXPECT_EQ(std::memcmp(x, normed.data(), normed.size() * sizeof(float)), 0);
       }
       seen.push_back(site.name);
+      return seen.size() != stop_after;
     };
     Workspace workspace;
     forward_block(spec, block, 0, {&segment, 1}, hidden.data(), Isa::portable, workspace, pool, &tap);
     std::vector<std::string> expected;
     for (const Site& site : sites_of(spec)) expected.push_back(site.name);
     EXPECT_EQ(seen, expected);
+    for (stop_after = expected.size(); stop_after > 0; --stop_after) {
+      seen.clear();
+      std::vector<float> again = input;
+      forward_block(spec, block, 0, {&segment, 1}, again.data(), Isa::portable, workspace, pool, &tap);
+      expected.resize(stop_after);
+      EXPECT_EQ(seen, expected);
+    }
   }
 }
 

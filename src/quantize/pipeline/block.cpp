@@ -91,10 +91,11 @@ class BlockQuantizer {
     NIBBLE_DO(stream.observe(
         index_, *packed_,
         [&](const Site& site, const float* x, int64_t length, int64_t) {
-          if (site.name != plan.site.name || !seen) return;
+          if (site.name != plan.site.name) return true;
           // Always looked at: a value that is not finite would spoil every statistic.
-          seen = observe_absmax(x, length, out.absmax, plan.name, pool_);
+          if (seen) seen = observe_absmax(x, length, out.absmax, plan.name, pool_);
           if (seen && statistics & kGram) out.gram.add(x, length, pool_);
+          return false;
         },
         pool_));
     NIBBLE_DO(seen);
@@ -142,7 +143,7 @@ class BlockQuantizer {
     report.rows = solved.rows;
     report.columns = solved.columns;
     report.kept = solved.kept_count();
-    report.stored_bytes = solved.stored_bytes();
+    report.stored_bytes = solved.matrix_bytes();
     report.damping = damping;
     report.weight_error = weight_error(layer, solved, pool_);
     if (!calibration.gram.empty() || !validation.gram.empty()) {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/checked.h"
+#include "model/globals.h"
 
 namespace nibble {
 namespace {
@@ -30,11 +30,13 @@ int64_t float_bytes(const NumberFormat& format) { return format.bits / 8; }
 
 int64_t stored_bytes(const LinearPlan& plan, const Shape& shape, int64_t kept) {
   if (!plan.quantized()) return shape.rows * shape.columns * float_bytes(plan.weights);
-  const int64_t dense = shape.columns - kept, stored = plan.sparse24 ? dense / 2 : dense;
-  const int64_t groups = plan.weights.groups(dense);
-  const int64_t scales = groups * ((plan.weights.scale == ScaleCodec::f16 ? 2 : 4) + (plan.weights.offset ? 1 : 0));
-  const int64_t pattern = plan.sparse24 ? ceil_div(dense / 4, 2) : 0;
-  return shape.rows * (packed_bytes(stored, plan.weights.bits) + pattern + scales + 2 * kept) + 4 * kept;
+  const RowSizes row = row_sizes(plan.weights, shape.columns - kept, plan.sparse24);
+  return shape.rows * (row.bytes() + 2 * kept) + 4 * kept;
+}
+
+int64_t norm_bytes(const Spec& spec) {
+  const NormParts parts = norm_parts_of(spec);
+  return (int{parts.gain} + int{parts.bias}) * spec.hidden * static_cast<int64_t>(sizeof(float));
 }
 
 struct BlockSizes {
@@ -43,12 +45,14 @@ struct BlockSizes {
 
 BlockSizes sizes_of(const std::vector<SitePlan>& sites, const Spec& spec) {
   BlockSizes sizes;
+  sizes.stored = norm_bytes(spec) * (spec.shared_norm ? 1 : 2);
   for (const SitePlan& site : sites) {
     const int64_t kept = most_kept(site, spec);
     for (const LinearPlan& linear : site.linears) {
       const Shape shape = shape_of(spec, linear.role);
       sizes.parameters += shape.rows * shape.columns;
       sizes.stored += stored_bytes(linear, shape, kept);
+      if (spec.bias[static_cast<size_t>(linear.role)]) sizes.stored += shape.rows * static_cast<int64_t>(sizeof(float));
       sizes.largest = std::max(sizes.largest, shape.rows * shape.columns);
     }
     if (site.statistics() & kGram) sizes.widest = std::max(sizes.widest, site.inputs);
@@ -62,11 +66,14 @@ int64_t floats_per_token(const Spec& spec) {
   return 5 * spec.hidden + 2 * heads + 4 * cache + 2 * spec.ffn + std::max({spec.hidden, heads, spec.ffn});
 }
 
-// Bytes of a parameter outside the blocks: those of the checkpoint, as far as its size tells.
-int64_t global_bytes(const ModelSource& source, int64_t block_parameters) {
-  const int64_t parameters = parameter_count(source.spec());
-  const int64_t each = source.file_bytes() > 3 * parameters ? 4 : 2;
-  return std::max<int64_t>(parameters - block_parameters, 0) * each;
+// Everything outside the blocks: matrices and positions in the type of the checkpoint, which its size tells, and the
+// norm in float32.
+int64_t global_bytes(const ModelSource& source) {
+  const Spec& spec = source.spec();
+  int64_t parameters = position_rows_of(spec) * spec.hidden;
+  for (Global linear : globals_of(spec)) parameters += shape_of(spec, linear).rows * shape_of(spec, linear).columns;
+  const int64_t each = source.file_bytes() > 3 * parameter_count(spec) ? 4 : 2;
+  return parameters * each + (spec.final_norm ? norm_bytes(spec) : 0);
 }
 
 std::string description(const SitePlan& site, const LinearPlan& linear, const Spec& spec) {
@@ -116,10 +123,8 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
   const Spec& spec = source.spec();
   BlockSizes most;
   Needs needs;
-  int64_t block_parameters = 0;
   for (const std::vector<SitePlan>& plan : plans) {
     const BlockSizes sizes = sizes_of(plan, spec);
-    block_parameters += sizes.parameters;
     needs.output += sizes.stored;
     most.parameters = std::max(most.parameters, sizes.parameters);
     most.stored = std::max(most.stored, sizes.stored);
@@ -127,7 +132,7 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
     most.widest = std::max(most.widest, sizes.widest);
   }
   const bool text = !options.validation.empty() || most.widest > 0;
-  const int64_t globals = global_bytes(source, block_parameters);
+  const int64_t globals = global_bytes(source);
   needs.output += globals;
   // A block: as read, as run (float32 once it is quantized), as stored; one linear as floats, effective and rounded;
   // the Gram matrices and the factorisation of the widest site.

@@ -71,7 +71,10 @@ Status HiddenStream::run(int64_t index, const PackedBlock& block, const SampleTa
     next.emplace(std::move(file));
   }
   const Tap split = [&](const Site& site, const float* x, int64_t m, int64_t width) {
-    for (int64_t row = 0; row < m; row += samples_->length) (*tap)(site, x + row * width, samples_->length, width);
+    bool more = true;
+    for (int64_t row = 0; row < m; row += samples_->length)
+      more = (*tap)(site, x + row * width, samples_->length, width);
+    return more;
   };
   AlignedBuffer<float> hidden(chunk_ * sample_floats());
   const Status ran = for_chunks([&](int64_t first, int64_t count, std::span<const Segment> segments) -> Status {

@@ -16,8 +16,9 @@
 
 namespace nibble {
 
-// Sees what each sample brings to a site: x [length][width], samples in order.
-using SampleTap = std::function<void(const Site& site, const float* x, int64_t length, int64_t width)>;
+// Sees what each sample brings to a site: x [length][width], samples in order. False: the sites after this one are not
+// wanted.
+using SampleTap = std::function<bool(const Site& site, const float* x, int64_t length, int64_t width)>;
 
 class HiddenStream {
  public:

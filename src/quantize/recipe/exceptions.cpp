@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
-#include <regex>
 
 namespace nibble {
 namespace {
@@ -86,19 +85,6 @@ bool matches_blocks(const Json& blocks, int64_t block, int64_t layers) {
     return std::any_of(blocks.begin(), blocks.end(), [&](const Json& v) { return v.get<int64_t>() == block; });
   const auto range = parse_range(blocks.get<std::string>());
   return range->from_end ? block >= layers - range->count : block < range->count;
-}
-
-Status check_regex(const std::string& pattern, std::string_view where) {
-  try {
-    std::regex{pattern};
-  } catch (const std::regex_error& error) {
-    return fail(ErrorCode::usage, "{}: \"{}\" is not a regular expression: {}", where, pattern, error.what());
-  }
-  return {};
-}
-
-bool matches_regex(const std::string& pattern, const std::string& name) {
-  return std::regex_match(name, std::regex(pattern));
 }
 
 }  // namespace nibble

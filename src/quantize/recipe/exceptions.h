@@ -28,8 +28,4 @@ Json with_parameters(Json parameters, const Json& over);
 Status check_blocks(const Json& blocks, std::string_view where);
 bool matches_blocks(const Json& blocks, int64_t block, int64_t layers);
 
-// A regular expression (ECMAScript) that must match a whole name.
-Status check_regex(const std::string& pattern, std::string_view where);
-bool matches_regex(const std::string& pattern, const std::string& name);
-
 }  // namespace nibble

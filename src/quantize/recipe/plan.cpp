@@ -68,9 +68,9 @@ Result<Settings> settings_of(const Recipe& recipe, const Target& target) {
     NIBBLE_DO(apply_formats(entry, settings, where));
     if (entry.contains("set")) apply_set(entry["set"], settings);
   }
-  for (const Json& entry : recipe.source.value("overrides", Json::array()))
-    if (matches_regex(entry["linears"].get<std::string>(), target.name))
-      NIBBLE_DO(apply_formats(entry, settings, where));
+  for (size_t i = 0; i < recipe.override_patterns.size(); ++i)
+    if (recipe.override_patterns[i].matches(target.name))
+      NIBBLE_DO(apply_formats(recipe.source["overrides"][i], settings, where));
   if (!settings.weights.is_integer() && settings.activations.is_integer())
     return fail(ErrorCode::usage, "{}: float weights ({}) read float activations, not {}", where,
                 to_string(settings.weights), to_string(settings.activations));
@@ -112,6 +112,11 @@ Result<LinearPlan> plan_linear(const Recipe& recipe, const Target& target, std::
   plan.steps = of_scope(steps, Scope::linear);
   plan.sparse24 =
       std::any_of(plan.steps.begin(), plan.steps.end(), [](const PlannedStep& s) { return s.step->sparse24(); });
+  if (plan.sparse24 && plan.weights.sharing == Sharing::group && plan.weights.group % 4 != 0)
+    return fail(ErrorCode::usage,
+                "recipe {}, {}: a 2:4 pattern with weights {}: 4 must divide the size of the groups, so that no four "
+                "columns have two scales",
+                recipe.name, target.name, to_string(plan.weights));
   return plan;
 }
 

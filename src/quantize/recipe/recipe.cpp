@@ -1,7 +1,6 @@
 #include "quantize/recipe/recipe.h"
 
 #include <algorithm>
-#include <regex>
 
 #include "model/families.h"
 #include "model/spec.h"
@@ -142,11 +141,12 @@ Result<Json> read_exception(const Json& source, const std::vector<PlannedStep>& 
   return canonical;
 }
 
-Result<Json> read_override(const Json& source, const std::string& where) {
+Result<Json> read_override(const Json& source, std::vector<NamePattern>& patterns, const std::string& where) {
   NIBBLE_TRY(JsonReader reader, JsonReader::open(source, where, ErrorCode::usage));
   Json canonical = Json::object();
   NIBBLE_TRY(const std::string pattern, reader.string("linears"));
-  NIBBLE_DO(check_regex(pattern, where));
+  NIBBLE_TRY(NamePattern compiled, NamePattern::compile(pattern, where));
+  patterns.push_back(std::move(compiled));
   canonical["linears"] = pattern;
   NIBBLE_TRY(const FormatPair formats, read_formats(reader, canonical));
   NIBBLE_DO(reader.refuse_unknown());
@@ -280,9 +280,11 @@ Result<Recipe> parse_recipe(const Json& source, std::string where) {
   canonical["steps"] = canonical_steps(steps);
   NIBBLE_DO(read_list(reader, "except", canonical,
                       [&](const Json& entry, const std::string& at) { return read_exception(entry, steps, at); }));
-  NIBBLE_DO(read_list(reader, "overrides", canonical, read_override));
-  NIBBLE_DO(reader.refuse_unknown());
   Recipe recipe;
+  NIBBLE_DO(read_list(reader, "overrides", canonical, [&](const Json& entry, const std::string& at) {
+    return read_override(entry, recipe.override_patterns, at);
+  }));
+  NIBBLE_DO(reader.refuse_unknown());
   recipe.name = canonical["name"].get<std::string>();
   recipe.source = std::move(canonical);
   return recipe;

@@ -18,15 +18,18 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/json.h"
 #include "core/result.h"
+#include "quantize/recipe/name_pattern.h"
 
 namespace nibble {
 
 struct Recipe {
   std::string name;
-  Json source;  // canonical JSON after --set and --override: what is stored in the model
+  Json source;                                 // canonical JSON after --set and --override: what is stored in the model
+  std::vector<NamePattern> override_patterns;  // "linears" of its overrides, in order
 };
 
 // Validates everything that can be validated without a model; unknown keys, steps and parameters are refused by name

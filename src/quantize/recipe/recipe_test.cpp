@@ -187,6 +187,41 @@ TEST(Recipe, OverridesGoByNameAndWin) {
   EXPECT_FALSE(customise(good(), {}, std::vector<std::string>{"x=f16/int8:token"}));
 }
 
+// Each would take a matcher that goes back and tries again longer than anyone waits.
+TEST(Recipe, NoPatternTakesForever) {
+  std::string nested = "q";
+  while (nested.size() < 250) nested = "(" + nested + "+)+";
+  for (const std::string& pattern :
+       {std::string("(.*)*(.*)*(.*)*x"), std::string("((((.+)+)+)+)+x"), std::string("(.|..|...|.*)*x"), nested}) {
+    const auto recipe = customise(good(), {}, std::vector<std::string>{pattern + "=int8:row"});
+    ASSERT_TRUE(recipe) << recipe.error().message;
+    const auto sites = plan_block(*recipe, tiny(), 0);
+    ASSERT_TRUE(sites) << sites.error().message;
+    EXPECT_EQ(to_string((*sites)[0].linears[0].weights), "int4:row");
+  }
+  for (const std::string& pattern : {std::string("((a{99}){99}){99}"), std::string("(?=q)q"), std::string("(?!q)k"),
+                                     std::string("(q)\\1"), std::string(257, 'q')}) {
+    const auto refused = customise(good(), {}, std::vector<std::string>{pattern + "=int8:row"});
+    ASSERT_FALSE(refused) << pattern;
+    EXPECT_EQ(refused.error().code, ErrorCode::usage) << pattern;
+    EXPECT_NE(refused.error().message.find("support"), std::string::npos) << refused.error().message;
+  }
+}
+
+TEST(Recipe, GroupsOfAPatternAreMultiplesOfFour) {
+  const auto plan_with = [](const char* weights) {
+    const std::vector<std::string> sets = {weights};
+    return plan_block(*customise(*load_recipe("quik-4b-sparse24"), sets, {}), tiny(), 0);
+  };
+  EXPECT_TRUE(plan_with("weights=int4:g8"));
+  const auto refused = plan_with("weights=int4:g6");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::usage);
+  EXPECT_EQ(refused.error().message,
+            "recipe quik-4b-sparse24, blocks.0.q: a 2:4 pattern with weights int4:g6: 4 must divide the size of the "
+            "groups, so that no four columns have two scales");
+}
+
 TEST(Recipe, FloatLinearsOfASiteDoNotConflict) {
   const std::vector<std::string> overrides = {R"(blocks\.0\.v=f16)"};
   const auto sites = plan_block(*customise(good(), {}, overrides), tiny(), 0);

@@ -12,7 +12,7 @@
 namespace nibble {
 
 // The range shrunk to p = 1 - i/100 for i in [0, steps); the p with the least sum of |rounded - w|^norm wins, the
-// largest p among equals. One step: no clipping. (QUIK, arXiv 2310.09259, section 4, with 80 steps and norm 2.4.)
+// largest p among equals. One step: no clipping. (arXiv 2310.09259, section 4, with 80 steps and norm 2.4.)
 struct Clip {
   int64_t steps = 1;
   double norm = 2.4;

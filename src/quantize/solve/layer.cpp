@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cmath>
 
-#include "core/checked.h"
 #include "core/half.h"
 
 namespace nibble {
@@ -43,11 +42,11 @@ LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form) {
   weight.sparse24 = form.sparse24;
   weight.kept_columns = form.kept;
   weight.bias = layer.bias;
-  const int64_t dense = weight.dense_columns(), stored = form.sparse24 ? dense / 2 : dense;
-  weight.codes.resize(static_cast<size_t>(layer.rows * packed_bytes(stored, form.weights.bits)));
-  if (form.sparse24) weight.pattern.resize(static_cast<size_t>(layer.rows * ceil_div(dense / 4, 2)));
-  weight.scales.assign(static_cast<size_t>(layer.rows * weight.groups()), 1.0f);
-  if (form.weights.offset) weight.offsets.resize(weight.scales.size());
+  const RowSizes row = row_sizes(form.weights, weight.dense_columns(), form.sparse24);
+  weight.codes.resize(static_cast<size_t>(layer.rows * row.codes));
+  weight.pattern.resize(static_cast<size_t>(layer.rows * row.pattern));
+  weight.scales.assign(static_cast<size_t>(layer.rows * row.groups), 1.0f);
+  weight.offsets.resize(static_cast<size_t>(layer.rows * row.offsets));
   weight.kept.resize(static_cast<size_t>(layer.rows) * form.kept.size());
   return weight;
 }

@@ -13,14 +13,12 @@ std::vector<float> gather(std::span<const float> row, std::span<const int32_t> c
   return out;
 }
 
-// Drops the smaller half of every four: their codes become the code of zero.
-void prune_by_magnitude(std::span<const float> dense, SolvedRow& row, int32_t zero_code) {
+// Drops the smaller half of every four: their codes are not stored.
+void prune_by_magnitude(std::span<const float> dense, SolvedRow& row) {
   for (size_t k = 0; k + 4 <= dense.size(); k += 4) {
     std::array<double, 4> worth;
     for (size_t i = 0; i < 4; ++i) worth[i] = std::fabs(static_cast<double>(dense[k + i]));
     choose_two_of_four(worth, std::span(row.present).subspan(k).first<4>());
-    for (size_t i = 0; i < 4; ++i)
-      if (!row.present[k + i]) row.codes[k + i] = static_cast<uint8_t>(zero_code);
   }
 }
 
@@ -30,7 +28,7 @@ void round_row(LinearWeight& weight, int64_t n, std::span<const float> dense, st
   row.grids = std::move(grids);
   const auto size = static_cast<size_t>(weight.format.group_size(weight.dense_columns()));
   for (size_t k = 0; k < dense.size(); ++k) row.codes[k] = static_cast<uint8_t>(row.grids[k / size].encode(dense[k]));
-  if (weight.sparse24) prune_by_magnitude(dense, row, row.grids[0].offset);
+  if (weight.sparse24) prune_by_magnitude(dense, row);
   std::copy(kept.begin(), kept.end(), row.kept.begin());
   store_row(weight, n, row);
 }
