@@ -57,6 +57,7 @@ void edge(Strided<T> c, Strided<const T> a, Strided<const T> b, int64_t rows, in
 template <class T>
 void add_product(Strided<T> c, Strided<const T> a, Strided<const T> b, int64_t rows, int64_t columns, int64_t depth,
                  T sign) {
+  if (depth == 0) return;  // the factors may then be empty, without an address
   constexpr int64_t kWide = 2 * product::kVector<T>;
   for (int64_t j = 0; j < columns; j += kWide) {
     const int64_t width = std::min(kWide, columns - j);
