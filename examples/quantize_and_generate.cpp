@@ -26,7 +26,7 @@ nibble::Result<double> perplexity_of(const std::filesystem::path& folder, const 
   const auto model = nibble::LanguageModel::load(folder);
   if (!model) return tl::unexpected(model.error());
   nibble::PerplexityOptions options;
-  options.window = 32;
+  options.protocol.window = 32;
   const auto report = model->perplexity(text, options);
   if (!report) return tl::unexpected(report.error());
   return report->perplexity;

@@ -175,7 +175,9 @@ TEST(Cli, QuantizeReportsWhatInspectFinds) {
   expect_keys(made.json,
               {"output", "bits_per_weight", "quantized_bits_per_weight", "file_bytes", "seconds", "linears"});
   ASSERT_EQ(made.json["linears"].size(), 14u);
-  for (const Json& linear : made.json["linears"]) EXPECT_TRUE(linear["output_error"].is_number()) << linear.dump();
+  for (const Json& linear : made.json["linears"])
+    for (const char* key : {"output_error", "run_error", "run_cosine", "clip_mean", "clip_least"})
+      EXPECT_TRUE(linear[key].is_number()) << key << ": " << linear.dump();
   const Outcome found = nibble_run({"inspect", out, "--json"});
   ASSERT_EQ(found.code, 0) << found.err << found.out;
   EXPECT_EQ(found.json["recipe"], "quik-4b");
@@ -184,7 +186,7 @@ TEST(Cli, QuantizeReportsWhatInspectFinds) {
   EXPECT_EQ(found.json["file_bytes"], made.json["file_bytes"]);
   int64_t bytes = 0;
   for (const auto& entry : fs::directory_iterator(out))
-    if (entry.path().extension() == ".safetensors") bytes += static_cast<int64_t>(entry.file_size());
+    if (entry.path().filename().string().starts_with("model-")) bytes += static_cast<int64_t>(entry.file_size());
   EXPECT_EQ(found.json["file_bytes"], bytes);
 }
 
@@ -595,7 +597,211 @@ TEST(CliInterruptions, FullDisk) {
   }
 }
 
+// --- nibble eval ---------------------------------------------------------------------------------------------------
+
+void put(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+
+// A folder with three questions of OpenBookQA, two of HellaSwag, two words of LAMBADA.
+const std::string& task_folder() {
+  static const std::string folder = [] {
+    const fs::path path = workplace() / "tasks";
+    fs::create_directories(path);
+    put(path / "openbook_qa.jsonl",
+        "{\"query\": \"Ice is\", \"choices\": [\"cold\", \"hot\"], \"gold\": 0}\n"
+        "{\"query\": \"Fire is\", \"choices\": [\"cold\", \"hot\", \"wet\"], \"gold\": 1}\n"
+        "{\"query\": \"Rain is\", \"choices\": [\"dry\", \"wet\"], \"gold\": 1}\n");
+    put(path / "hellaswag_val.txt",
+        "Rest: He lies down. he\n1\nflies.\nsleeps.\nsings.\nruns.\n"
+        "Rest: She sits. she\n0\nreads.\nflies.\nswims.\nmelts.\n");
+    put(path / "lambada_openai.jsonl",
+        "{\"context\": \"He rowed the\", \"continuation\": \"boat\"}\n"
+        "{\"context\": \"She read a\", \"continuation\": \"book\"}\n");
+    return path.string();
+  }();
+  return folder;
+}
+
+Arguments eval(const Arguments& more = {}) {
+  Arguments arguments = {"eval", model(), "--data", task_folder(), "--tasks", "openbookqa,hellaswag,lambada"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+TEST(CliEval, ReportsEveryTask) {
+  const Outcome found = nibble_run(eval({"--json"}));
+  ASSERT_EQ(found.code, 0) << found.err << found.out;
+  expect_keys(found.json, {"results", "fewshot", "seed", "limit", "tokens", "seconds", "tokens_per_second"});
+  const Json& results = found.json["results"];
+  ASSERT_EQ(results.size(), 3u);
+  expect_keys(results["hellaswag"], {"acc", "acc_stderr", "acc_norm", "acc_bytes", "acc_tokens_stderr", "items",
+                                     "truncated", "tokens", "tokens_alone", "seconds", "tokens_per_second"});
+  expect_keys(results["lambada"], {"acc", "acc_stderr", "perplexity", "perplexity_stderr"});
+  EXPECT_EQ(results["openbookqa"]["items"], 3);
+  EXPECT_LT(results["hellaswag"]["tokens"], results["hellaswag"]["tokens_alone"]);
+  EXPECT_NE(found.err.find("lambada 2 of 2 items"), std::string::npos) << found.err;
+  const Outcome table = nibble_run(eval({"-q"}));
+  EXPECT_EQ(table.err, "");
+  for (const char* word : {"openbookqa", "acc_norm", "perplexity", "tokens/s"})
+    EXPECT_NE(table.out.find(word), std::string::npos) << table.out;
+}
+
+TEST(CliEval, BatchAndThreadsChangeNothing) {
+  const std::string first = fresh("samples"), second = fresh("samples");
+  ASSERT_EQ(nibble_run(eval({"--samples-out", first, "--threads", "1", "--fewshot", "1"})).code, 0);
+  ASSERT_EQ(nibble_run(eval({"--samples-out", second, "--threads", "3", "--fewshot", "1", "--batch", "5"})).code, 0);
+  const std::string text = contents(first);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 7);
+  EXPECT_EQ(text, contents(second));
+  ASSERT_EQ(nibble_run(eval({"--samples-out", second, "--fewshot", "1", "--seed", "5"})).code, 0);
+  EXPECT_NE(text, contents(second));
+  ASSERT_EQ(nibble_run(eval({"--samples-out", second, "--limit", "1", "--no-special-tokens"})).code, 0);
+  const std::string limited = contents(second);
+  EXPECT_EQ(std::count(limited.begin(), limited.end(), '\n'), 3);
+}
+
+TEST(CliEval, WrongRequestsSayWhatIsThere) {
+  expect_error(nibble_run({"eval", model(), "--data", task_folder(), "--tasks", "hellaswag,mmlu", "--json"}), 2,
+               "piqa");
+  expect_error(nibble_run({"eval", model(), "--data", task_folder(), "--tasks", "", "--json"}), 2, "unknown task");
+  expect_error(nibble_run({"eval", model(), "--data", task_folder(), "--json"}), 7, "piqa.jsonl");
+  expect_error(nibble_run({"eval", model(), "--json"}), 2, "--data");
+  expect_error(nibble_run(eval({"--fewshot", "3", "--json"})), 2, "3 examples");
+  expect_error(nibble_run(eval({"--limit", "-2", "--json"})), 2, "limit");
+  expect_error(nibble_run(eval({"--samples-out", "/nowhere/samples", "--json"})), 7, "/nowhere/samples");
+  // What is wrong with the files is said before the model is looked for.
+  expect_error(nibble_run({"eval", "/nowhere", "--data", task_folder(), "--tasks", "mmlu", "--json"}), 2, "mmlu");
+}
+
+TEST(CliEval, DamagedFilesNameTheLine) {
+  const fs::path folder = fresh("tasks");
+  fs::create_directories(folder);
+  const auto run_on = [&](const std::string& file, const std::string& task, const std::string& text) {
+    put(folder / file, text);
+    return nibble_run({"eval", model(), "--data", folder.string(), "--tasks", task, "--json"});
+  };
+  const std::string good = "{\"query\": \"Ice is\", \"choices\": [\"cold\", \"hot\"], \"gold\": 0}\n";
+  expect_error(run_on("openbook_qa.jsonl", "openbookqa", good + "{\"query\": \"Ice"), 3, "openbook_qa.jsonl, line 2");
+  expect_error(run_on("openbook_qa.jsonl", "openbookqa", good + "{\"query\": \"Ice\"}"), 3, "line 2");
+  expect_error(run_on("openbook_qa.jsonl", "openbookqa", ""), 3, "no items");
+  expect_error(run_on("hellaswag_val.txt", "hellaswag", "A: b\n0\nc\nd\ne\n"), 3, "5 lines");
+  // Longer contexts lose their beginning; an answer alone must fit the model's 64 positions.
+  const std::string many(80, 'x');
+  const Outcome cut = run_on("openbook_qa.jsonl", "openbookqa",
+                             "{\"query\": \"" + many + "\", \"choices\": [\"cold\", \"hot\"], \"gold\": 0}\n");
+  ASSERT_EQ(cut.code, 0) << cut.out;
+  EXPECT_EQ(cut.json["results"]["openbookqa"]["truncated"], 2);
+  EXPECT_TRUE(cut.json["results"]["openbookqa"]["acc_stderr"].is_null());
+  expect_error(run_on("openbook_qa.jsonl", "openbookqa",
+                      "{\"query\": \"Ice is\", \"choices\": [\"" + many + "\", \"hot\"], \"gold\": 0}\n"),
+               2, "64 positions");
+}
+
 // --- The examples of the public interface --------------------------------------------------------------------------
+
+TEST(CliReport, PageAndNumbersAgree) {
+  const std::string page = fresh("report.html");
+  const Arguments measured = {"report", quantized(), "--against", model(), "--text", text_file(), "--window", "32"};
+  Arguments file = measured, json = measured, printed = measured;
+  file.insert(file.end(), {"-o", page});
+  const Outcome made = nibble_run(file);
+  EXPECT_EQ(made.code, 0) << made.err;
+  EXPECT_NE(made.out.find(page), std::string::npos) << made.out;
+  const std::string html = contents(page);
+  EXPECT_TRUE(html.starts_with("<!doctype html>"));
+  json.insert(json.end(), {"--json", "-o", page});  // a page is replaced by the next
+  const Outcome numbers = nibble_run(json);
+  EXPECT_EQ(numbers.code, 0) << numbers.err;
+  expect_keys(numbers.json, {"model", "recipe", "bits_per_weight", "linears", "sites", "divergence"});
+  EXPECT_EQ(contents(page), html);
+  for (const Json& linear : numbers.json["linears"])
+    EXPECT_NE(html.find(linear["name"].get<std::string>()), std::string::npos) << linear;
+  printed.insert(printed.end(), {"-o", "-", "--threads", "1"});
+  EXPECT_EQ(nibble_run(printed).out, html);
+}
+
+TEST(CliReport, WithoutReference) {
+  const Outcome made = nibble_run({"report", quantized(), "-o", "-"});
+  EXPECT_EQ(made.code, 0) << made.err;
+  EXPECT_NE(made.out.find("no reference was given"), std::string::npos);
+}
+
+TEST(CliReport, Errors) {
+  const std::string other = fresh("weights.bin");
+  std::ofstream(other) << "precious";
+  expect_error(nibble_run({"report", quantized(), "--json", "-o", other}), 2, "--force");
+  EXPECT_EQ(contents(other), "precious");
+  EXPECT_EQ(nibble_run({"report", quantized(), "-o", other, "--force"}).code, 0);
+  EXPECT_TRUE(contents(other).starts_with("<!doctype html>"));
+  EXPECT_EQ(nibble_run({"report", quantized()}).code, 2);
+  expect_error(nibble_run({"report", quantized(), "--json", "-o", "-"}), 2, "standard output");
+  expect_error(nibble_run({"report", quantized(), "--json", "--text", text_file()}), 2, "--against");
+  expect_error(nibble_run({"report", quantized(), "--json", "-o", fresh("absent") + "/report.html"}), 7,
+               "does not exist");
+  expect_error(nibble_run({"report", fresh("absent"), "--json"}), 7, "absent");
+}
+
+// Limits that the random model passes whatever quantization did to it.
+const Arguments kAnyDivergence = {"--max-kl", "100", "--min-agreement", "0", "--max-perplexity-ratio", "1e9"};
+
+Arguments verifying(Arguments arguments, const Arguments& more = {}) {
+  arguments.insert(arguments.begin(), "verify");
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+TEST(CliVerify, PassesWithAndWithoutReference) {
+  const Outcome alone = nibble_run({"verify", quantized()});
+  EXPECT_EQ(alone.code, 0) << alone.out << alone.err;
+  EXPECT_EQ(alone.out.rfind("PASS\n", 0), 0u) << alone.out;
+  const Outcome beside = nibble_run(verifying({quantized(), "--against", model(), "--json"}, kAnyDivergence));
+  EXPECT_EQ(beside.code, 0) << beside.out << beside.err;
+  EXPECT_EQ(beside.json["passed"], true);
+  EXPECT_TRUE(beside.json["reason"].is_null());
+  EXPECT_EQ(beside.json["checks"].size(), 7u);
+  for (const Json& check : beside.json["checks"]) EXPECT_EQ(check["outcome"], "passed") << check["evidence"];
+  EXPECT_GT(beside.json["divergence"]["mean_kl"].get<double>(), 0);
+  EXPECT_EQ(beside.json["divergence"]["limits"]["max_kl"], 100);
+}
+
+TEST(CliVerify, TextOfTheUser) {
+  const Outcome found =
+      nibble_run(verifying({quantized(), "--against", model(), "--text", text_file(), "--json"}, kAnyDivergence));
+  EXPECT_EQ(found.code, 0) << found.out << found.err;
+  EXPECT_NE(found.json["divergence"]["text"].get<std::string>().find("windows of 64"), std::string::npos) << found.out;
+}
+
+TEST(CliVerify, QualityIsExitCodeSix) {
+  const Outcome found = nibble_run({"verify", quantized(), "--against", model(), "--max-kl", "1e-9"});
+  EXPECT_EQ(found.code, 6) << found.out << found.err;
+  EXPECT_EQ(found.out.rfind("FAIL: divergence: ", 0), 0u) << found.out;
+  const Outcome json = nibble_run({"verify", quantized(), "--against", model(), "--max-kl", "1e-9", "--json"});
+  EXPECT_EQ(json.code, 6);
+  EXPECT_EQ(json.json["passed"], false);
+  EXPECT_FALSE(json.json["reason"].get<std::string>().empty());
+}
+
+TEST(CliVerify, DamagedFilesAreExitCodeThree) {
+  const std::string damaged = fresh("damaged");
+  fs::copy(quantized(), damaged);
+  std::ofstream(fs::path(damaged) / "config.json", std::ios::app) << "\n";
+  const Outcome found = nibble_run({"verify", damaged});
+  EXPECT_EQ(found.code, 3) << found.out << found.err;
+  EXPECT_EQ(found.out.rfind("FAIL: files: ", 0), 0u) << found.out;
+  EXPECT_NE(found.out.find("config.json"), std::string::npos) << found.out;
+  fs::remove(fs::path(damaged) / "nibble.manifest.json");
+  EXPECT_EQ(nibble_run({"verify", damaged}).code, 3) << "a quantized folder without a manifest is incomplete";
+}
+
+TEST(CliVerify, NoVerdict) {
+  EXPECT_EQ(nibble_run({"verify", fresh("nowhere")}).code, 7);
+  EXPECT_EQ(nibble_run({"verify", quantized(), "--against", fresh("nowhere")}).code, 7);
+  EXPECT_EQ(nibble_run({"verify", quantized(), "--against", model(), "--text", fresh("nowhere")}).code, 7);
+  EXPECT_EQ(nibble_run({"verify", quantized(), "--max-kl", "0.1"}).code, 2);
+  EXPECT_EQ(nibble_run({"verify", quantized(), "--text", text_file()}).code, 2);
+  EXPECT_EQ(nibble_run({"verify", quantized(), "--against", model(), "--min-agreement", "1.5"}).code, 2);
+  EXPECT_EQ(nibble_run({"verify", quantized(), "--against", model(), "--max-kl", "-1"}).code, 2);
+  EXPECT_EQ(nibble_run({"verify"}).code, 2);
+}
 
 TEST(Examples, Cpp) {
   const std::string out = fresh("example");

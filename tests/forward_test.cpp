@@ -280,7 +280,10 @@ TEST_P(TrainedModel, GreedyTexts) {
   }
 }
 
-// Windows of 256, as the golden perplexities were computed. The copies are the same function: one text is enough.
+// Windows of 256, as the golden perplexities were computed.
+ScoredText windows_of(Tokens ids) { return value_or_throw(scored_text(std::move(ids), {Protocol::windows, 256}, 256)); }
+
+// The copies are the same function: one text is enough.
 TEST_P(TrainedModel, Perplexities) {
   const Tokenizer tokenizer = value_or_throw(Tokenizer::load(folder()));
   std::vector<const char*> texts = {"tinystories_heldout.txt"};
@@ -289,12 +292,12 @@ TEST_P(TrainedModel, Perplexities) {
     const Json& expected = golden_["perplexity"][name];
     const Tokens ids = tokenizer.encode(value_or_throw(read_text(models() / "eval" / name)));
     EXPECT_EQ(static_cast<int64_t>(ids.size()), expected["tokens"].get<int64_t>()) << name;
-    const Likelihood score = value_or_throw(score_windows(*model_, ids, 256, pool_));
-    EXPECT_EQ(score.windows, expected["windows"].get<int64_t>()) << name;
-    EXPECT_EQ(score.tokens, expected["predicted"].get<int64_t>()) << name;
-    RecordProperty(name, fmt::format("{:.6f} expected {:.6f}", score.perplexity(), expected["ppl"].get<double>()));
-    EXPECT_NEAR(score.nll, expected["mean_nll"].get<double>(), 2e-6) << name;
-    EXPECT_GT(score.standard_error, 0);
+    const Likelihood found = value_or_throw(score(*model_, windows_of(ids), pool_));
+    EXPECT_EQ(found.windows, expected["windows"].get<int64_t>()) << name;
+    EXPECT_EQ(found.tokens, expected["predicted"].get<int64_t>()) << name;
+    RecordProperty(name, fmt::format("{:.6f} expected {:.6f}", found.perplexity(), expected["ppl"].get<double>()));
+    EXPECT_NEAR(found.nll, expected["mean_nll"].get<double>(), 2e-6) << name;
+    EXPECT_GT(found.standard_error, 0);
   }
 }
 
@@ -303,9 +306,9 @@ TEST_P(TrainedModel, SixteenBits) {
   const Tokenizer tokenizer = value_or_throw(Tokenizer::load(folder()));
   Tokens ids = tokenizer.encode(value_or_throw(read_text(models() / "eval" / "tinystories_heldout.txt")));
   ids.resize(4096);
-  const double exact = value_or_throw(score_windows(*model_, ids, 256, pool_)).nll;
+  const double exact = value_or_throw(score(*model_, windows_of(ids), pool_)).nll;
   const Model half = value_or_throw(Model::load(folder(), {CacheType::f16, Levels::f16}, pool_));
-  const double nll = value_or_throw(score_windows(half, ids, 256, pool_)).nll;
+  const double nll = value_or_throw(score(half, windows_of(ids), pool_)).nll;
   EXPECT_NE(nll, exact);
   EXPECT_NEAR(nll, exact, 1e-3);
   EXPECT_LE(half.packed_bytes(), model_->packed_bytes());
@@ -363,9 +366,9 @@ TEST(StoryModels, ReadStories) {
   for (const char* name : {"stories260k", "stories3m"}) {
     const Model model = value_or_throw(Model::load(models / name, {}, pool));
     const Tokenizer tokenizer = value_or_throw(Tokenizer::load(models / name));
-    const Likelihood score = value_or_throw(score_windows(model, tokenizer.encode(text), 256, pool));
-    EXPECT_GT(score.perplexity(), 2) << name;
-    EXPECT_LT(score.perplexity(), 30) << name;
+    const Likelihood found = value_or_throw(score(model, windows_of(tokenizer.encode(text)), pool));
+    EXPECT_GT(found.perplexity(), 2) << name;
+    EXPECT_LT(found.perplexity(), 30) << name;
   }
 }
 

@@ -78,7 +78,7 @@ int run(int argc, char** argv) {
   if (!session.action)
     return report({ErrorCode::usage, "no command is given\nRun `nibble --help` for what is possible."}, json);
   const Status status = session.action();
-  return status ? 0 : report(status.error(), json);
+  return status ? session.exit_code : report(status.error(), json);
 }
 
 }  // namespace

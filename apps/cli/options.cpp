@@ -101,19 +101,46 @@ void add_threads_option(CLI::App& command, int& threads) {
       ->capture_default_str();
 }
 
-void add_run_options(CLI::App& command, RunOptions& options) {
-  add_model_option(command, options.model);
-  add_threads_option(command, options.threads);
+void add_type_options(CLI::App& command, RunOptions& options) {
   command
       .add_option("--cache", options.cache,
                   "Type of cached keys and values: f32 or f16 (default: the recipe's, else f32)")
       ->type_name("TYPE");
   command.add_option("--weights", options.weights, "Convert float weights to f32, f16 or bf16 (default: as stored)")
       ->type_name("TYPE");
+}
+
+void add_run_options(CLI::App& command, RunOptions& options) {
+  add_model_option(command, options.model);
+  add_threads_option(command, options.threads);
+  add_type_options(command, options);
   command.add_flag("--explain", options.explain, "Say which kernel runs each layer and why faster ones do not serve");
 }
 
-Result<LanguageModel> load(const RunOptions& options) {
+void add_protocol_options(CLI::App& command, TextProtocol& protocol) {
+  command.add_option("--protocol", protocol.name, "Which tokens are predicted: windows, strided or second-half")
+      ->type_name("NAME")
+      ->capture_default_str();
+  command.add_option("-w,--window", protocol.window, "Tokens per window; 0: min(2048, the model's positions)")
+      ->type_name("N")
+      ->capture_default_str();
+  command.add_option("--stride", protocol.stride, "Tokens between windows (strided); 0: half a window")
+      ->type_name("N")
+      ->capture_default_str();
+  command
+      .add_option("--preset", protocol.preset,
+                  "The text is the file of wikitext2, ptb, ptb-new, c4 or c4-new, joined as the GPTQ papers do")
+      ->type_name("NAME");
+}
+
+std::string describe(const TextProtocol& protocol) {
+  std::string out = fmt::format("protocol {}, windows of {}", protocol.name, protocol.window);
+  if (protocol.stride > 0) out += fmt::format(" every {}", protocol.stride);
+  if (!protocol.preset.empty()) out += ", preset " + protocol.preset;
+  return out;
+}
+
+Result<LoadOptions> load_options(const RunOptions& options) {
   LoadOptions wanted;
   wanted.threads = options.threads;
   for (const auto& [name, type] : {std::pair(&options.cache, &wanted.cache), {&options.weights, &wanted.weights}}) {
@@ -122,7 +149,13 @@ Result<LanguageModel> load(const RunOptions& options) {
     if (!found) return error_of(found);
     *type = *found;
   }
-  return LanguageModel::load(options.model, wanted);
+  return wanted;
+}
+
+Result<LanguageModel> load(const RunOptions& options) {
+  const auto wanted = load_options(options);
+  if (!wanted) return error_of(wanted);
+  return LanguageModel::load(options.model, *wanted);
 }
 
 Result<std::string> explanation(const LanguageModel& model) {

@@ -21,8 +21,17 @@ struct RunOptions {
   int threads = 0;
   bool explain = false;
 };
-void add_run_options(CLI::App& command, RunOptions& options);
+void add_type_options(CLI::App& command, RunOptions& options);  // --cache and --weights
+void add_run_options(CLI::App& command, RunOptions& options);   // all of them
 Result<LanguageModel> load(const RunOptions& options);
+
+// --protocol, --window, --stride and --preset.
+void add_protocol_options(CLI::App& command, TextProtocol& protocol);
+// "protocol windows, windows of 256", with the stride and the preset where there are any.
+std::string describe(const TextProtocol& protocol);
+
+// The types that --cache and --weights name, as far as they were given.
+Result<LoadOptions> load_options(const RunOptions& options);
 
 // The kernels of every layer as text for --explain; layers that choose alike are put together.
 Result<std::string> explanation(const LanguageModel& model);

@@ -9,43 +9,56 @@ namespace nibble::cli {
 namespace {
 
 constexpr const char* kFooter =
-    "\nProtocol \"windows\": the whole text is tokenised once with the tokenizer's own special tokens and cut into\n"
-    "windows that do not overlap; the incomplete last one is dropped; every token of a window but the first is\n"
-    "predicted. The perplexity is exp of the mean negative log-likelihood (nll, in nats per predicted token).\n"
+    "\nProtocols; the text is tokenised once with the tokenizer's own special tokens:\n"
+    "  windows      windows that do not overlap, the incomplete last one dropped; every token of a window but the\n"
+    "               first is predicted (the GPTQ papers)\n"
+    "  strided      windows begin every --stride tokens; every token of the text but the first is predicted once\n"
+    "               (Hugging Face)\n"
+    "  second-half  as windows, with the bos in place of the first token of each, if the tokenizer adds one; only\n"
+    "               the second half is predicted (llama.cpp)\n"
+    "The perplexity is exp of the mean negative log-likelihood (nll, in nats per predicted token).\n"
     "\nExamples:\n"
     "  nibble perplexity opt-125m --text wikitext-test.txt\n"
-    "  nibble perplexity opt-125m-quik --text wikitext-test.txt --window 512 --json\n"
+    "  nibble perplexity opt-125m-quik --text wiki.test.raw --preset wikitext2 --json\n"
+    "  nibble perplexity opt-125m --text book.txt --protocol strided --window 1024 --stride 512\n"
     "  cat book.txt | nibble perplexity opt-125m --text -\n";
 
 struct Options {
   RunOptions run;
   std::string text;
-  int64_t window = 0;
+  TextProtocol protocol;
 };
 
-double rate_of(const PerplexityReport& report) {
-  const auto tokens = static_cast<double>(report.window * report.windows);
-  return report.seconds > 0 ? tokens / report.seconds : 0;
-}
-
 Json report_json(const PerplexityReport& report) {
-  return {{"perplexity", report.perplexity}, {"nll", report.nll},         {"standard_error", report.standard_error},
-          {"tokens", report.tokens},         {"protocol", "windows"},     {"window", report.window},
-          {"windows", report.windows},       {"seconds", report.seconds}, {"tokens_per_second", rate_of(report)}};
+  Json out = {{"perplexity", report.perplexity},
+              {"nll", report.nll},
+              {"standard_error", report.standard_error},
+              {"perplexity_standard_error", report.perplexity * report.standard_error},
+              {"tokens", report.tokens},
+              {"protocol", report.protocol.name},
+              {"window", report.protocol.window},
+              {"stride", nullptr},
+              {"preset", nullptr},
+              {"windows", report.windows},
+              {"seconds", report.seconds},
+              {"tokens_per_second", report.tokens_per_second}};
+  if (report.protocol.stride > 0) out["stride"] = report.protocol.stride;
+  if (!report.protocol.preset.empty()) out["preset"] = report.protocol.preset;
+  return out;
 }
 
 std::string report_text(const PerplexityReport& report) {
   return fmt::format(
-      "perplexity {:.4f}   nll {:.5f} +- {:.5f} nats per token\n{} tokens predicted in {} windows of {}, {:.1f} "
-      "tokens/s\n",
-      report.perplexity, report.nll, report.standard_error, report.tokens, report.windows, report.window,
-      rate_of(report));
+      "perplexity {:.4f} +- {:.4f}   nll {:.5f} +- {:.5f} nats per token\n"
+      "{} tokens predicted in {} windows ({}), {:.1f} tokens/s\n",
+      report.perplexity, report.perplexity * report.standard_error, report.nll, report.standard_error, report.tokens,
+      report.windows, describe(report.protocol), report.tokens_per_second);
 }
 
 Result<PerplexityReport> measure(const LanguageModel& model, const std::string& text, const Options& options,
                                  const Session& session) {
   ProgressLine progress(session, 0.1);
-  return model.perplexity(text, {options.window, progress.callback()});
+  return model.perplexity(text, {options.protocol, progress.callback()});
 }
 
 Status run(const Options& options, const Session& session) {
@@ -72,9 +85,7 @@ void add_perplexity(CLI::App& program, Session& session) {
   command->add_option("--text,-f,--file", options->text, "Text file, or - for standard input")
       ->required()
       ->type_name("FILE");
-  command->add_option("-w,--window", options->window, "Tokens per window; 0: min(2048, the model's positions)")
-      ->type_name("N")
-      ->capture_default_str();
+  add_protocol_options(*command, options->protocol);
   add_output_options(*command, session);
   command->footer(kFooter);
   set_action(*command, session, [options, &session] { return run(*options, session); });

@@ -1,6 +1,7 @@
 // nibble quantize: a Hugging Face folder becomes a quantized one.
 #include <nibble/quantize.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "commands.h"
@@ -45,6 +46,7 @@ std::string plan_text(const QuantizePlan& plan) {
 
 // Errors that were not measured are null.
 Json measured(double error) { return error < 0 ? Json() : Json(error); }
+Json measured(const std::optional<double>& value) { return value ? Json(*value) : Json(); }
 
 Json linear_json(const LinearOutcome& linear) {
   return {{"name", linear.name},
@@ -59,7 +61,11 @@ Json linear_json(const LinearOutcome& linear) {
           {"rounding_output_error", measured(linear.rounding_output_error)},
           {"validation_error", measured(linear.validation_error)},
           {"rounding_validation_error", measured(linear.rounding_validation_error)},
-          {"damping", measured(linear.damping)}};
+          {"damping", measured(linear.damping)},
+          {"run_error", measured(linear.run_error)},
+          {"run_cosine", measured(linear.run_cosine)},
+          {"clip_mean", measured(linear.clip_mean)},
+          {"clip_least", measured(linear.clip_least)}};
 }
 
 Json outcome_json(const QuantizeRequest& request, const QuantizePlan& plan, const QuantizeOutcome& outcome) {
@@ -77,21 +83,26 @@ Json outcome_json(const QuantizeRequest& request, const QuantizePlan& plan, cons
           {"linears", linears}};
 }
 
-// The layer whose output suffers most, a line of its own; empty when outputs were not measured.
-std::string worst_layer(const QuantizeOutcome& outcome) {
-  const LinearOutcome* worst = nullptr;
+// The layers whose outputs suffer most, in a line of their own; empty when outputs were not measured.
+std::string worst_layers(const QuantizeOutcome& outcome) {
+  constexpr size_t kNamed = 3;
+  std::vector<const LinearOutcome*> worst;
   for (const LinearOutcome& linear : outcome.linears)
-    if (linear.output_error >= 0 && (worst == nullptr || linear.output_error > worst->output_error)) worst = &linear;
-  if (worst == nullptr) return "";
-  return fmt::format("largest output error: {:.3g} of the output's energy, in {} ({})\n", worst->output_error,
-                     worst->name, worst->weights);
+    if (linear.run_error) worst.push_back(&linear);
+  std::stable_sort(worst.begin(), worst.end(), [](auto* a, auto* b) { return *a->run_error > *b->run_error; });
+  worst.resize(std::min(kNamed, worst.size()));
+  std::string text;
+  for (const LinearOutcome* linear : worst)
+    text += fmt::format("{}{} {:.2g} ({}, cosine {:.4f})", text.empty() ? "" : ", ", linear->name, *linear->run_error,
+                        linear->weights, linear->run_cosine.value_or(0));
+  return text.empty() ? "" : fmt::format("largest errors of an output, as parts of its energy: {}\n", text);
 }
 
 std::string outcome_text(const QuantizeRequest& request, const QuantizeOutcome& outcome) {
   return fmt::format(
       "{}: {:.3f} bits per weight ({:.3f} in the quantized layers), {} of weights\n{}took {}, at most {} of memory\n",
       request.output.string(), outcome.bits_per_weight, outcome.quantized_bits_per_weight,
-      human_bytes(outcome.file_bytes), worst_layer(outcome), human_seconds(outcome.seconds),
+      human_bytes(outcome.file_bytes), worst_layers(outcome), human_seconds(outcome.seconds),
       human_bytes(outcome.peak_memory_bytes));
 }
 

@@ -22,6 +22,7 @@ struct Session {
   bool quiet = false;  // no notes and no progress
   bool no_progress = false;
   std::function<Status()> action;  // set by the subcommand that was chosen
+  int exit_code = 0;               // of a run without an error whose result is bad news (verify)
 
   // A line to standard error, unless the user wants quiet.
   void note(std::string_view line) const;

@@ -26,20 +26,33 @@ struct LoadOptions {
   std::optional<FloatType> weights;  // convert weights that are stored as floats; default: as stored
 };
 
+// Which tokens of a text are predicted, and from what. The text is tokenised once with the tokenizer's own special
+// tokens; W is the window, S the stride:
+//   windows      windows of W that do not overlap, the incomplete last one dropped; all but the first token of each
+//   strided      windows of W that begin every S tokens; every token but the first of the text, once
+//   second-half  as `windows`, a leading special token in place of the first of each; the second half of each
+struct TextProtocol {
+  std::string name = "windows";  // or "strided" or "second-half"
+  int64_t window = 0;            // tokens; 0: min(2048, the model's positions)
+  int64_t stride = 0;            // strided only; 0: half a window
+  // "wikitext2", "ptb", "ptb-new", "c4" or "c4-new": the text is the file of that data set, and joined and cut as the
+  // evaluation code of the GPTQ papers does it; protocol `windows` only. Empty: the text as it is.
+  std::string preset;
+};
+
 struct PerplexityOptions {
-  int64_t window = 0;  // tokens; 0: min(2048, the model's positions)
+  TextProtocol protocol;
   ProgressCallback progress;
 };
 
-// The windows protocol: the text is tokenised once with the tokenizer's own special tokens, cut into windows that
-// do not overlap, the incomplete last one dropped; in each window every token but the first is predicted.
 struct PerplexityReport {
   double perplexity = 0;      // exp(nll)
   double nll = 0;             // mean negative log-likelihood, nats per predicted token
   double standard_error = 0;  // of the nll, tokens taken as independent
   int64_t tokens = 0;         // predicted
-  int64_t window = 0, windows = 0;
-  double seconds = 0;
+  TextProtocol protocol;      // as it was used: with the window, and the stride where there is one
+  int64_t windows = 0;
+  double seconds = 0, tokens_per_second = 0;  // of the tokens run through the model
 };
 
 struct GenerateOptions {
@@ -99,6 +112,9 @@ struct KernelChoice {
   std::string decode;   // for one token
 };
 
+struct EvaluateRequest;  // nibble/evaluate.h
+struct EvaluateReport;
+
 // Owns its weights. Movable. Calls on one object from several threads wait for each other (a callback must not call
 // back into its own model); different objects are independent.
 class LanguageModel {
@@ -118,13 +134,17 @@ class LanguageModel {
   int threads() const;
   std::string isa() const;
 
-  // `usage` when the text does not fill one window or the window does not fit the model; `failure` when the
-  // model's logits are not finite.
+  // `usage` when the text does not fill one window, the window does not fit the model, or the protocol contradicts
+  // itself; `corrupt` for a line of the text that its preset cannot read; `failure` when the model's logits are not
+  // finite.
   Result<PerplexityReport> perplexity(std::string_view text, const PerplexityOptions& options = {}) const;
 
   // `usage` for an empty prompt, one longer than positions(), or sampling options out of range.
   Result<GenerateReport> generate(std::string_view prompt, const GenerateOptions& options = {},
                                   const TextCallback& on_text = {}) const;
+
+  // Zero-shot and few-shot tasks (nibble/evaluate.h says which errors).
+  Result<EvaluateReport> evaluate(const EvaluateRequest& request) const;
 
   // Prefill and decoding of pseudo-random tokens, timed apart.
   Result<BenchReport> bench(const BenchOptions& options = {}) const;

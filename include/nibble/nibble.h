@@ -22,6 +22,8 @@
 // Environment: NIBBLE_THREADS (when an option says 0 threads) and NIBBLE_ISA (portable, avx2, avx512vnni).
 #pragma once
 
+#include <nibble/compare.h>
+#include <nibble/evaluate.h>
 #include <nibble/inspect.h>
 #include <nibble/language_model.h>
 #include <nibble/quantize.h>

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,11 +18,12 @@ struct QuantizeRequest {
   std::string recipe;                  // name of a shipped recipe, or a file
   std::vector<std::string> sets;       // "STEP.KEY=VALUE": changes to the recipe's steps
   std::vector<std::string> overrides;  // "REGEX=WEIGHTS[/ACTIVATIONS]": formats of the linears a pattern names
-  std::vector<std::filesystem::path> calibration;  // text files, joined; none needed by data-free recipes
-  std::vector<std::filesystem::path> validation;   // optional: output errors are also measured on this text
-  int64_t samples = 128;                           // of the calibration text
-  int64_t length = 0;                              // tokens per sample; 0: min(2048, the model's positions)
-  uint64_t seed = 0;                               // of where the samples start
+  // Text files, joined. Data-free recipes need none; what they are given serves the report alone.
+  std::vector<std::filesystem::path> calibration;
+  std::vector<std::filesystem::path> validation;  // optional: output errors are also measured on this text
+  int64_t samples = 128;                          // of the calibration text
+  int64_t length = 0;                             // tokens per sample; 0: min(2048, the model's positions)
+  uint64_t seed = 0;                              // of where the samples start
   int threads = 0;           // 0: NIBBLE_THREADS, or else one per usable processor; never changes the result
   int64_t memory_limit = 0;  // bytes of peak resident memory; 0: none
   bool force = false;        // replace an existing output
@@ -39,7 +41,10 @@ struct QuantizePlan {
 };
 
 // One quantized linear. Errors are relative and squared: of the weights, and of the outputs on calibration and on
-// validation text; `rounding_*`: what rounding to nearest on the same grid gives. Negative: not measured.
+// validation text, as far as the weights cause them; `rounding_*`: what rounding to nearest on the same grid gives.
+// Negative: not measured. `run_error` and `run_cosine` compare the output of the layer as it will be run, activations
+// quantized, with that of the original on a sample of the calibration text; `clip_*` say how much of the weights' range
+// the grids hold (1: nothing is clipped). docs/evidence.md defines them.
 struct LinearOutcome {
   std::string name, weights, activations;
   int64_t rows = 0, columns = 0, kept_columns = 0, stored_bytes = 0;
@@ -47,6 +52,8 @@ struct LinearOutcome {
   double output_error = -1, rounding_output_error = -1;
   double validation_error = -1, rounding_validation_error = -1;
   double damping = -1;  // that the solver used, as a part of the Gram matrix's mean diagonal
+  std::optional<double> run_error, run_cosine;
+  std::optional<double> clip_mean, clip_least;
 };
 
 struct QuantizeOutcome {

@@ -198,8 +198,10 @@ nibble_code nibble_perplexity(nibble_model* model, const char* text, size_t leng
     NIBBLE_DO(nibble::expect_given(model, "model"));
     NIBBLE_DO(nibble::expect_given(text, "text"));
     NIBBLE_DO(nibble::expect_given(result, "result"));
-    NIBBLE_TRY(const nibble::PerplexityReport found, model->model.perplexity({text, length}, {window, {}}));
-    *result = {found.perplexity, found.nll, found.standard_error, found.tokens, found.window, found.windows};
+    nibble::PerplexityOptions options;
+    options.protocol.window = window;
+    NIBBLE_TRY(const nibble::PerplexityReport found, model->model.perplexity({text, length}, options));
+    *result = {found.perplexity, found.nll, found.standard_error, found.tokens, found.protocol.window, found.windows};
     return {};
   });
 }

@@ -1,54 +1,23 @@
 #include <nibble/language_model.h>
 
-#include <algorithm>
-#include <cmath>
 #include <mutex>
 
-#include "api/float_type.h"
 #include "api/guard.h"
 #include "api/language_model_impl.h"
+#include "api/load_model.h"
+#include "api/text_protocol.h"
 #include "api/threads.h"
 #include "core/json.h"
 #include "engine/generate.h"
 #include "measure/likelihood.h"
+#include "model/end_tokens.h"
 
 namespace nibble {
 namespace {
 
-constexpr int64_t kLongestDefaultWindow = 2048;
-
-// What the caller asks for, or else what the recipe of a quantized model says, or else f32.
-Result<CacheType> choose_cache(const ModelSource& source, const LoadOptions& options) {
-  if (options.cache) return cache_type_of(*options.cache);
-  const Json* quantization = source.quantization();
-  if (quantization == nullptr) return CacheType::f32;
-  const Json name = quantization->value(Json::json_pointer("/recipe/cache"), Json("f32"));
-  if (!name.is_string())
-    return fail(ErrorCode::corrupt, "{}: quantization_config recipe.cache is not a string", source.folder().string());
-  NIBBLE_TRY(const FloatType type, float_type_named(name.get<std::string>()));
-  return cache_type_of(type);
-}
-
-// The value of "eos_token_id": a number, a list of numbers, or nothing.
-std::vector<int32_t> end_ids(const Json& config) {
-  std::vector<int32_t> ids;
-  const auto found = config.is_object() ? config.find("eos_token_id") : config.end();
-  if (found == config.end()) return ids;
-  const Json list = found->is_array() ? *found : Json::array({*found});
-  for (const Json& id : list)
-    if (id.is_number_integer() && id >= 0 && id <= INT32_MAX) ids.push_back(id.get<int32_t>());
-  return ids;
-}
-
 // End-of-sequence ids: generation_config.json decides, then config.json, then the tokenizer.
 Result<std::vector<int32_t>> stop_tokens_of(const ModelSource& source, const TextTokenizer& tokenizer) {
-  const std::filesystem::path file = source.folder() / "generation_config.json";
-  std::vector<int32_t> ids;
-  if (std::filesystem::exists(file)) {
-    NIBBLE_TRY(const Json config, read_json(file));
-    ids = end_ids(config);
-  }
-  if (ids.empty()) ids = end_ids(source.config());
+  NIBBLE_TRY(std::vector<int32_t> ids, end_tokens(source));
   if (ids.empty() && tokenizer.eos()) ids.push_back(*tokenizer.eos());
   return ids;
 }
@@ -116,11 +85,8 @@ Result<LanguageModel> LanguageModel::load(const std::filesystem::path& folder, c
     NIBBLE_TRY(const auto source, open_model(folder));
     NIBBLE_TRY(TextTokenizer tokenizer, TextTokenizer::load(folder));
     NIBBLE_TRY(std::vector<int32_t> stop_tokens, stop_tokens_of(*source, tokenizer));
-    Model::Options wanted;
-    NIBBLE_TRY(wanted.cache, choose_cache(*source, options));
-    if (options.weights) wanted.weights = levels_of(*options.weights);
     auto pool = std::make_unique<ThreadPool>(threads);
-    NIBBLE_TRY(Model model, Model::load(*source, wanted, *pool));
+    NIBBLE_TRY(Model model, load_model(*source, options, *pool));
     return LanguageModel(std::unique_ptr<Impl>(
         new Impl{std::move(pool), std::move(model), std::move(tokenizer), std::move(stop_tokens), {}}));
   });
@@ -135,14 +101,12 @@ std::string LanguageModel::isa() const { return to_string(impl_->model.isa()); }
 
 Result<PerplexityReport> LanguageModel::perplexity(std::string_view text, const PerplexityOptions& options) const {
   return guarded([&]() -> Result<PerplexityReport> {
-    const int64_t window = options.window != 0 ? options.window : std::min(kLongestDefaultWindow, positions());
-    if (window < 2 || window > positions())
-      return fail(ErrorCode::usage, "window of {} tokens; expected 2 to the model's {} positions", window, positions());
-    NIBBLE_TRY(const std::vector<int32_t> ids, tokenizer().encode(text));
+    NIBBLE_TRY(const ScoredText scored,
+               read_scored_text(text, text_options(options.protocol), *tokenizer().tokenizer_, positions()));
     std::lock_guard guard(impl_->lock);
-    NIBBLE_TRY(const Likelihood found, score_windows(impl_->model, ids, window, *impl_->pool, options.progress));
-    return PerplexityReport{found.perplexity(), found.nll,    found.standard_error, found.tokens, window,
-                            found.windows,      found.seconds};
+    NIBBLE_TRY(const Likelihood found, score(impl_->model, scored, *impl_->pool, options.progress));
+    return PerplexityReport{found.perplexity(),  found.nll,     found.standard_error, found.tokens,
+                            protocol_of(scored), found.windows, found.seconds,        found.rate()};
   });
 }
 

@@ -55,7 +55,11 @@ LinearOutcome outcome_of(const LinearReport& report) {
           report.rounding_output_error,
           report.validation_error,
           report.rounding_validation_error,
-          report.damping};
+          report.damping,
+          report.run_error,
+          report.run_cosine,
+          report.clip_mean,
+          report.clip_least};
 }
 
 QuantizeOutcome outcome_of(const QuantizeReport& report) {

@@ -167,7 +167,7 @@ Result<OutputFolder> OutputFolder::create(const fs::path& out, bool force, bool 
   std::error_code error;
   const bool leftover = !fs::is_empty(partial, error);
   if (error) return system_failure(error.value(), "list", partial);
-  if (leftover && !resume) NIBBLE_DO(remove_entries(partial, [](const fs::path&) { return true; }));
+  if (leftover && !resume) NIBBLE_DO(folder.clear());
   folder.resumed_ = leftover && resume;
   folder.discarded_ = leftover && !resume;
   // A folder that cannot be written is found out now and not after an hour of work.
@@ -196,6 +196,10 @@ Status OutputFolder::require_space(int64_t bytes) const {
   if (static_cast<double>(bytes) * 1.05 <= free) return {};
   return fail(ErrorCode::resources, "{}: about {:.1f} MB are needed, {:.1f} MB are free on its disk", out_.string(),
               static_cast<double>(bytes) * 1.05e-6, free * 1e-6);
+}
+
+Status OutputFolder::clear() {
+  return remove_entries(partial_, [](const fs::path&) { return true; });
 }
 
 Status OutputFolder::finish() {

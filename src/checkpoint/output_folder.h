@@ -38,6 +38,8 @@ class OutputFolder {
 
   // A `resources` error when the file system has less than `bytes` and 5 % free.
   Status require_space(int64_t bytes) const;
+  // Removes everything in path(): what an interrupted run left there is of no use. resumed() stays as it was.
+  Status clear();
   // Once, after everything is written. On failure OUT is as it was and OUT.partial remains.
   Status finish();
   // Removes OUT.partial: for work that cannot be resumed.

@@ -159,6 +159,18 @@ TEST_F(OutputFolderTest, UnfinishedWorkStaysButAnEmptyFolderDoesNot) {
   EXPECT_FALSE(fs::exists(out_));
 }
 
+TEST_F(OutputFolderTest, ClearEmptiesAFolderThatIsStillInUse) {
+  interrupted_run();
+  auto folder = create(false, true);
+  expect_ok(folder);
+  fs::create_directories(folder->path() / "sub" / "deep");
+  expect_ok(folder->clear());
+  EXPECT_EQ(entries_in(partial_), 0);
+  put(folder->path() / "config.json", "{}");
+  expect_ok(folder->finish());
+  EXPECT_EQ(entries_in(out_), 1);
+}
+
 TEST_F(OutputFolderTest, DiscardRemovesEverything) {
   auto folder = create();
   expect_ok(folder);

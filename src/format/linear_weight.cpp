@@ -1,6 +1,8 @@
 #include "format/linear_weight.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 
 #include "core/checked.h"
 #include "core/half.h"
@@ -162,6 +164,24 @@ LinearWeight float_linear(int64_t rows, int64_t columns, Levels levels, Bytes va
   weight.codes = std::move(values);
   weight.bias = std::move(bias);
   return weight;
+}
+
+std::optional<float> write_floats(std::span<const float> values, Levels levels, std::byte* out) {
+  std::optional<float> misfit;
+  for (float value : values) {
+    float written = value;
+    if (levels == Levels::f32) {
+      std::memcpy(out, &value, sizeof value);
+      out += sizeof value;
+    } else {
+      const uint16_t half = levels == Levels::f16 ? f32_to_f16(value) : f32_to_bf16(value);
+      written = levels == Levels::f16 ? f16_to_f32(half) : bf16_to_f32(half);
+      std::memcpy(out, &half, sizeof half);
+      out += sizeof half;
+    }
+    if (!std::isfinite(written) && !misfit) misfit = value;
+  }
+  return misfit;
 }
 
 void decode_codes(const LinearWeight& weight, int64_t n, std::span<uint8_t> out) {

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -67,6 +68,10 @@ std::vector<int32_t> dense_columns_of(int64_t columns, std::span<const int32_t> 
 
 // A float layer. `values` is row-major N x K in the format's own bytes (f32, f16 or bf16).
 LinearWeight float_linear(int64_t rows, int64_t columns, Levels levels, Bytes values, std::vector<float> bias);
+
+// Writes values in the bytes of a float format, `bits / 8` each, rounded to nearest, ties to even. Returns the first
+// one that is not finite, or that is not after rounding; all of them are written all the same.
+std::optional<float> write_floats(std::span<const float> values, Levels levels, std::byte* out);
 
 // Row n of the dense part as codes (integer formats; 2:4 gaps become the code of zero, i.e. the offset).
 // out: I codes.

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <numeric>
 #include <set>
 
@@ -54,6 +56,29 @@ TEST(Scales, AreRoundedToTheirCodec) {
   EXPECT_EQ(round_scale(0.1f, ScaleCodec::f32), 0.1f);
   EXPECT_EQ(round_scale(0.1f, ScaleCodec::f16), f16_to_f32(f32_to_f16(0.1f)));
   EXPECT_NE(round_scale(0.1f, ScaleCodec::f16), 0.1f);
+}
+
+TEST(WriteFloats, NamesTheFirstValueThatDoesNotFit) {
+  const std::vector<float> values = {1, -0.1f, 65519, 65520, 3e38f};  // 65520 is the first above f16
+  const auto write = [](std::span<const float> some, Levels levels, size_t bytes) {
+    Bytes out(some.size() * bytes);
+    const auto misfit = write_floats(some, levels, out.data());
+    return std::pair(out, misfit);
+  };
+  const auto [whole, all_fit] = write(std::span(values).first(4), Levels::f32, 4);
+  EXPECT_FALSE(all_fit);
+  EXPECT_EQ(std::memcmp(whole.data(), values.data(), whole.size()), 0);
+  const auto [halves, too_large] = write(values, Levels::f16, 2);
+  EXPECT_EQ(too_large, 65520.0f);
+  EXPECT_FALSE(write(std::span(values).first(3), Levels::f16, 2).second);
+  for (size_t i = 0; i < values.size(); ++i) {
+    uint16_t half;
+    std::memcpy(&half, halves.data() + 2 * i, 2);
+    EXPECT_EQ(half, f32_to_f16(values[i])) << i;
+  }
+  const std::vector<float> large = {3e38f, 3.4e38f, INFINITY};  // the second rounds to infinity in bf16
+  EXPECT_EQ(write(large, Levels::bf16, 2).second, 3.4e38f);
+  EXPECT_EQ(write(large, Levels::f32, 4).second, INFINITY);
 }
 
 // A weight whose every number is written down here as well: effective[n][k] is what decode_row must give.

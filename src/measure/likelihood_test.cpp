@@ -4,95 +4,105 @@
 
 #include <cmath>
 
+#include "core/testing.h"
+#include "measure/testing.h"
 #include "runtime/random_source.h"
 
 namespace nibble {
 namespace {
 
-std::vector<int32_t> random_ids(int64_t count, uint64_t vocabulary) {
-  Random random(9);
-  std::vector<int32_t> out;
-  for (int64_t i = 0; i < count; ++i) out.push_back(static_cast<int32_t>(random.below(vocabulary)));
+using testing::expect_error;
+using testing::GivenLogits;
+using testing::random_ids;
+
+// Three tokens with probabilities 1/2, 1/4 and 1/4.
+TEST(Score, MatchesHandComputedValues) {
+  ThreadPool pool(1);
+  const float half = std::log(2.0f);
+  GivenLogits logits(testing::predicting({0, 1, 2}), 3, {half, 0, 0, 0, 0, half, 0, 0, half});
+  const Likelihood found = *score(logits, pool);
+  const double ln2 = std::log(2.0), a = ln2, b = 2 * ln2, c = ln2, mean = (a + b + c) / 3;
+  EXPECT_EQ(found.tokens, 3);
+  EXPECT_EQ(found.windows, 1);
+  EXPECT_EQ(found.tokens_run, 4);
+  EXPECT_NEAR(found.nll, mean, 1e-7);
+  EXPECT_NEAR(found.perplexity(), std::exp2(4.0 / 3), 1e-6);
+  // llama.cpp's formula: sqrt((mean of squares - square of mean) / (n - 1)).
+  EXPECT_NEAR(found.standard_error, std::sqrt(((a * a + b * b + c * c) / 3 - mean * mean) / 2), 1e-7);
+}
+
+// -log p of every predicted token, one passage at a time, in long double.
+std::vector<long double> losses_of(const Model& model, const ScoredText& text, ThreadPool& pool) {
+  const int64_t width = model.spec().vocabulary;
+  std::vector<long double> out;
+  Workspace workspace;
+  for (const Passage& passage : text.passages) {
+    const std::span<const int32_t> tokens(text.ids.data() + passage.begin, static_cast<size_t>(passage.count));
+    Sequence sequence = model.new_sequence();
+    Segment segment{&sequence, passage.count, 0};
+    std::vector<int64_t> wanted;
+    for (int64_t i = 0; i < passage.count; ++i) wanted.push_back(i);
+    std::vector<float> logits(static_cast<size_t>(passage.count * width));
+    EXPECT_TRUE(model.forward(tokens, {&segment, 1}, wanted, logits.data(), workspace, pool));
+    for (int64_t t = passage.first; t < passage.count; ++t) {
+      const float* row = logits.data() + (t - 1) * width;
+      long double total = 0;
+      for (int64_t n = 0; n < width; ++n) total += std::exp(static_cast<long double>(row[n]));
+      out.push_back(std::log(total) - row[tokens[static_cast<size_t>(t)]]);
+    }
+  }
   return out;
 }
 
-TEST(NegativeLogLikelihood, IsMinusTheLogOfTheSoftmax) {
-  const std::vector<float> logits = {0, std::log(3.0f), 0, 0};  // probabilities 1/6, 3/6, 1/6, 1/6
-  EXPECT_NEAR(negative_log_likelihood(logits, 0), std::log(6.0), 1e-7);
-  EXPECT_NEAR(negative_log_likelihood(logits, 1), std::log(2.0), 1e-7);
-  const std::vector<float> large = {5000, 4990, -5000};
-  EXPECT_NEAR(negative_log_likelihood(large, 0), std::log1p(std::exp(-10.0)), 1e-15);
-  EXPECT_NEAR(negative_log_likelihood(large, 2), 10000, 1e-3);
-}
-
-// Against one window at a time, and a softmax written out in long double.
-TEST(ScoreWindows, IsTheMeanOverAllPredictedTokens) {
+TEST(Score, IsTheMeanOverAllPredictedTokens) {
   ThreadPool pool(2);
-  const RandomSource source(small_spec());
-  const Model model = *Model::load(source, {}, pool);
-  const int64_t window = 13, windows = 90, width = model.spec().vocabulary;  // more than one batch
-  const std::vector<int32_t> ids = random_ids(window * windows + 5, static_cast<uint64_t>(width));
-  long double sum = 0, squares = 0;
-  Workspace workspace;
-  for (int64_t w = 0; w < windows; ++w) {
-    const std::vector<int32_t> tokens(ids.begin() + w * window, ids.begin() + (w + 1) * window);
-    Sequence sequence = model.new_sequence();
-    Segment segment{&sequence, window, 0};
-    std::vector<int64_t> wanted;
-    for (int64_t i = 0; i + 1 < window; ++i) wanted.push_back(i);
-    std::vector<float> logits(wanted.size() * static_cast<size_t>(width));
-    ASSERT_TRUE(model.forward(tokens, {&segment, 1}, wanted, logits.data(), workspace, pool));
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      long double total = 0;
-      for (int64_t n = 0; n < width; ++n)
-        total += std::exp(static_cast<long double>(logits[i * static_cast<size_t>(width) + static_cast<size_t>(n)]));
-      const long double loss =
-          std::log(total) - logits[i * static_cast<size_t>(width) + static_cast<size_t>(tokens[i + 1])];
+  const Model model = *Model::load(RandomSource(small_spec()), {}, pool);
+  const std::vector<int32_t> ids = random_ids(1200, 61);  // more than one batch
+  for (const ProtocolOptions& options : {ProtocolOptions{Protocol::windows, 13},
+                                         {Protocol::strided, 40, 17},
+                                         {Protocol::second_half, 24, 0, 5},
+                                         {Protocol::second_half, 33}}) {
+    const ScoredText text = *scored_text(ids, options, 96);
+    const auto losses = losses_of(model, text, pool);
+    const auto n = static_cast<long double>(losses.size());
+    long double sum = 0, squares = 0;
+    for (long double loss : losses) {
       sum += loss;
       squares += loss * loss;
     }
+    const long double mean = sum / n;
+    const Likelihood found = *score(model, text, pool);
+    EXPECT_EQ(found.tokens, static_cast<int64_t>(losses.size()));
+    EXPECT_EQ(found.windows, static_cast<int64_t>(text.passages.size()));
+    EXPECT_NEAR(found.nll, static_cast<double>(mean), 1e-12);
+    EXPECT_NEAR(found.standard_error, static_cast<double>(std::sqrt((squares / n - mean * mean) / (n - 1))), 1e-12);
   }
-  const long double n = windows * (window - 1), mean = sum / n;
-  const Likelihood score = *score_windows(model, ids, window, pool);
-  EXPECT_EQ(score.windows, windows);
-  EXPECT_EQ(score.tokens, windows * (window - 1));
-  EXPECT_NEAR(score.nll, static_cast<double>(mean), 1e-9);
-  EXPECT_NEAR(score.standard_error, static_cast<double>(std::sqrt((squares / n - mean * mean) / (n - 1))), 1e-9);
-  EXPECT_DOUBLE_EQ(score.perplexity(), std::exp(score.nll));
 }
 
-TEST(ScoreWindows, DoesNotDependOnThreads) {
-  const RandomSource source(small_spec());
+TEST(Score, DoesNotDependOnThreads) {
   ThreadPool one(1), four(4);
-  const Model model = *Model::load(source, {}, one);
-  const std::vector<int32_t> ids = random_ids(400, 61);
-  const Likelihood a = *score_windows(model, ids, 32, one), b = *score_windows(model, ids, 32, four);
+  const Model model = *Model::load(RandomSource(small_spec()), {}, one);
+  const ScoredText text = *scored_text(random_ids(400, 61), {Protocol::windows, 32}, 96);
+  const Likelihood a = *score(model, text, one), b = *score(model, text, four);
   EXPECT_EQ(a.nll, b.nll);
   EXPECT_EQ(a.standard_error, b.standard_error);
 }
 
-TEST(ScoreWindows, TellsProgress) {
+TEST(Score, TellsProgress) {
   ThreadPool pool(1);
   const Model model = *Model::load(RandomSource(small_spec()), {}, pool);
   std::vector<double> done;
-  ASSERT_TRUE(
-      score_windows(model, random_ids(96 * 25, 61), 96, pool, [&](const Progress& p) { done.push_back(p.done); }));
+  const ScoredText text = *scored_text(random_ids(96 * 25, 61), {Protocol::windows, 96}, 96);
+  ASSERT_TRUE(score(model, text, pool, [&](const Progress& p) { done.push_back(p.done); }));
   ASSERT_GE(done.size(), 2u);
   EXPECT_TRUE(std::is_sorted(done.begin(), done.end()));
   EXPECT_DOUBLE_EQ(done.back(), 1);
 }
 
-TEST(ScoreWindows, RefusesWindowsThatCannotBeScored) {
+TEST(Score, RefusesIdsOutsideTheVocabulary) {
   ThreadPool pool(1);
   const Model model = *Model::load(RandomSource(small_spec()), {}, pool);
-  const std::vector<int32_t> ids = random_ids(50, 61);
-  for (int64_t window : {0, 1, 51, 97}) {
-    const auto score = score_windows(model, ids, window, pool);
-    ASSERT_FALSE(score) << window;
-    EXPECT_EQ(score.error().code, ErrorCode::usage);
-    EXPECT_NE(score.error().message.find(std::to_string(window)), std::string::npos);
-  }
-  EXPECT_TRUE(score_windows(model, ids, 50, pool));
+  expect_error(score(model, testing::predicting({3, 61, 4}), pool), ErrorCode::usage, "61");
 }
 
 }  // namespace

@@ -1,13 +1,10 @@
 // From a ModelSource back to an ordinary float checkpoint of its family.
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <map>
 
 #include "checkpoint/output_folder.h"
 #include "checkpoint/safetensors.h"
 #include "core/file.h"
-#include "core/half.h"
 #include "model/globals.h"
 #include "model/storage.h"
 #include "model/tensor_map.h"
@@ -26,17 +23,6 @@ struct Shard {
   int64_t bytes = 0;
 };
 
-void encode(float value, Levels levels, std::byte* at) {
-  const uint16_t bits = levels == Levels::f16 ? f32_to_f16(value) : f32_to_bf16(value);
-  levels == Levels::f32 ? std::memcpy(at, &value, 4) : std::memcpy(at, &bits, 2);
-}
-
-bool fits(float value, Levels levels) {
-  if (levels == Levels::f16) return std::isfinite(f16_to_f32(f32_to_f16(value)));
-  if (levels == Levels::bf16) return std::isfinite(bf16_to_f32(f32_to_bf16(value)));
-  return std::isfinite(value);
-}
-
 // One tensor of the output, filled row by row.
 class TensorBytes {
  public:
@@ -47,15 +33,10 @@ class TensorBytes {
   Status put(int64_t first, std::span<const float> values) {
     NIBBLE_CHECK((first + static_cast<int64_t>(values.size())) * bytes_of(levels_) <=
                  static_cast<int64_t>(bytes_.size()));
-    std::byte* at = bytes_.data() + first * bytes_of(levels_);
-    for (float value : values) {
-      if (!fits(value, levels_))
-        return fail(ErrorCode::usage, "tensor \"{}\": the value {} does not fit {}; choose bf16 or f32", name_, value,
-                    name_of(dtype_of(levels_)));
-      encode(value, levels_, at);
-      at += bytes_of(levels_);
-    }
-    return {};
+    const auto misfit = write_floats(values, levels_, bytes_.data() + first * bytes_of(levels_));
+    if (!misfit) return {};
+    return fail(ErrorCode::usage, "tensor \"{}\": the value {} does not fit {}; choose bf16 or f32", name_, *misfit,
+                name_of(dtype_of(levels_)));
   }
   Status put_rows(const LinearWeight& weight, const RowRuns& rows) {
     std::vector<float> row(static_cast<size_t>(weight.columns));

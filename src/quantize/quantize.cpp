@@ -9,11 +9,13 @@
 #include "checkpoint/manifest.h"
 #include "checkpoint/output_folder.h"
 #include "checkpoint/safetensors.h"
+#include "model/end_tokens.h"
 #include "model/storage.h"
 #include "quantize/pipeline/block.h"
 #include "quantize/pipeline/estimate.h"
 #include "quantize/pipeline/fingerprint.h"
 #include "quantize/pipeline/record.h"
+#include "quantize/pipeline/statistics_file.h"
 
 namespace nibble {
 namespace {
@@ -32,7 +34,7 @@ struct Preparation {
   std::vector<std::vector<SitePlan>> plans;
   Needs needs;
   int64_t length = 0;
-  bool calibrated = false;
+  bool observed = false;  // the recipe needs calibration text
 
   int64_t sites() const {
     int64_t count = 0;
@@ -82,7 +84,7 @@ Result<Preparation> prepare(const QuantizeOptions& options) {
                 options.model.string());
   NIBBLE_TRY(out.plans, plan_all(options.recipe, out.source->spec()));
   NIBBLE_TRY(out.length, sample_length(options, out.source->spec()));
-  out.calibrated = observes(out.plans);
+  out.observed = observes(out.plans);
   NIBBLE_TRY(out.needs, needs_of(options, *out.source, out.plans, out.length));
   return out;
 }
@@ -114,7 +116,6 @@ class Run {
   std::vector<HiddenStream*> streams();
   Status start();
   Status take_up();
-  Status empty_folder() const;
   Result<std::optional<Record>> record_of_manifest() const;
   Status write_shard(const NamedTensors& tensors, int64_t index);
   Status quantize_one(int64_t index);
@@ -142,18 +143,15 @@ class Run {
 Status Run::read_text() {
   NIBBLE_TRY(isa_, selected_isa());
   auto tokenizer = Tokenizer::load(options_.model);
-  const bool needed = prepared_.calibrated || !options_.validation.empty();
+  const bool needed = prepared_.observed || !options_.calibration.empty() || !options_.validation.empty();
   if (tokenizer) {
     tokenizer_ = *tokenizer;
   } else if (needed || tokenizer.error().code != ErrorCode::io) {
     return tl::unexpected(tokenizer.error());  // only a model without any tokenizer can do without
   }
-  if (prepared_.calibrated) {
-    if (options_.calibration.empty())
-      return fail(ErrorCode::usage, "recipe {} needs calibration text; give it with --calibration",
-                  options_.recipe.name);
-    NIBBLE_TRY(calibration_, samples_of(options_.calibration, "calibration"));
-  }
+  if (prepared_.observed && options_.calibration.empty())
+    return fail(ErrorCode::usage, "recipe {} needs calibration text; give it with --calibration", options_.recipe.name);
+  NIBBLE_TRY(calibration_, samples_of(options_.calibration, "calibration"));
   NIBBLE_TRY(validation_, samples_of(options_.validation, "validation"));
   prompt_ = fingerprint_prompt(tokenizer_ ? &*tokenizer_ : nullptr, spec());
   return {};
@@ -206,7 +204,8 @@ Status Run::take_up() {
     NIBBLE_TRY(earlier, record_of_manifest());
     written_ = true;
   }
-  if (!earlier) return empty_folder();  // it had not come as far as the first record
+  // What lies there otherwise belongs to no run that could go on, and must not get into the output.
+  if (!earlier) return output_->clear();
   NIBBLE_DO(check_same_inputs(earlier->inputs, record_.inputs, folder()));
   if (earlier->blocks_done > spec().layers)
     return fail(ErrorCode::corrupt, "{}: \"blocks_done\" is {}, but the model has {} blocks",
@@ -220,18 +219,6 @@ Status Run::take_up() {
   return {};
 }
 
-// What lies there belongs to no run that could go on, and must not get into the output.
-Status Run::empty_folder() const {
-  std::error_code error;
-  std::vector<fs::path> entries;
-  for (fs::directory_iterator it(folder(), error), end; !error && it != end; it.increment(error))
-    entries.push_back(it->path());
-  for (const fs::path& path : entries)
-    if (!error) fs::remove_all(path, error);
-  if (error) return fail(ErrorCode::io, "cannot empty {}: {}", folder().string(), error.message());
-  return {};
-}
-
 // Between the removal of the record and the final name there is the manifest.
 Result<std::optional<Record>> Run::record_of_manifest() const {
   NIBBLE_DO(check_manifest(folder()));
@@ -242,11 +229,7 @@ Result<std::optional<Record>> Run::record_of_manifest() const {
   record.blocks_done = spec().layers;
   NIBBLE_TRY(record.tensor_bytes, reader.integer("tensor_bytes", 0, INT64_MAX));
   if (const Json* inputs = reader.find("inputs")) record.inputs = *inputs;
-  if (const Json* linears = reader.find("linears"); linears != nullptr && linears->is_array())
-    for (const Json& linear : *linears) {
-      NIBBLE_TRY(LinearReport report, report_from_json(linear, where));
-      record.reports.push_back(std::move(report));
-    }
+  NIBBLE_DO(read_reports(manifest, record, where));
   return record;
 }
 
@@ -289,6 +272,8 @@ Status Run::quantize_one(int64_t index) {
     if (block.weights[role].format.is_integer())
       record_.linears[linear_name(index, role)] = linear_entry(block.weights[role]);
   record_.reports.insert(record_.reports.end(), block.reports.begin(), block.reports.end());
+  record_.sites.insert(record_.sites.end(), block.sites.begin(), block.sites.end());
+  if (calibration_) NIBBLE_DO(write_statistics_piece(folder(), index, block.absmax));
   record_.blocks_done = index + 1;
   NIBBLE_DO(write_record(folder(), record_));
   for (HiddenStream* stream : streams()) stream->remove(index);
@@ -313,6 +298,7 @@ Status Run::write_rest() {
   NIBBLE_DO(write_shard_index(folder(), record_.weights, record_.tensor_bytes));
   NIBBLE_DO(copy_companions(options_.model, folder()));
   NIBBLE_DO(write_config());
+  if (calibration_) NIBBLE_DO(join_statistics(folder(), prepared_.plans));
   NIBBLE_TRY(Json fields, manifest_fields());
   NIBBLE_TRY(const std::vector<std::string> files, final_files());
   return write_manifest(folder(), files, std::move(fields));
@@ -324,7 +310,12 @@ Result<Json> Run::manifest_fields() {
   fields["tensor_bytes"] = record_.tensor_bytes;
   fields["linears"] = Json::array();
   for (const LinearReport& report : record_.reports) fields["linears"].push_back(to_json(report));
-  if (tokenizer_) fields["tokenizer"] = tokenizer_examples(*tokenizer_);
+  if (calibration_) fields["sites"] = Json::array();
+  for (const SiteReport& report : record_.sites) fields["sites"].push_back(to_json(report));
+  if (tokenizer_) {
+    NIBBLE_TRY(const std::vector<int32_t> ends, end_tokens(*prepared_.source));
+    fields["tokenizer"] = tokenizer_fingerprint(*tokenizer_, ends);
+  }
   NIBBLE_TRY(const std::vector<float> hidden, prompt_stream_->read(spec().layers));
   NIBBLE_TRY(const std::unique_ptr<ModelSource> quantized, open_model(folder()));
   NIBBLE_TRY(fields["logits"], logit_fingerprint(*quantized, prompt_, hidden, pool_));
@@ -362,6 +353,7 @@ Status Run::finish() {
 Result<QuantizeReport> Run::report() const {
   QuantizeReport report;
   report.linears = record_.reports;
+  report.sites = record_.sites;
   report.resumed = resumed_;
   report.discarded = output_->discarded();
   report.bits_per_weight =

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,9 +21,10 @@ namespace nibble {
 
 struct QuantizeOptions {
   std::filesystem::path model, output;
-  Recipe recipe;                                   // with --set and --override applied
-  std::vector<std::filesystem::path> calibration;  // text files, joined; may be empty for data-free recipes
-  std::vector<std::filesystem::path> validation;   // optional: errors are also measured on this text
+  Recipe recipe;  // with --set and --override applied
+  // Text files, joined. Data-free recipes need none; where they are given some, it is used for the report alone.
+  std::vector<std::filesystem::path> calibration;
+  std::vector<std::filesystem::path> validation;  // optional: errors are also measured on this text
   int64_t samples = 128;
   int64_t length = 0;        // tokens per sample; 0: min(2048, the model's positions)
   uint64_t seed = 0;         // of the samples' starting points
@@ -42,7 +44,11 @@ struct QuantizeEstimate {
 
 // One linear, as recorded in the manifest. Errors are relative squared errors: |W - W'|^2 / |W|^2 of the weights, and
 // of the outputs on calibration text tr(E G E') / tr(W G W') with E = W - W' and the Gram matrix G of the layer's
-// input. `rounding_*`: what rounding to nearest on the same grid gives. Negative where it was not measured.
+// input: of weights alone, over all tokens. `rounding_*`: what rounding to nearest on the same grid gives. Negative
+// where it was not measured.
+//
+// `run_*` are of the layer as it will be run, activations quantized, on a sample of the calibration tokens
+// (pipeline/run_error.h); `clip_*` of its grids (solve/clip.h).
 struct LinearReport {
   std::string name;
   std::string weights, activations;
@@ -51,10 +57,22 @@ struct LinearReport {
   double output_error = -1, rounding_output_error = -1;
   double validation_error = -1, rounding_validation_error = -1;
   double damping = -1;  // of the Gram matrix, as a part of its mean diagonal; raised from the recipe's if need be
+  std::optional<double> run_error, run_cosine;
+  std::optional<double> clip_mean, clip_least;
+};
+
+// The input of the linears that read one tensor, on calibration text. `maximum` and `median` are over the channels'
+// largest |x|; the kurtosis is that of all values together (normal: 3; absent when all are equal).
+struct SiteReport {
+  std::string name;    // "blocks.3.qkv"
+  int64_t inputs = 0;  // channels
+  double maximum = 0, median = 0;
+  std::optional<double> kurtosis;
 };
 
 struct QuantizeReport {
   std::vector<LinearReport> linears;
+  std::vector<SiteReport> sites;  // empty without calibration text
   double bits_per_weight = 0, quantized_bits_per_weight = 0;
   int64_t file_bytes = 0;
   int64_t peak_memory = 0;

@@ -15,7 +15,9 @@
 #include "core/random.h"
 #include "core/testing.h"
 #include "model/model.h"
+#include "quantize/pipeline/record.h"
 #include "quantize/pipeline/samples.h"
+#include "quantize/pipeline/statistics_file.h"
 #include "runtime/model.h"
 
 namespace nibble {
@@ -177,7 +179,10 @@ TEST_F(Quantize, EveryShippedRecipeGivesAFolderThatRuns) {
     EXPECT_FALSE(fs::exists(wanted.output.string() + ".partial"));
     const auto model = Model::load(wanted.output, {}, pool);
     ASSERT_TRUE(model) << shipped.name << ": " << model.error().message;
+    EXPECT_EQ(report->sites.size(), 4u * kLayers);
     for (const LinearReport& linear : report->linears) {
+      EXPECT_GT(linear.run_error.value_or(0), 0) << linear.name;
+      EXPECT_GT(linear.run_cosine.value_or(0), 0.5) << linear.name;
       EXPECT_GT(linear.weight_error, 0) << linear.name;
       EXPECT_LT(linear.validation_error, 0.5) << linear.name;
       EXPECT_GE(linear.validation_error, 0) << linear.name;
@@ -320,6 +325,17 @@ TEST_F(Quantize, ARecordOfMoreBlocksThanThereAreIsCorrupt) {
       << report.error().message;
 }
 
+TEST_F(Quantize, AnotherVersionsUnfinishedRunIsNotGoneOnWith) {
+  QuantizeOptions stopped = options("quik-4b", "out");
+  ASSERT_TRUE(run_and_die(stopped, 5));
+  const fs::path file = stopped.output.string() + ".partial/resume.json";
+  Json record = *read_json(file);
+  record["record_version"] = 1;
+  testing::put(file, dump_json(record));
+  stopped.resume = true;
+  testing::expect_error(run(stopped), ErrorCode::corrupt, "\"record_version\" is 1", "without --resume");
+}
+
 TEST_F(Quantize, OutputsThatWouldOverwriteTheModelAreRefused) {
   const auto before = hashes(folder_ / "model");
   const auto refused = [&](const fs::path& model, const fs::path& out) {
@@ -437,7 +453,163 @@ TEST_F(Quantize, DataFreeRecipesNeedNoText) {
   EXPECT_LT(report->linears[0].output_error, 0);
   fs::remove(folder_ / "model/tokenizer.json");
   QuantizeOptions bare = options("rtn-w8a8", "bare");
+  bare.calibration = {};
   EXPECT_TRUE(run(bare));
+}
+
+TEST_F(Quantize, CalibrationTextServesTheReportOfDataFreeRecipes) {
+  const QuantizeOptions with = options("rtn-w4a4", "with");
+  QuantizeOptions without = options("rtn-w4a4", "without");
+  without.calibration = {};
+  const auto seen = run(with), blind = run(without);
+  ASSERT_TRUE(seen) << seen.error().message;
+  ASSERT_TRUE(blind) << blind.error().message;
+  EXPECT_EQ(seen->sites.size(), 4u * kLayers);
+  EXPECT_TRUE(blind->sites.empty());
+  EXPECT_TRUE(fs::exists(with.output / kStatisticsName));
+  EXPECT_FALSE(fs::exists(without.output / kStatisticsName));
+  for (size_t i = 0; i < seen->linears.size(); ++i) {
+    EXPECT_GT(seen->linears[i].run_error.value_or(-1), 0) << seen->linears[i].name;
+    EXPECT_FALSE(blind->linears[i].run_error) << blind->linears[i].name;
+    EXPECT_EQ(seen->linears[i].clip_mean, blind->linears[i].clip_mean);
+    EXPECT_LT(seen->linears[i].output_error, 0);  // there is no Gram matrix
+  }
+  for (const auto& [name, hash] : hashes(without.output))
+    if (name.starts_with("model-")) {
+      EXPECT_EQ(*sha256_file(with.output / name), hash) << name;
+    }
+}
+
+// The first site of a LLaMA sees norm(embedding): everything that is recorded of it can be computed here in float64.
+TEST_F(Quantize, RecordsWhatTheFirstSiteSees) {
+  QuantizeOptions wanted = options("quik-4b", "out");
+  wanted.samples = 9;  // 360 tokens: not all of them are tried out
+  const auto report = run(wanted, 2);
+  ASSERT_TRUE(report) << report.error().message;
+
+  CheckpointWriter model = random_llama();
+  std::vector<int32_t> ids;
+  for (const char c : testing::get(wanted.calibration[0])) ids.push_back(c);
+  const Samples samples = *draw_samples(ids, wanted.samples, wanted.length, wanted.seed, "calibration");
+  std::vector<std::vector<double>> x;
+  for (const int32_t id : samples.tokens) {
+    const float* row = &model["model.embed_tokens.weight"][static_cast<size_t>(id * kHidden)];
+    double square = 0;
+    for (int64_t k = 0; k < kHidden; ++k) square += static_cast<double>(row[k]) * static_cast<double>(row[k]);
+    std::vector<double> normed;
+    for (size_t k = 0; k < kHidden; ++k)
+      normed.push_back(static_cast<double>(row[k]) / std::sqrt(square / kHidden + 1e-5) *
+                       static_cast<double>(model["model.layers.0.input_layernorm.weight"][k]));
+    x.push_back(normed);
+  }
+
+  std::vector<double> absmax(kHidden, 0);
+  double mean = 0, second = 0, fourth = 0;
+  const double count = 360.0 * kHidden;
+  for (const auto& row : x)
+    for (size_t k = 0; k < kHidden; ++k) {
+      absmax[k] = std::max(absmax[k], std::fabs(row[k]));
+      mean += row[k] / count;
+    }
+  for (const auto& row : x)
+    for (const double value : row) {
+      second += (value - mean) * (value - mean) / count;
+      fourth += std::pow(value - mean, 4) / count;
+    }
+  const SiteReport& site = report->sites.at(0);
+  EXPECT_EQ(site.name, "blocks.0.qkv");
+  EXPECT_EQ(site.inputs, kHidden);
+  EXPECT_NEAR(site.kurtosis.value_or(0), fourth / second / second, 1e-4 * fourth / second / second);
+  EXPECT_GT(*site.kurtosis, 10);  // two loud channels
+  const auto statistics = read_statistics(wanted.output);
+  ASSERT_TRUE(statistics) << statistics.error().message;
+  EXPECT_EQ(statistics->size(), 4u * kLayers);
+  for (size_t k = 0; k < kHidden; ++k) EXPECT_NEAR(statistics->at("blocks.0.qkv")[k], absmax[k], 1e-5 * absmax[k]) << k;
+  std::sort(absmax.begin(), absmax.end());
+  EXPECT_NEAR(site.maximum, absmax.back(), 1e-5 * absmax.back());
+  EXPECT_NEAR(site.median, (absmax[kHidden / 2 - 1] + absmax[kHidden / 2]) / 2, 1e-5);
+
+  // The layer as it runs, on 256 of the 360 tokens.
+  const BlockWeights block = *(*open_model(wanted.output))->block(0);
+  const LinearWeight& solved = block[Role::v];
+  ASSERT_EQ(to_string(solved.activations), "int4:token:asym");
+  ASSERT_GT(solved.kept_count(), 0);
+  const auto dense = dense_columns_of(kHidden, solved.kept_columns);
+  double energy = 0, energy_after = 0, product = 0, error = 0;
+  for (size_t i = 0; i < 256; ++i) {
+    const auto& row = x[i * 360 / 256];
+    std::vector<float> part;
+    for (const int32_t k : dense) part.push_back(static_cast<float>(row[static_cast<size_t>(k)]));
+    const Grid grid = asymmetric_grid(range_of(part), 4);
+    std::vector<double> rounded = row;
+    for (const int32_t k : dense)
+      rounded[static_cast<size_t>(k)] =
+          static_cast<double>(grid.round(static_cast<float>(row[static_cast<size_t>(k)])));
+    for (int64_t n = 0; n < solved.rows; ++n) {
+      std::vector<float> w(kHidden);
+      decode_row(solved, n, w);
+      double y = 0, after = 0;
+      for (size_t k = 0; k < kHidden; ++k) {
+        const float original = model["model.layers.0.self_attn.v_proj.weight"][static_cast<size_t>(n * kHidden) + k];
+        y += row[k] * static_cast<double>(original);
+        after += rounded[k] * static_cast<double>(w[k]);
+      }
+      energy += y * y;
+      energy_after += after * after;
+      product += y * after;
+      error += (y - after) * (y - after);
+    }
+  }
+  const auto v = std::find_if(report->linears.begin(), report->linears.end(),
+                              [](const LinearReport& linear) { return linear.name == "blocks.0.v"; });
+  EXPECT_NEAR(v->run_error.value_or(0), error / energy, 2e-3 * error / energy);
+  EXPECT_NEAR(v->run_cosine.value_or(0), product / std::sqrt(energy * energy_after), 1e-4);
+  EXPECT_GT(v->clip_mean.value_or(2), 0.3);
+  EXPECT_LE(v->clip_mean.value_or(2), 1);
+  EXPECT_LE(*v->clip_least, *v->clip_mean);
+}
+
+TEST_F(Quantize, TheStatisticsAreNoWeightsButListedInTheManifest) {
+  const QuantizeOptions wanted = options("quik-4b", "out");
+  ASSERT_TRUE(run(wanted));
+  const Json manifest = *read_manifest(wanted.output);
+  EXPECT_TRUE(manifest["files"].contains(kStatisticsName));
+  ASSERT_EQ(manifest["sites"].size(), 4u * kLayers);
+  int64_t shards = 0;
+  for (const auto& entry : fs::directory_iterator(wanted.output)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("model-")) shards += static_cast<int64_t>(entry.file_size());
+    EXPECT_NE(entry.path().extension(), ".f32") << name;
+  }
+  EXPECT_EQ((*open_model(wanted.output))->file_bytes(), shards);
+  testing::put(wanted.output / kStatisticsName, "changed");
+  testing::expect_error(check_manifest(wanted.output), ErrorCode::corrupt, kStatisticsName);
+  fs::remove(wanted.output / kStatisticsName);
+  EXPECT_TRUE(open_model(wanted.output));
+}
+
+TEST_F(Quantize, ManifestsOfEarlierVersionsAreRead) {
+  const QuantizeOptions whole = options("quik-4b", "out");
+  ASSERT_TRUE(run(whole));
+  Json manifest = *read_manifest(whole.output);
+  manifest.erase("sites");
+  for (Json& linear : manifest["linears"])
+    for (const char* key : {"run_error", "run_cosine", "clip_mean", "clip_least"}) {
+      EXPECT_TRUE(linear.contains(key)) << key;
+      linear.erase(key);
+    }
+  testing::put(whole.output / kManifestName, dump_json(manifest, 2));
+  Record record;
+  ASSERT_TRUE(read_reports(manifest, record, "manifest"));
+  EXPECT_EQ(record.reports.size(), 7u * kLayers);
+  EXPECT_TRUE(record.sites.empty());
+  fs::rename(whole.output, whole.output.string() + ".partial");
+  QuantizeOptions again = whole;
+  again.resume = true;
+  const auto report = run(again);
+  ASSERT_TRUE(report) << report.error().message;
+  EXPECT_FALSE(report->linears[0].run_error);
+  EXPECT_GE(report->linears[0].output_error, 0);
 }
 
 TEST_F(Quantize, NamesTheSiteWhoseInputOverflows) {

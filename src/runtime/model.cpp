@@ -4,8 +4,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/half.h"
-
 namespace nibble {
 namespace {
 
@@ -13,21 +11,6 @@ namespace {
 void apply(const PackedLinear& layer, const float* x, int64_t m, float* y, Isa isa, Workspace& ws, ThreadPool& pool) {
   prepare(layer.plan(), x, layer.inputs(), m, isa, ws.input, pool);
   linear(layer, ws.input, y, layer.outputs(), pool);
-}
-
-// Writes a row in another float type; false when a value becomes infinite.
-bool convert_row(std::span<const float> row, Levels levels, std::byte* out) {
-  if (levels == Levels::f32) {
-    std::memcpy(out, row.data(), row.size_bytes());
-    return true;
-  }
-  auto* halves = reinterpret_cast<uint16_t*>(out);
-  bool fits = true;
-  for (size_t i = 0; i < row.size(); ++i) {
-    halves[i] = levels == Levels::f16 ? f32_to_f16(row[i]) : f32_to_bf16(row[i]);
-    fits &= std::isfinite(levels == Levels::f16 ? f16_to_f32(halves[i]) : bf16_to_f32(halves[i]));
-  }
-  return fits;
 }
 
 bool all_finite(std::span<const float> values) {
@@ -107,7 +90,7 @@ Status Model::convert(LinearWeight& weight, std::string_view name, ThreadPool& p
     std::vector<float> row(static_cast<size_t>(weight.columns));
     for (int64_t n = begin; n < end; ++n) {
       decode_row(weight, n, row);
-      fits[static_cast<size_t>(n)] = convert_row(row, levels, values.data() + n * row_bytes);
+      fits[static_cast<size_t>(n)] = !write_floats(row, levels, values.data() + n * row_bytes);
     }
   });
   if (auto bad = std::find(fits.begin(), fits.end(), 0); bad != fits.end())

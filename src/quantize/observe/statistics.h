@@ -1,4 +1,5 @@
-// What calibration text tells about the input of a site: the largest |x| per channel and the Gram matrix.
+// What calibration text tells about the input of a site: the largest |x| per channel and the Gram matrix for the steps
+// of a recipe; moments of all values and a few rows for the report.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,8 @@
 #include "core/buffer.h"
 #include "core/result.h"
 #include "core/threads.h"
+#include "quantize/observe/moments.h"
+#include "quantize/observe/row_sample.h"
 
 namespace nibble {
 
@@ -35,12 +38,14 @@ class Gram {
   AlignedBuffer<double> sums_;
 };
 
-// Which statistics; bits of a set.
-enum Statistics : unsigned { kNoStatistics = 0, kAbsmax = 1, kGram = 2 };
+// Which statistics; bits of a set. Steps ask for absmax and gram.
+enum Statistics : unsigned { kNoStatistics = 0, kAbsmax = 1, kGram = 2, kMoments = 4, kRows = 8 };
 
 struct SiteStatistics {
   std::vector<float> absmax;  // [K]; empty when not observed
   Gram gram;                  // empty() when not observed
+  Moments moments;            // of all values; count is 0 when not observed
+  RowSample rows;             // empty() when not observed
 };
 
 // absmax[k] = max(absmax[k], |x[m][k]|); `failure` naming the site and the channel when a value is NaN or infinite.

@@ -1,11 +1,11 @@
 #include "quantize/pipeline/block.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <optional>
 
-#include "core/half.h"
+#include "quantize/pipeline/run_error.h"
+#include "quantize/solve/clip.h"
 #include "quantize/solve/error.h"
 #include "quantize/solve/round.h"
 
@@ -26,19 +26,25 @@ LinearWeight effective(const LinearWeight& weight, ThreadPool& pool) {
   return float_linear(weight.rows, weight.columns, Levels::f32, std::move(values), weight.bias);
 }
 
+double median_of(std::vector<float> values) {
+  const size_t half = values.size() / 2;
+  std::sort(values.begin(), values.end());
+  const double above = static_cast<double>(values[half]);
+  return values.size() % 2 == 1 ? above : (above + static_cast<double>(values[half - 1])) / 2;
+}
+
+SiteReport report_of(const std::string& name, const SiteStatistics& statistics) {
+  const std::vector<float>& absmax = statistics.absmax;
+  return {name, static_cast<int64_t>(absmax.size()),
+          static_cast<double>(*std::max_element(absmax.begin(), absmax.end())), median_of(absmax),
+          statistics.moments.kurtosis()};
+}
+
 // A float layer in another float type.
 Result<LinearWeight> converted(const FloatLayer& layer, Levels levels) {
-  Bytes values;
-  values.reserve(layer.values.size() * (levels == Levels::f32 ? 4 : 2));
-  for (float value : layer.values) {
-    const uint16_t half = levels == Levels::f16 ? f32_to_f16(value) : f32_to_bf16(value);
-    const float back = levels == Levels::f16 ? f16_to_f32(half) : bf16_to_f32(half);
-    if (levels != Levels::f32 && !std::isfinite(back))
-      return fail(ErrorCode::failure, "weights of {}: {} does not fit a 16-bit float", layer.name, value);
-    const auto* bytes =
-        levels == Levels::f32 ? reinterpret_cast<const std::byte*>(&value) : reinterpret_cast<const std::byte*>(&half);
-    values.insert(values.end(), bytes, bytes + (levels == Levels::f32 ? 4 : 2));
-  }
+  Bytes values(layer.values.size() * (levels == Levels::f32 ? 4 : 2));
+  if (const auto misfit = write_floats(layer.values, levels, values.data()))
+    return fail(ErrorCode::failure, "weights of {}: {} does not fit a 16-bit float", layer.name, *misfit);
   return float_linear(layer.rows, layer.columns, levels, std::move(values), layer.bias);
 }
 
@@ -58,11 +64,12 @@ class BlockQuantizer {
 
   Status quantize_site(const SitePlan& plan) {
     SiteStatistics calibration, validation;
-    if (const unsigned statistics = plan.statistics(); statistics != kNoStatistics || measures(plan)) {
-      if (streams_.calibration != nullptr && statistics != kNoStatistics)
-        NIBBLE_DO(observe(*streams_.calibration, plan, statistics, calibration));
-      if (streams_.validation != nullptr) NIBBLE_DO(observe(*streams_.validation, plan, kGram, validation));
+    if (streams_.calibration != nullptr) {
+      NIBBLE_DO(observe(*streams_.calibration, plan, plan.statistics() | kMoments | kRows, calibration));
+      result_.sites.push_back(report_of(plan.name, calibration));
+      result_.absmax.insert(result_.absmax.end(), calibration.absmax.begin(), calibration.absmax.end());
     }
+    if (measures(plan)) NIBBLE_DO(observe(*streams_.validation, plan, kGram, validation));
     SiteWork site{plan.name, plan.inputs, spec_.hidden, plan.sparse24(), &calibration, {}, {}};
     for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_site(site, pool_));
     for (const LinearPlan& linear : plan.linears) NIBBLE_DO(quantize_linear(linear, site, calibration, validation));
@@ -87,14 +94,17 @@ class BlockQuantizer {
   Status observe(HiddenStream& stream, const SitePlan& plan, unsigned statistics, SiteStatistics& out) {
     out.absmax.assign(static_cast<size_t>(plan.inputs), 0);
     if (statistics & kGram) out.gram = Gram(plan.inputs);
+    if (statistics & kRows) out.rows = RowSample(stream.tokens(), plan.inputs);
     Status seen;
     NIBBLE_DO(stream.observe(
         index_, *packed_,
-        [&](const Site& site, const float* x, int64_t length, int64_t) {
+        [&](const Site& site, const float* x, int64_t length, int64_t width) {
           if (site.name != plan.site.name) return true;
           // Always looked at: a value that is not finite would spoil every statistic.
           if (seen) seen = observe_absmax(x, length, out.absmax, plan.name, pool_);
           if (seen && statistics & kGram) out.gram.add(x, length, pool_);
+          if (seen && statistics & kMoments) observe_moments(x, length, width, out.moments, pool_);
+          if (seen && statistics & kRows) out.rows.add(x, length);
           return false;
         },
         pool_));
@@ -115,7 +125,10 @@ class BlockQuantizer {
     for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_linear(work, pool_));
     weight = std::move(*work.solved);
     NIBBLE_DO(weight.validate(plan.name));
-    report(layer, weight, work.damping, calibration, validation);
+    LinearReport report = report_on(layer, weight, calibration, validation);
+    report.damping = work.damping;
+    if (!calibration.rows.empty()) NIBBLE_DO(try_out(plan.role, weight, calibration.rows, report));
+    result_.reports.push_back(std::move(report));
     return replace(plan.role, [&] { return effective(weight, pool_); });
   }
 
@@ -134,8 +147,17 @@ class BlockQuantizer {
     return {};
   }
 
-  void report(const FloatLayer& layer, const LinearWeight& solved, double damping, const SiteStatistics& calibration,
-              const SiteStatistics& validation) {
+  // The solved layer as it will be run, beside the original one.
+  Status try_out(Role role, const LinearWeight& solved, const RowSample& rows, LinearReport& report) {
+    NIBBLE_TRY(const PackedLinear packed, PackedLinear::pack(solved, isa_, pool_));
+    const RunError found = run_error((*packed_)[role], packed, solved.bias, rows, isa_, pool_);
+    report.run_error = found.error;
+    report.run_cosine = found.cosine;
+    return {};
+  }
+
+  LinearReport report_on(const FloatLayer& layer, const LinearWeight& solved, const SiteStatistics& calibration,
+                         const SiteStatistics& validation) {
     LinearReport report;
     report.name = layer.name;
     report.weights = to_string(solved.format);
@@ -144,14 +166,16 @@ class BlockQuantizer {
     report.columns = solved.columns;
     report.kept = solved.kept_count();
     report.stored_bytes = solved.matrix_bytes();
-    report.damping = damping;
     report.weight_error = weight_error(layer, solved, pool_);
+    const ClipRatios clip = clip_ratios(layer, solved, pool_);
+    report.clip_mean = clip.mean;
+    report.clip_least = clip.least;
     if (!calibration.gram.empty() || !validation.gram.empty()) {
       const LinearWeight rounded = round_on_grids_of(solved, layer, pool_);
       measure(layer, solved, rounded, calibration.gram, report.output_error, report.rounding_output_error);
       measure(layer, solved, rounded, validation.gram, report.validation_error, report.rounding_validation_error);
     }
-    result_.reports.push_back(std::move(report));
+    return report;
   }
 
   void measure(const FloatLayer& layer, const LinearWeight& solved, const LinearWeight& rounded, const Gram& gram,

@@ -23,6 +23,10 @@ struct Streams {
 struct BlockResult {
   BlockWeights weights;
   std::vector<LinearReport> reports;  // of quantized linears
+  // With calibration text, of every site in execution order: what its input looked like, and the largest |x| of its
+  // channels, all in one array.
+  std::vector<SiteReport> sites;
+  std::vector<float> absmax;
 };
 
 // `told` is called with what has been done ("gate_up solved") after each site.

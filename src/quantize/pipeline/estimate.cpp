@@ -40,7 +40,11 @@ int64_t norm_bytes(const Spec& spec) {
 }
 
 struct BlockSizes {
-  int64_t parameters = 0, stored = 0, quantized = 0, largest = 0, widest = 0;
+  int64_t parameters = 0, stored = 0, largest = 0;
+  int64_t widest = 0;               // inputs of a site with a Gram matrix
+  int64_t inputs = 0, outputs = 0;  // the most of a site, of a linear
+  int64_t channels = 0;             // inputs of all sites
+  bool observed = false;            // a step needs calibration text
 };
 
 BlockSizes sizes_of(const std::vector<SitePlan>& sites, const Spec& spec) {
@@ -54,7 +58,11 @@ BlockSizes sizes_of(const std::vector<SitePlan>& sites, const Spec& spec) {
       sizes.stored += stored_bytes(linear, shape, kept);
       if (spec.bias[static_cast<size_t>(linear.role)]) sizes.stored += shape.rows * static_cast<int64_t>(sizeof(float));
       sizes.largest = std::max(sizes.largest, shape.rows * shape.columns);
+      sizes.outputs = std::max(sizes.outputs, shape.rows);
     }
+    sizes.inputs = std::max(sizes.inputs, site.inputs);
+    sizes.channels += site.inputs;
+    sizes.observed |= site.statistics() != kNoStatistics;
     if (site.statistics() & kGram) sizes.widest = std::max(sizes.widest, site.inputs);
   }
   return sizes;
@@ -130,19 +138,26 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
     most.stored = std::max(most.stored, sizes.stored);
     most.largest = std::max(most.largest, sizes.largest);
     most.widest = std::max(most.widest, sizes.widest);
+    most.inputs = std::max(most.inputs, sizes.inputs);
+    most.outputs = std::max(most.outputs, sizes.outputs);
+    most.channels += sizes.channels;
+    most.observed |= sizes.observed;
   }
-  const bool text = !options.validation.empty() || most.widest > 0;
+  const bool calibrated = most.observed || !options.calibration.empty(), validated = !options.validation.empty();
+  const bool text = calibrated || validated;
   const int64_t globals = global_bytes(source);
   needs.output += globals;
   // A block: as read, as run (float32 once it is quantized), as stored; one linear as floats, effective and rounded;
   // the Gram matrices and the factorisation of the widest site.
-  const int64_t matrices = most.widest * most.widest * 8 * (options.validation.empty() ? 3 : 4);
-  const int64_t block = 4 * most.parameters * (text ? 2 : 1) + most.stored + 10 * most.largest + matrices;
+  const int64_t matrices = 8 * (3 * most.widest * most.widest + int{validated} * most.inputs * most.inputs);
+  // A sample of a site's input, as it is and prepared for a layer, and the outputs of two layers on it.
+  const int64_t sample = calibrated ? 4 * RowSample::kMostRows * 2 * (most.inputs + most.outputs) : 0;
+  const int64_t block = 4 * most.parameters * (text ? 2 : 1) + most.stored + 10 * most.largest + matrices + sample;
   // The globals: as read, and the output matrix packed.
   needs.fixed = kProgram + with_slack(std::max(block, 3 * globals));
   needs.per_sample = text ? with_slack(floats_per_token(spec) * length * 4) : 0;
-  needs.hidden = 2 * options.samples * length * spec.hidden * 4 * (most.widest > 0) +
-                 2 * options.samples * length * spec.hidden * 4 * !options.validation.empty();
+  needs.hidden = 2 * options.samples * length * spec.hidden * 4 * (int{calibrated} + int{validated});
+  if (calibrated) needs.hidden += 2 * most.channels * 4;
   needs.chunk = std::clamp<int64_t>(kWantedTokens / length, 1, options.samples);
   if (options.memory_limit > 0 && needs.per_sample > 0)
     needs.chunk = std::clamp<int64_t>((options.memory_limit - needs.fixed) / needs.per_sample, 1, needs.chunk);

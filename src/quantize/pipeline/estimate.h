@@ -13,7 +13,8 @@ namespace nibble {
 struct Needs {
   int64_t fixed = 0;       // the largest block with its statistics and solver, or the globals: without text
   int64_t per_sample = 0;  // of calibration text while it runs through a block
-  int64_t output = 0, hidden = 0;
+  int64_t output = 0;      // all tensors
+  int64_t hidden = 0;      // hidden states between blocks, and what calibration showed of the channels
   int64_t chunk = 1;
   int64_t peak() const { return fixed + chunk * per_sample; }
 };

@@ -36,6 +36,7 @@ class HiddenStream {
   void remove(int64_t index) const;
 
   std::filesystem::path path(int64_t index) const;
+  int64_t tokens() const { return samples_->count * samples_->length; }
   int64_t bytes() const { return samples_->count * sample_floats() * static_cast<int64_t>(sizeof(float)); }
 
  private:

@@ -10,7 +10,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kRecordVersion = 1;
+constexpr int64_t kRecordVersion = 2;
 constexpr int64_t kMostBytes = INT64_MAX;
 
 // The files of a model folder that can change the result: weights, configuration and tokenizer.
@@ -61,13 +61,28 @@ Status read_shards(const Json* shards, Record& record, const std::string& where)
   return {};
 }
 
-Status read_reports(const Json* reports, Record& record, const std::string& where) {
-  if (reports == nullptr || !reports->is_array()) return fail(ErrorCode::corrupt, "{}: \"reports\" is missing", where);
-  for (const Json& value : *reports) {
-    NIBBLE_TRY(LinearReport report, report_from_json(value, where));
-    record.reports.push_back(std::move(report));
+// The entries of an array of an object, or nothing when it is absent.
+template <class Report, class Read>
+Status read_array(const Json& object, const char* key, std::vector<Report>& out, const std::string& where,
+                  const Read& read) {
+  const auto found = object.find(key);
+  if (found == object.end()) return {};
+  if (!found->is_array()) return fail(ErrorCode::corrupt, "{}: \"{}\" is not a list", where, key);
+  for (const Json& value : *found) {
+    NIBBLE_TRY(Report report, read(value, fmt::format("{}, \"{}\"", where, key)));
+    out.push_back(std::move(report));
   }
   return {};
+}
+
+// A number that may be missing.
+Result<std::optional<double>> maybe_number(JsonReader& reader, const char* key, double least, double most) {
+  if (reader.find(key) == nullptr) return std::nullopt;
+  return reader.number(key, least, most);
+}
+
+void put(Json& out, const char* key, const std::optional<double>& value) {
+  if (value) out[key] = *value;
 }
 
 }  // namespace
@@ -90,6 +105,20 @@ Json to_json(const LinearReport& report) {
   measured("validation_error", report.validation_error);
   measured("rounding_validation_error", report.rounding_validation_error);
   measured("damping", report.damping);
+  put(out, "run_error", report.run_error);
+  put(out, "run_cosine", report.run_cosine);
+  put(out, "clip_mean", report.clip_mean);
+  put(out, "clip_least", report.clip_least);
+  return out;
+}
+
+Json to_json(const SiteReport& report) {
+  Json out = Json::object();
+  out["name"] = report.name;
+  out["inputs"] = report.inputs;
+  out["maximum"] = report.maximum;
+  out["median"] = report.median;
+  put(out, "kurtosis", report.kurtosis);
   return out;
 }
 
@@ -109,7 +138,27 @@ Result<LinearReport> report_from_json(const Json& value, std::string where) {
   NIBBLE_TRY(report.validation_error, reader.number("validation_error", 0, 1e300, -1));
   NIBBLE_TRY(report.rounding_validation_error, reader.number("rounding_validation_error", 0, 1e300, -1));
   NIBBLE_TRY(report.damping, reader.number("damping", 0, 1e300, -1));
+  NIBBLE_TRY(report.run_error, maybe_number(reader, "run_error", 0, 1e300));
+  NIBBLE_TRY(report.run_cosine, maybe_number(reader, "run_cosine", -1.001, 1.001));  // rounding may pass the bounds
+  NIBBLE_TRY(report.clip_mean, maybe_number(reader, "clip_mean", 0, 1));
+  NIBBLE_TRY(report.clip_least, maybe_number(reader, "clip_least", 0, 1));
   return report;
+}
+
+Result<SiteReport> site_from_json(const Json& value, std::string where) {
+  NIBBLE_TRY(JsonReader reader, JsonReader::open(value, std::move(where)));
+  SiteReport report;
+  NIBBLE_TRY(report.name, reader.string("name"));
+  NIBBLE_TRY(report.inputs, reader.integer("inputs", 1, kMostBytes));
+  NIBBLE_TRY(report.maximum, reader.number("maximum", 0, 1e300));
+  NIBBLE_TRY(report.median, reader.number("median", 0, 1e300));
+  NIBBLE_TRY(report.kurtosis, maybe_number(reader, "kurtosis", 0, 1e300));
+  return report;
+}
+
+Status read_reports(const Json& manifest, Record& record, const std::string& where) {
+  NIBBLE_DO(read_array(manifest, "linears", record.reports, where, report_from_json));
+  return read_array(manifest, "sites", record.sites, where, site_from_json);
 }
 
 Status write_record(const fs::path& folder, const Record& record) {
@@ -122,6 +171,8 @@ Status write_record(const fs::path& folder, const Record& record) {
   out["tensor_bytes"] = record.tensor_bytes;
   out["reports"] = Json::array();
   for (const LinearReport& report : record.reports) out["reports"].push_back(to_json(report));
+  out["sites"] = Json::array();
+  for (const SiteReport& report : record.sites) out["sites"].push_back(to_json(report));
   return write_durably(folder / kRecordName, dump_json(out));
 }
 
@@ -134,8 +185,10 @@ Result<std::optional<Record>> read_record(const fs::path& folder) {
   Record record;
   NIBBLE_TRY(const int64_t version, reader.integer("record_version", 1, kMostBytes));
   if (version != kRecordVersion)
-    return fail(ErrorCode::unsupported, "{}: record_version {} is newer than {}", path.string(), version,
-                kRecordVersion);
+    return fail(ErrorCode::corrupt,
+                "cannot resume {}: \"record_version\" is {}, this program goes on from {}: another version began it; "
+                "start anew without --resume",
+                path.string(), version, kRecordVersion);
   const Json* inputs = reader.find("inputs");
   const Json* linears = reader.find("linears");
   if (inputs == nullptr || !inputs->is_object() || linears == nullptr || !linears->is_object())
@@ -145,7 +198,10 @@ Result<std::optional<Record>> read_record(const fs::path& folder) {
   NIBBLE_TRY(record.blocks_done, reader.integer("blocks_done", 0, kMaxLayers));
   NIBBLE_TRY(record.tensor_bytes, reader.integer("tensor_bytes", 0, kMostBytes));
   NIBBLE_DO(read_shards(reader.find("weight_map"), record, path.string()));
-  NIBBLE_DO(read_reports(reader.find("reports"), record, path.string()));
+  for (const char* key : {"reports", "sites"})
+    if (reader.find(key) == nullptr) return fail(ErrorCode::corrupt, "{}: \"{}\" is missing", path.string(), key);
+  NIBBLE_DO(read_array(value, "reports", record.reports, path.string(), report_from_json));
+  NIBBLE_DO(read_array(value, "sites", record.sites, path.string(), site_from_json));
   NIBBLE_DO(reader.refuse_unknown());
   return record;
 }

@@ -23,6 +23,7 @@ struct Record {
   std::map<std::string, std::string> weights;  // shard by tensor
   int64_t tensor_bytes = 0;
   std::vector<LinearReport> reports;
+  std::vector<SiteReport> sites;
 };
 
 inline constexpr const char* kRecordName = "resume.json";
@@ -37,6 +38,11 @@ Result<Json> inputs_of(const QuantizeOptions& options, const Samples* calibratio
 Status check_same_inputs(const Json& earlier, const Json& now, const std::filesystem::path& where);
 
 Json to_json(const LinearReport& report);
+Json to_json(const SiteReport& report);
+// Both read manifests of earlier versions, too, which say less.
 Result<LinearReport> report_from_json(const Json& value, std::string where);
+Result<SiteReport> site_from_json(const Json& value, std::string where);
+// The entries of "linears" and "sites" of a manifest into `record`; either may be missing.
+Status read_reports(const Json& manifest, Record& record, const std::string& where);
 
 }  // namespace nibble

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/checked.h"
 #include "format/linear_weight.h"
 
 namespace nibble {
@@ -58,6 +59,54 @@ Grid choose_grid(std::span<const float> values, const NumberFormat& format, cons
     }
   }
   return best;
+}
+
+namespace {
+
+// Sum and least of some grids' ratios.
+struct RatioSum {
+  double sum = 0, least = 1;
+};
+
+double clip_ratio(std::span<const float> values, const Grid& grid, const NumberFormat& format) {
+  const Range range = range_of(values);
+  if (range.least == range.greatest) return 1;
+  return std::min(1.0, static_cast<double>(grid.scale) / static_cast<double>(stored_grid(range, format).scale));
+}
+
+RatioSum row_ratios(std::span<const float> dense, const LinearWeight& solved, int64_t n) {
+  const auto columns = static_cast<int64_t>(dense.size()), size = solved.format.group_size(columns);
+  RatioSum ratios;
+  for (int64_t g = 0; g < solved.groups(); ++g) {
+    const auto begin = static_cast<size_t>(g * size), count = static_cast<size_t>(std::min(size, columns - g * size));
+    const double ratio = clip_ratio(dense.subspan(begin, count), solved.grid(n, g), solved.format);
+    ratios.sum += ratio;
+    ratios.least = std::min(ratios.least, ratio);
+  }
+  return ratios;
+}
+
+}  // namespace
+
+ClipRatios clip_ratios(const FloatLayer& layer, const LinearWeight& solved, ThreadPool& pool) {
+  const std::vector<int32_t> columns = dense_columns_of(solved.columns, solved.kept_columns);
+  std::vector<RatioSum> rows(static_cast<size_t>(solved.rows));
+  pool.run_ranges(solved.rows, 16, [&](int64_t begin, int64_t end) {
+    std::vector<float> dense(columns.size());
+    for (int64_t n = begin; n < end; ++n) {
+      const auto row = layer.row(n);
+      for (size_t k = 0; k < dense.size(); ++k) dense[k] = row[static_cast<size_t>(columns[k])];
+      rows[static_cast<size_t>(n)] = row_ratios(dense, solved, n);
+    }
+  });
+  ClipRatios out;
+  double sum = 0;
+  for (const RatioSum& row : rows) {
+    sum += row.sum;
+    out.least = std::min(out.least, row.least);
+  }
+  if (const int64_t grids = solved.rows * solved.groups(); grids > 0) out.mean = sum / static_cast<double>(grids);
+  return out;
 }
 
 }  // namespace nibble

@@ -6,8 +6,10 @@
 
 #include "core/json.h"
 #include "core/result.h"
+#include "core/threads.h"
 #include "format/grid.h"
 #include "format/number_format.h"
+#include "quantize/solve/layer.h"
 
 namespace nibble {
 
@@ -29,5 +31,13 @@ Grid choose_grid(std::span<const float> values, const NumberFormat& format, cons
 
 // Sum of |rounded - w|^norm; may stop once the sum reaches `enough`.
 double rounding_cost(std::span<const float> values, const Grid& grid, double norm, double enough);
+
+// How much of the weights' range the grids of a solved layer hold. The ratio of one grid is its scale over the scale
+// that the original weights of its run would get without clipping: the p that `Clip` searches for, whether the grid
+// is symmetric or not. 1 where nothing is clipped: also for a run of zeros, and for a grid with room to spare.
+struct ClipRatios {
+  double mean = 1, least = 1;  // over the grids of all rows
+};
+ClipRatios clip_ratios(const FloatLayer& layer, const LinearWeight& solved, ThreadPool& pool);
 
 }  // namespace nibble

@@ -1,0 +1,135 @@
+#include "eval/report/text.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+
+#include "core/json.h"
+
+namespace nibble::page {
+namespace {
+
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
+
+std::string_view reference_of(char c) {
+  switch (c) {
+    case '&': return "&amp;";
+    case '<': return "&lt;";
+    case '>': return "&gt;";
+    case '"': return "&quot;";
+    case '\'': return "&#39;";
+    default: return {};
+  }
+}
+
+bool is_control(char c) {
+  const auto code = static_cast<unsigned char>(c);
+  return (code < 0x20 && c != '\n' && c != '\t') || code == 0x7F;
+}
+
+// The JSON writer replaces what is not UTF-8; the parser gives the repaired text back.
+std::string repaired(std::string_view text) {
+  const auto parsed = parse_json(dump_json(Json(std::string(text))), "a text of the report");
+  return parsed ? parsed->get<std::string>() : std::string();
+}
+
+std::string with_unit(double value, double step, std::initializer_list<std::string_view> units) {
+  auto unit = units.begin();
+  while (value >= step * 0.99995 && unit + 1 != units.end()) {
+    value /= step;
+    ++unit;
+  }
+  return fmt::format("{}{}{}", number(value), unit->empty() ? "" : "\u00A0", *unit);
+}
+
+std::string grouped(std::string digits) {
+  const size_t first = digits[0] == '-' ? 1 : 0;
+  for (size_t at = digits.size(); at > first + 3; at -= 3) digits.insert(at - 3, 1, ',');
+  return digits;
+}
+
+// "1.2e-6", without the zero that C writes before the 6.
+std::string scientific(double value, int digits) {
+  std::string text = fmt::format("{:.{}e}", value, digits - 1);
+  const size_t exponent = text.find('e') + 2;
+  if (text[exponent] == '0') text.erase(exponent, 1);
+  return text;
+}
+
+std::string without_trailing_zeros(std::string text) {
+  if (text.find('.') == std::string::npos) return text;
+  while (text.back() == '0') text.pop_back();
+  if (text.back() == '.') text.pop_back();
+  return text == "-0" ? "0" : text;
+}
+
+}  // namespace
+
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (const char c : repaired(text)) {
+    const std::string_view reference = reference_of(c);
+    if (!reference.empty()) {
+      out += reference;
+    } else if (is_control(c)) {
+      out += kReplacement;
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+std::string number(double value, int digits) {
+  if (std::isnan(value)) return "not a number";
+  if (std::isinf(value)) return value > 0 ? "infinite" : "-infinite";
+  if (value == 0) return "0";
+  const double size = std::fabs(value);
+  if (size >= 1e7 || size < 1e-4) return scientific(value, digits);
+  // As rounded: 0.9996 with three digits is 1.00.
+  const double rounded = std::strtod(fmt::format("{:.{}e}", size, digits - 1).c_str(), nullptr);
+  const int whole = static_cast<int>(std::floor(std::log10(rounded))) + 1;
+  const std::string text = fmt::format("{:.{}f}", value, std::max(0, digits - whole));
+  return rounded >= 1000 && text.find('.') == std::string::npos ? grouped(text) : text;
+}
+
+std::string exact(double value) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
+  return fmt::format("{}", value);
+}
+
+std::string percent(double fraction) {
+  if (!std::isfinite(fraction)) return number(fraction);
+  // 99.96 % must not look like a perfect 100.
+  const bool close = fraction < 1 && fraction >= 0.9995;
+  const double shown = close ? std::floor(fraction * 1e4) / 100 : fraction * 100;
+  return without_trailing_zeros(fmt::format("{:.{}f}", shown, close ? 2 : 1)) + "\u00A0%";
+}
+
+std::string count(int64_t value) { return grouped(fmt::format("{}", value)); }
+
+std::string bytes(int64_t value) {
+  return with_unit(static_cast<double>(value), 1000, {"bytes", "kB", "MB", "GB", "TB"});
+}
+
+std::string parameters(int64_t value) {
+  return with_unit(static_cast<double>(value), 1000, {"", "thousand", "million", "billion", "trillion"});
+}
+
+std::string power_of_ten(int exponent) {
+  constexpr std::string_view kDigits[] = {"⁰", "¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸", "⁹"};
+  if (exponent == 0) return "1";
+  if (exponent == 1) return "10";
+  std::string out = exponent < 0 ? "10⁻" : "10";
+  for (const char digit : fmt::format("{}", std::abs(exponent))) out += kDigits[digit - '0'];
+  return out;
+}
+
+std::string coordinate(double value) { return without_trailing_zeros(fmt::format("{:.2f}", value)); }
+
+std::string share(double fraction) { return coordinate(fraction * 100) + "%"; }
+
+}  // namespace nibble::page

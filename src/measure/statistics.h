@@ -1,0 +1,21 @@
+// Estimates from many numbers: a value and its standard error. The numbers are taken as independent.
+#pragma once
+
+#include <span>
+
+namespace nibble {
+
+struct Estimate {
+  double value = 0, standard_error = 0;
+};
+
+// The mean; its error is the sample's standard deviation over the square root of the count, 0 for a single number.
+Estimate estimate_mean(std::span<const double> values);
+
+// The q-quantile of ascending numbers, at rank q (n - 1), between two numbers in proportion. How many numbers lie below
+// the true quantile is binomial: half the distance between the numbers one deviation sqrt(n q (1 - q)) of it before and
+// behind that rank is the standard error. Ranks end at the first and last number, so near the ends of a small sample
+// the error comes out too small.
+Estimate estimate_quantile(std::span<const double> ascending, double q);
+
+}  // namespace nibble
