@@ -18,6 +18,10 @@ void split_row(const InputPlan& plan, const float* x, float* dense, float* kept)
   for (int32_t column : plan.kept_columns) *kept++ = x[column];
 }
 
+// Bytes from token to token: an odd number of cache lines, so that the tokens of a register tile, which are read side
+// by side, do not fall into the same sets of the cache.
+int64_t spread(int64_t row_bytes) { return 64 * (ceil_div(row_bytes, 64) | 1); }
+
 QuantizeArgs quantize_args(const InputPlan& plan, const float* x, int64_t x_stride, PreparedInput& out) {
   QuantizeArgs args{};
   args.x = x;
@@ -46,7 +50,7 @@ int64_t tokens_per_task(int64_t m, const ThreadPool& pool) { return ceil_div(m, 
 void prepare_codes(const InputPlan& plan, const float* x, int64_t x_stride, int64_t m, Isa isa, PreparedInput& out,
                    ThreadPool& pool) {
   out.x = nullptr;
-  out.stride = plan.groups * plan.group_stride;
+  out.stride = spread(plan.groups * plan.group_stride);
   out.codes.reserve(m * out.stride);
   out.scales.reserve(m);
   out.zeros.reserve(m);

@@ -39,7 +39,7 @@ const LinearRow& reference_for(const LinearArgs& args, const NumberFormat& input
 // Runs a kernel on all outputs in two pieces each way, as threads would.
 void run_cut(const LinearRow& row, const LinearArgs& args, Random& random) {
   const int64_t m_cut = static_cast<int64_t>(random.below(static_cast<uint64_t>(args.m_end + 1)));
-  const int64_t panel_cut = static_cast<int64_t>(random.below(static_cast<uint64_t>(args.panel_end + 1)));
+  const int64_t panel_cut = static_cast<int64_t>(random.below(static_cast<uint64_t>(args.panel_end / 2 + 1))) * 2;
   for (int piece = 0; piece < 4; ++piece) {
     LinearArgs part = args;
     (piece % 2 == 0 ? part.m_end : part.m_begin) = m_cut;
@@ -121,7 +121,7 @@ TEST_P(RowsTest, EveryRowEqualsTheReference) {
     const PackedLinear layer = packed(c.weight);
     c.prepare_with(layer);
     LinearArgs args = layer.arguments(c.input, c.y.data(), c.y_stride());
-    const auto scales = odd_scales(random, args.panel_end * args.dense.groups * kLanes);
+    const auto scales = odd_scales(random, round_up(args.panel_end, 2) * args.dense.groups * kLanes);
     if (i % 16 == 0 && args.dense.scales != nullptr) args.dense.scales = scales.data();
     const LinearRow& reference = reference_for(args, c.weight.activations);
     reference.kernel(args);
@@ -389,7 +389,7 @@ TEST(Linear, ExplainSaysWhyBetterRowsAreRefused) {
   const LinearWeight weight =
       random_layer(random, {.rows = 16, .columns = 16, .format = "int8", .activations = "int8:token"});
   EXPECT_EQ(packed(weight, Isa::avx2).explain(5),
-            "linear_w8_a8__avx2_6x16 (linear_w8_a8__avx512vnni_6x64: needs avx512vnni, running avx2; "
+            "linear_w8_a8__avx2_6x16 (linear_w8_a8__avx512vnni_12x32: needs avx512vnni, running avx2; "
             "linear_w8_a4__avx2_6x16: serves input of 4 bits at most, this has 8)");
 }
 

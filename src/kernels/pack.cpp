@@ -1,5 +1,5 @@
-// Canonical weights to kernel layout and back. A panel of 16 outputs is packed by one task; panels do not depend on
-// each other.
+// Canonical weights to kernel layout and back. A pair of panels of 16 outputs is packed by one task; pairs do not
+// depend on each other.
 #include <algorithm>
 
 #include "core/checked.h"
@@ -22,7 +22,8 @@ PackedType packed_type(const NumberFormat& format) {
 
 bool is_integer(PackedType type) { return type == PackedType::int4 || type == PackedType::int8; }
 
-int64_t step_inputs(PackedType type) { return type == PackedType::int4 ? 8 : 4; }
+constexpr int64_t kStepInputs = 4;
+constexpr int64_t kPair = 2;  // panels
 
 int64_t value_bytes(PackedType type) { return type == PackedType::f32 ? 4 : 2; }
 
@@ -34,10 +35,12 @@ std::string describe(const LinearWeight& weight) {
                      to_string(weight.format), to_string(weight.activations));
 }
 
-// The largest |sum over a group| of (code - zero) * (level - zero) must fit an int32.
+// The largest |sum over a group| of (code - zero) * (level - zero) must fit an int32; in the 4-bit layout sixteen times
+// the sum of code * level must, which is how a kernel finds it.
 bool sums_fit(const LinearWeight& weight, int64_t group_size) {
   const int64_t code = weight.activations.levels_count() - 1;
-  const int64_t level = weight.format.offset ? weight.format.levels_count() - 1 : half_range(weight.format.bits);
+  int64_t level = weight.format.offset ? weight.format.levels_count() - 1 : half_range(weight.format.bits);
+  if (weight.format.bits <= 4) level = 16 * half_range(4);
   return group_size <= INT32_MAX / (code * level);
 }
 
@@ -64,7 +67,7 @@ InputPlan make_plan(const LinearWeight& weight) {
     const int64_t dense = weight.dense_columns();
     plan.group_size = std::min(weight.format.group_size(dense), dense);
     plan.groups = weight.groups();
-    plan.group_stride = round_up(plan.group_size, 8);  // whole steps of either layout
+    plan.group_stride = round_up(plan.group_size, 2 * kStepInputs);
   }
   return plan;
 }
@@ -77,7 +80,8 @@ struct LinearPacker {
   PackedLinear out;
 
   PackedDense& dense() { return out.dense_; }
-  int64_t panels() const { return ceil_div(weight.rows, kLanes); }
+  int64_t panels() const { return round_up(ceil_div(weight.rows, kLanes), kPair); }
+  int64_t pairs() const { return panels() / kPair; }
 
   void shape(Isa isa) {
     out.n_ = weight.rows;
@@ -90,7 +94,7 @@ struct LinearPacker {
     d.k = weight.dense_columns();
     d.group_size = std::min(weight.format.group_size(d.k), d.k);
     d.groups = is_integer(d.type) ? weight.groups() : 1;
-    d.group_steps = is_integer(d.type) ? round_up(d.group_size, 8) / step_inputs(d.type) : 0;
+    d.group_steps = is_integer(d.type) ? round_up(d.group_size, 2 * kStepInputs) / kStepInputs : 0;
   }
 
   void allocate() {
@@ -112,26 +116,32 @@ struct LinearPacker {
     out.kept_ = {out.kept_values_.data(), weight.kept_count()};
   }
 
-  void pack_panel(int64_t panel) {
+  void pack_pair(int64_t pair) {
+    // Lanes beyond N: level 0 of both panels in the 4-bit layout; in the others 0, as allocated.
     const PackedDense& d = dense();
-    // Lanes beyond N: level 0 is nibble 8 in the 4-bit layout and byte 0, as allocated, in the other.
     const int64_t bytes = d.groups * d.group_steps * 64;
-    if (d.type == PackedType::int4) std::fill_n(out.codes_.data() + panel * bytes, bytes, uint8_t{0x88});
-    const int64_t rows = std::min(kLanes, weight.rows - panel * kLanes);
+    if (d.type == PackedType::int4) std::fill_n(out.codes_.data() + pair * bytes, bytes, uint8_t{0x08});
+    for (int64_t panel = pair * kPair; panel < (pair + 1) * kPair; ++panel) pack_panel(panel);
+  }
+
+ private:
+  int64_t code_bytes() const {
+    const PackedDense& d = out.dense_;
+    const int64_t integers = d.groups * d.group_steps * 64;
+    if (d.type == PackedType::int4) return pairs() * integers;
+    return panels() * (d.type == PackedType::int8 ? integers : d.k * kLanes * value_bytes(d.type));
+  }
+
+  void pack_panel(int64_t panel) {
+    const int64_t rows = std::clamp<int64_t>(weight.rows - panel * kLanes, 0, kLanes);
     for (int64_t lane = 0; lane < rows; ++lane) {
-      if (is_integer(d.type)) {
+      if (is_integer(dense().type)) {
         pack_levels(panel, lane);
       } else {
         pack_values(panel, lane);
       }
       pack_kept(panel, lane);
     }
-  }
-
- private:
-  int64_t code_bytes() const {
-    const PackedDense& d = out.dense_;
-    return panels() * (is_integer(d.type) ? d.groups * d.group_steps * 64 : d.k * kLanes * value_bytes(d.type));
   }
 
   void pack_kept(int64_t panel, int64_t lane) {
@@ -152,7 +162,7 @@ struct LinearPacker {
     const PackedDense& d = dense();
     std::vector<uint8_t> codes(static_cast<size_t>(d.k));
     decode_codes(weight, panel * kLanes + lane, codes);
-    std::vector<int8_t> levels(static_cast<size_t>(d.group_steps * step_inputs(d.type)));
+    std::vector<int8_t> levels(static_cast<size_t>(d.group_steps * kStepInputs));
     for (int64_t g = 0; g < d.groups; ++g) {
       const int64_t begin = g * d.group_size, count = std::min(d.group_size, d.k - begin);
       pack_group(panel, lane, g, std::span(codes).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
@@ -177,15 +187,27 @@ struct LinearPacker {
     // Fits wherever it is used: with quantized input.
     out.sums_[entry] = static_cast<int32_t>(sum - zero * static_cast<int64_t>(codes.size()));
     if (weight.format.offset) out.zeros_[entry] = zero;
-    store_steps(levels, out.codes_.data() + (panel * d.groups + g) * d.group_steps * 64 + lane * 4);
+    store_steps(levels, panel, g, lane);
   }
 
-  // Writes a lane's levels, four bytes to a step.
-  void store_steps(std::span<const int8_t> levels, uint8_t* to) {
-    const int8_t* from = levels.data();
-    const bool int4 = dense().type == PackedType::int4;
-    for (int64_t step = 0; step < dense().group_steps; ++step, to += 64, from += int4 ? 8 : 4)
-      for (int j = 0; j < 4; ++j) to[j] = static_cast<uint8_t>(int4 ? (from[j] + 8) | (from[j + 4] + 8) << 4 : from[j]);
+  // Writes a lane's levels, four bytes to a step. In the 4-bit layout the panel's nibble of every byte is that of level
+  // 0.
+  void store_steps(std::span<const int8_t> levels, int64_t panel, int64_t g, int64_t lane) {
+    const PackedDense& d = dense();
+    const bool int4 = d.type == PackedType::int4;
+    const int64_t group = (int4 ? panel / kPair : panel) * d.groups + g;
+    uint8_t* to = out.codes_.data() + group * d.group_steps * 64 + lane * 4;
+    for (size_t i = 0; i < levels.size(); ++i) {
+      uint8_t& byte = to[i / 4 * 64 + i % 4];
+      const auto level = static_cast<uint8_t>(levels[i]);
+      if (!int4) {
+        byte = level;
+      } else if (panel % kPair == 0) {
+        byte = static_cast<uint8_t>((byte & 0xF0) | (level + 8));
+      } else {
+        byte = static_cast<uint8_t>((byte & 0x0F) | level << 4);
+      }
+    }
   }
 };
 
@@ -240,8 +262,7 @@ struct LinearUnpacker {
     std::vector<uint8_t> codes(static_cast<size_t>(d.k));
     for (int64_t k = 0; k < d.k; ++k) {
       const int64_t g = k / d.group_size, i = k % d.group_size;
-      const uint8_t* bytes = from.codes_.data() + (panel * d.groups + g) * d.group_steps * 64 + lane * 4;
-      codes[static_cast<size_t>(k)] = static_cast<uint8_t>(load_level(bytes, i) + half);
+      codes[static_cast<size_t>(k)] = static_cast<uint8_t>(load_level(panel, g, lane, i) + half);
     }
     for (int64_t g = 0; g < d.groups; ++g) {
       const int64_t entry = (panel * d.groups + g) * kLanes + lane;
@@ -251,10 +272,14 @@ struct LinearUnpacker {
     pack_codes(codes, from.format_.bits, row);
   }
 
-  // Input i of the group whose first step's bytes of this lane are at `bytes`.
-  int32_t load_level(const uint8_t* bytes, int64_t i) const {
-    if (from.dense_.type == PackedType::int8) return static_cast<int8_t>(bytes[i / 4 * 64 + i % 4]);
-    return (bytes[i / 8 * 64 + i % 4] >> (i % 8 < 4 ? 0 : 4) & 15) - 8;
+  // Input i of group g.
+  int32_t load_level(int64_t panel, int64_t g, int64_t lane, int64_t i) const {
+    const PackedDense& d = from.dense_;
+    const bool int4 = d.type == PackedType::int4;
+    const int64_t group = (int4 ? panel / kPair : panel) * d.groups + g;
+    const uint8_t byte = from.codes_[(group * d.group_steps + i / 4) * 64 + lane * 4 + i % 4];
+    if (!int4) return static_cast<int8_t>(byte);
+    return panel % kPair == 0 ? (byte & 15) - 8 : static_cast<int8_t>(byte) >> 4;
   }
 };
 
@@ -279,7 +304,7 @@ Result<PackedLinear> PackedLinear::pack(const LinearWeight& weight, Isa isa, Thr
   packer.shape(isa);
   NIBBLE_DO(check_input(weight, packer.dense().group_size));
   packer.allocate();
-  pool.run(packer.panels(), [&](int64_t panel) { packer.pack_panel(panel); });
+  pool.run(packer.pairs(), [&](int64_t pair) { packer.pack_pair(pair); });
   PackedLinear& out = packer.out;
   for (const LinearRow* row : linear_rows(isa))
     if (refusal(*row, out.dense_.type, weight.activations).empty()) out.rows_.push_back(row);

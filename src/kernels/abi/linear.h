@@ -7,11 +7,14 @@
 // row of the kernel list computes each output with the same sequence of operations, K ascending, and rows of all
 // instruction sets give identical bits. Outputs beyond N are level 0 with scale 0.
 //
-// Integer layouts ("step" = 4 inputs of 8-bit levels, or 8 inputs of 4-bit levels = 64 bytes per panel):
-//   8 bits:  byte [panel][k/4][lane][k%4]   = level, two's complement, -128..127
-//   4 bits:  byte [panel][k/8][lane][k%4], low nibble = level + 8 of inputs k%8 in 0..3, high nibble = of 4..7
-// Each group is padded with level 0 to a whole number of steps (`group_steps`), so a step never crosses a group; the
-// quantized activations are padded the same way, with code 0.
+// Integer layouts (a step = 4 inputs = 64 bytes):
+//   8 bits:  byte [panel][k/4][lane][k%4]  = level, two's complement, -128..127
+//   4 bits:  byte [pair][k/4][lane][k%4]   of two panels 2 * pair and 2 * pair + 1: the low nibble is level + 8 of the
+//            first, the high one the level of the second in two's complement, so that the byte as a signed number is
+//            16 * second + (first + 8). A kernel that multiplies the byte as it is and once more its low nibble has
+//            both panels' sums for one operation of unpacking. Arrays by panel have an even number of panels.
+// Each group is padded with level 0 to a whole number of steps (`group_steps`, even), so a step never crosses a group;
+// the quantized activations are padded the same way, with code 0.
 // Float layouts: value [panel][k][lane], in f32, f16 or bf16.
 #pragma once
 
@@ -51,7 +54,8 @@ struct QuantizedRows {
   const int32_t* sums;   // [M][G]: sum of the group's codes, padding excluded
 };
 
-// y = W x + b for tokens [m_begin, m_end) and panels [panel_begin, panel_end). Single-threaded; no allocation.
+// y = W x + b for tokens [m_begin, m_end) and panels [panel_begin, panel_end); for integer weights panel_begin is even
+// and the last pair may lack its second panel. Single-threaded; no allocation.
 //
 // Integer dense part, for output n of token m (the definition; every kernel computes exactly this):
 //   r = bias[n];  for each kept column c ascending:  r = fma(x_kept[m][c], w_kept[n][c], r)
@@ -98,7 +102,7 @@ struct QuantizeArgs {
   bool asymmetric;
   int64_t group_size, groups, group_stride;  // elements per group, G, bytes per padded group (multiple of 8)
   uint8_t* codes;
-  int64_t stride;  // G * group_stride
+  int64_t stride;  // from token to token; at least G * group_stride
   float* scales;   // [M]
   int32_t* zeros;  // [M]
   int32_t* sums;   // [M][G]
@@ -110,7 +114,7 @@ using QuantizeKernel = void (*)(const QuantizeArgs&);
 
 // One row of an ISA folder's table: a linear kernel and what it can serve.
 struct LinearRow {
-  const char* name;  // e.g. "linear_w4_a8__avx512vnni_6x64"
+  const char* name;  // e.g. "linear_w4_a8__avx512vnni_12x32"
   PackedType weights;
   bool integer_input;       // quantized activations, else float
   int max_activation_bits;  // for integer input: codes up to this many bits (4 or 8)

@@ -55,18 +55,22 @@ struct Float {
   }
 };
 
-// The stored level of input j of a step, from the lane's 32 bits.
+// What is stored of input j of a step, from the lane's 32 bits. kPanel: 0 or 1, which of a pair.
+template <int kPanel>
 struct W4 {
-  static constexpr int64_t kStepInputs = 8;
-  static constexpr int32_t kExcess = 8;  // stored nibble - level
+  static constexpr int64_t kPanelsInStep = 2;
+  static constexpr int32_t kExcess = kPanel == 0 ? 8 : 0;  // stored - level
   static __m256i stored(__m256i raw, int64_t j) {
-    const auto shift = static_cast<int32_t>(j % 4 * 8 + j / 4 * 4);
-    return _mm256_and_si256(_mm256_srlv_epi32(raw, _mm256_set1_epi32(shift)), _mm256_set1_epi32(15));
+    if constexpr (kPanel == 0) {
+      const __m256i shift = _mm256_set1_epi32(static_cast<int32_t>(j * 8));
+      return _mm256_and_si256(_mm256_srlv_epi32(raw, shift), _mm256_set1_epi32(15));
+    }
+    return _mm256_srai_epi32(_mm256_sllv_epi32(raw, _mm256_set1_epi32(static_cast<int32_t>(24 - j * 8))), 28);
   }
 };
 
 struct W8 {
-  static constexpr int64_t kStepInputs = 4;
+  static constexpr int64_t kPanelsInStep = 1;
   static constexpr int32_t kExcess = 0;
   static __m256i stored(__m256i raw, int64_t j) {
     const auto shift = static_cast<int32_t>(24 - j * 8);
@@ -106,16 +110,17 @@ struct IntegerWeights {
     const PackedDense& dense = args.dense;
     const int64_t at = (panel * dense.groups + g) * kLanes;
     Step step;
-    step.weights = static_cast<const uint8_t*>(dense.codes) + at * dense.group_steps * 4;
+    const int64_t group = panel / Weights::kPanelsInStep * dense.groups + g;
+    step.weights = static_cast<const uint8_t*>(dense.codes) + group * dense.group_steps * 64;
     step.x = args.x + m * args.x_stride + g * dense.group_size;
     step.x_stride = args.x_stride;
     load_zeros(dense, at, step);
     FloatTile<M> acc{};
     int64_t left = smaller(dense.group_size, dense.k - g * dense.group_size);
-    for (; left >= Weights::kStepInputs; left -= Weights::kStepInputs) {
-      for (int64_t j = 0; j < Weights::kStepInputs; ++j) step.template multiply_input<M>(j, acc);
+    for (; left >= 4; left -= 4) {
+      for (int64_t j = 0; j < 4; ++j) step.template multiply_input<M>(j, acc);
       step.weights += 64;
-      step.x += Weights::kStepInputs;
+      step.x += 4;
     }
     for (int64_t j = 0; j < left; ++j) step.template multiply_input<M>(j, acc);
     for (int h = 0; h < kHalves; ++h) {
@@ -140,7 +145,10 @@ struct IntegerWeights {
 void linear_f32(const LinearArgs& args) { run_tiles<Float<F32>, 6>(args); }
 void linear_f16(const LinearArgs& args) { run_tiles<Float<F16>, 6>(args); }
 void linear_bf16(const LinearArgs& args) { run_tiles<Float<Bf16>, 6>(args); }
-void linear_w4_f32(const LinearArgs& args) { run_tiles<IntegerWeights<W4>, 4>(args); }
+void linear_w4_f32(const LinearArgs& args) {
+  run_tiles_in_pairs<IntegerWeights<W4<0>>, IntegerWeights<W4<1>>, 4>(args);
+}
+
 void linear_w8_f32(const LinearArgs& args) { run_tiles<IntegerWeights<W8>, 4>(args); }
 
 }  // namespace nibble::avx2

@@ -1,8 +1,8 @@
 // Integer weights times quantized activations: linear_w4_a8, linear_w8_a4 and linear_w8_a8.
 //
 // vpmaddubsw multiplies unsigned bytes (activation codes) with signed bytes (weights) and adds pairs into int16, which
-// must not saturate. 4-bit weights, used as stored (level + 8 in 0..15), reach 2 * 255 * 15 = 7650 a pair, so low and
-// high nibbles are added in int16 before vpmaddwd widens them; 8-bit weights with 4-bit codes reach 2 * 15 * 128 =
+// must not saturate. 4-bit weights as level + 8 in 0..15 reach 2 * 255 * 15 = 7650 a pair, so two steps are added in
+// int16 before vpmaddwd widens them; 8-bit weights with 4-bit codes reach 2 * 15 * 128 =
 // 3840. 8-bit weights with 8-bit codes would reach 65280: there the even and the odd bytes are widened to int16 in
 // place and vpmaddwd multiplies them exactly.
 //
@@ -31,27 +31,32 @@ inline __m256i broadcast4(const uint8_t* codes) {
   return _mm256_set1_epi32(word);
 }
 
+// Panel: 0 or 1, which of a pair.
+template <int kPanel>
 struct W4A8 {
-  static constexpr int64_t kStepInputs = 8;
-  static constexpr int32_t kExcess = 8;  // stored nibble - level
+  static constexpr int64_t kSteps = 2;   // multiplied together
+  static constexpr int32_t kExcess = 8;  // of what is multiplied over the level, in either panel
+
+  static __m256i nibbles(const uint8_t* weights) {
+    const __m256i low_bits = _mm256_set1_epi8(15), raw = load_bytes(weights);
+    if constexpr (kPanel == 0) return _mm256_and_si256(raw, low_bits);
+    return _mm256_xor_si256(_mm256_and_si256(_mm256_srli_epi16(raw, 4), low_bits), _mm256_set1_epi8(8));
+  }
 
   template <int M>
   [[gnu::always_inline]] static void multiply(const uint8_t* weights, const uint8_t* codes, int64_t stride,
                                               __m256i (&acc)[M]) {
-    const __m256i low_bits = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    const __m256i raw = load_bytes(weights);
-    const __m256i low = _mm256_and_si256(raw, low_bits);
-    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(raw, 4), low_bits);
+    const __m256i ones = _mm256_set1_epi16(1), now = nibbles(weights), next = nibbles(weights + 64);
     for (int i = 0; i < M; ++i) {
-      const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(broadcast4(codes + i * stride), low),
-                                             _mm256_maddubs_epi16(broadcast4(codes + i * stride + 4), high));
+      const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(broadcast4(codes + i * stride), now),
+                                             _mm256_maddubs_epi16(broadcast4(codes + i * stride + 4), next));
       acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(pairs, ones));
     }
   }
 };
 
 struct W8A4 {
-  static constexpr int64_t kStepInputs = 4;
+  static constexpr int64_t kSteps = 1;
   static constexpr int32_t kExcess = 0;
 
   template <int M>
@@ -66,7 +71,7 @@ struct W8A4 {
 };
 
 struct W8A8 {
-  static constexpr int64_t kStepInputs = 4;
+  static constexpr int64_t kSteps = 1;
   static constexpr int32_t kExcess = 0;
 
   template <int M>
@@ -90,8 +95,10 @@ template <class Kind, int M>
     __m256i acc[M] = {};
     const uint8_t* weights = group.weights + 32 * h;
     const uint8_t* codes = group.codes;
-    for (int64_t step = 0; step < group.steps; ++step, weights += 64, codes += Kind::kStepInputs)
+    for (int64_t step = 0; step < group.steps; step += Kind::kSteps, weights += 64 * Kind::kSteps) {
       Kind::template multiply<M>(weights, codes, group.code_stride, acc);
+      codes += 4 * Kind::kSteps;
+    }
     for (int i = 0; i < M; ++i) _mm256_store_si256(&sums[i][h], acc[i]);
   }
 }
@@ -113,13 +120,14 @@ template <int M>
   }
 }
 
-template <class Kind>
+// kPanelsInStep: 2 where a step holds a pair of panels.
+template <class Kind, int64_t kPanelsInStep>
 struct Integer {
   template <int M>
   [[gnu::noinline]] static void tile(const LinearArgs& args, int64_t m, int64_t panel) {
     const PackedDense& dense = args.dense;
     const int64_t group_bytes = dense.group_steps * 64;
-    Group group{static_cast<const uint8_t*>(dense.codes) + panel * dense.groups * group_bytes,
+    Group group{static_cast<const uint8_t*>(dense.codes) + panel / kPanelsInStep * dense.groups * group_bytes,
                 args.rows.codes + m * args.rows.stride, args.rows.stride, dense.group_steps};
     FloatTile<M> f{}, r;
     for (int64_t g = 0; g < dense.groups; ++g) {
@@ -128,7 +136,7 @@ struct Integer {
       const int64_t at = (panel * dense.groups + g) * kLanes;
       for (int h = 0; h < kHalves; ++h) fold_half<M>(args, m, at + 8 * h, g, h, Kind::kExcess, acc, f);
       group.weights += group_bytes;
-      group.codes += dense.group_steps * Kind::kStepInputs;
+      group.codes += dense.group_steps * 4;
     }
     begin_outputs<M>(args, m, panel, r);
     for (int i = 0; i < M; ++i) {
@@ -141,8 +149,8 @@ struct Integer {
 
 }  // namespace
 
-void linear_w4_a8(const LinearArgs& args) { run_tiles<Integer<W4A8>, 6>(args); }
-void linear_w8_a4(const LinearArgs& args) { run_tiles<Integer<W8A4>, 6>(args); }
-void linear_w8_a8(const LinearArgs& args) { run_tiles<Integer<W8A8>, 6>(args); }
+void linear_w4_a8(const LinearArgs& args) { run_tiles_in_pairs<Integer<W4A8<0>, 2>, Integer<W4A8<1>, 2>, 6>(args); }
+void linear_w8_a4(const LinearArgs& args) { run_tiles<Integer<W8A4, 1>, 6>(args); }
+void linear_w8_a8(const LinearArgs& args) { run_tiles<Integer<W8A8, 1>, 6>(args); }
 
 }  // namespace nibble::avx2

@@ -80,15 +80,27 @@ template <int M>
   }
 }
 
-// Walks the outputs: one panel after another (its weights stay in the L2 cache), inside it tiles of `kTile` tokens,
-// then single tokens. Kernel::tile<M>(args, m, panel) computes one tile.
+// One panel: its weights stay in the L2 cache over tiles of `kTile` tokens, then single tokens. Kernel::tile<M>(args,
+// m, panel) computes one tile.
+template <class Kernel, int kTile>
+void run_panel(const LinearArgs& args, int64_t panel) {
+  int64_t m = args.m_begin;
+  for (; m + kTile <= args.m_end; m += kTile) Kernel::template tile<kTile>(args, m, panel);
+  for (; m + 2 <= args.m_end; m += 2) Kernel::template tile<2>(args, m, panel);
+  for (; m < args.m_end; ++m) Kernel::template tile<1>(args, m, panel);
+}
+
 template <class Kernel, int kTile>
 void run_tiles(const LinearArgs& args) {
-  for (int64_t panel = args.panel_begin; panel < args.panel_end; ++panel) {
-    int64_t m = args.m_begin;
-    for (; m + kTile <= args.m_end; m += kTile) Kernel::template tile<kTile>(args, m, panel);
-    for (; m + 2 <= args.m_end; m += 2) Kernel::template tile<2>(args, m, panel);
-    for (; m < args.m_end; ++m) Kernel::template tile<1>(args, m, panel);
+  for (int64_t panel = args.panel_begin; panel < args.panel_end; ++panel) run_panel<Kernel, kTile>(args, panel);
+}
+
+// For layouts in pairs of panels, whose first and second are read differently.
+template <class First, class Second, int kTile>
+void run_tiles_in_pairs(const LinearArgs& args) {
+  for (int64_t panel = args.panel_begin; panel < args.panel_end; panel += 2) {
+    run_panel<First, kTile>(args, panel);
+    if (panel + 1 < args.panel_end) run_panel<Second, kTile>(args, panel + 1);
   }
 }
 

@@ -56,19 +56,21 @@ struct Float {
   }
 };
 
-// The level of input j of a step from the lane's 32 bits; both are exact in float32.
+// The level of input j of a step, exact in float32, for panel p of a tile, from the lane's 32 bits.
 struct W4 {
-  static constexpr int64_t kStepInputs = 8;
-  static __m512 level(__m512i raw, int64_t j) {
-    const __m512 levels = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    const auto shift = static_cast<int32_t>(j % 4 * 8 + j / 4 * 4);
-    return _mm512_permutexvar_ps(_mm512_srlv_epi32(raw, _mm512_set1_epi32(shift)), levels);  // low four bits count
+  static constexpr int64_t kPanelsInStep = 2;
+  static __m512 level(__m512i raw, int64_t j, int p) {
+    const __m512 first = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    const __m512 second = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
+    const auto shift = static_cast<int32_t>(j * 8 + p % 2 * 4);
+    const __m512i index = _mm512_srlv_epi32(raw, _mm512_set1_epi32(shift));  // the low four bits count
+    return _mm512_permutexvar_ps(index, p % 2 == 0 ? first : second);
   }
 };
 
 struct W8 {
-  static constexpr int64_t kStepInputs = 4;
-  static __m512 level(__m512i raw, int64_t j) {
+  static constexpr int64_t kPanelsInStep = 1;
+  static __m512 level(__m512i raw, int64_t j, int) {
     const auto shift = static_cast<int32_t>(24 - j * 8);
     return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_sllv_epi32(raw, _mm512_set1_epi32(shift)), 24));
   }
@@ -80,7 +82,7 @@ struct IntegerWeights {
   template <int M, int P>
   struct Step {
     const uint8_t* weights;
-    int64_t panel_bytes;
+    int64_t stride;  // of the weights, from panel to panel (8 bits) or from pair to pair (4 bits)
     const float* x;
     int64_t x_stride;
     __m512 zeros[P];
@@ -88,8 +90,8 @@ struct IntegerWeights {
     [[gnu::always_inline]] void multiply_input(int64_t j, FloatTile<M, P>& acc) const {
       __m512 w[P];
       for (int p = 0; p < P; ++p) {
-        const __m512i raw = _mm512_loadu_si512(weights + p * panel_bytes);
-        w[p] = Weights::level(raw, j);
+        const __m512i raw = _mm512_loadu_si512(weights + p / Weights::kPanelsInStep * stride);
+        w[p] = Weights::level(raw, j, p);
         if constexpr (kZeros) w[p] = _mm512_sub_ps(w[p], zeros[p]);
       }
       multiply<M, P>(x + j, x_stride, w, acc);
@@ -109,19 +111,20 @@ struct IntegerWeights {
   [[gnu::noinline]] static void add_group(const LinearArgs& args, int64_t m, int64_t panel, int64_t g,
                                           FloatTile<M, P>& f) {
     const PackedDense& dense = args.dense;
-    const int64_t panel_bytes = dense.groups * dense.group_steps * 64;
+    const int64_t group_bytes = dense.group_steps * 64;
     Step<M, P> step;
-    step.weights = static_cast<const uint8_t*>(dense.codes) + panel * panel_bytes + g * dense.group_steps * 64;
-    step.panel_bytes = panel_bytes;
+    step.stride = dense.groups * group_bytes;
+    step.weights =
+        static_cast<const uint8_t*>(dense.codes) + panel / Weights::kPanelsInStep * step.stride + g * group_bytes;
     step.x = args.x + m * args.x_stride + g * dense.group_size;
     step.x_stride = args.x_stride;
     if constexpr (kZeros) load_zeros<M, P>(dense, panel, g, step.zeros);
     int64_t left = smaller(dense.group_size, dense.k - g * dense.group_size);
     FloatTile<M, P> acc{};
-    for (; left >= Weights::kStepInputs; left -= Weights::kStepInputs) {
-      for (int64_t j = 0; j < Weights::kStepInputs; ++j) step.multiply_input(j, acc);
+    for (; left >= 4; left -= 4) {
+      for (int64_t j = 0; j < 4; ++j) step.multiply_input(j, acc);
       step.weights += 64;
-      step.x += Weights::kStepInputs;
+      step.x += 4;
     }
     for (int64_t j = 0; j < left; ++j) step.multiply_input(j, acc);
     for (int p = 0; p < P; ++p) {
@@ -147,8 +150,8 @@ void linear_f32(const LinearArgs& args) { run_tiles<Float<F32>>(args); }
 void linear_f16(const LinearArgs& args) { run_tiles<Float<F16>>(args); }
 void linear_bf16(const LinearArgs& args) { run_tiles<Float<Bf16>>(args); }
 void linear_w4_f32(const LinearArgs& args) {
-  if (args.dense.zeros == nullptr) return run_tiles<IntegerWeights<W4, false>>(args);
-  run_tiles<IntegerWeights<W4, true>>(args);
+  if (args.dense.zeros == nullptr) return run_tiles<IntegerWeights<W4, false>, 2>(args);
+  run_tiles<IntegerWeights<W4, true>, 2>(args);
 }
 
 void linear_w8_f32(const LinearArgs& args) {

@@ -1,11 +1,14 @@
 // Integer weights times quantized activations: linear_w4_a8 and linear_w8_a8.
 //
 // vpdpbusd multiplies four unsigned bytes (activation codes, broadcast) with four signed bytes (weights) of every
-// lane and adds them to the lane's int32. Four-bit weights are used as stored, level + 8 in 0..15: the mask and the
-// shift are all that unpacking costs, and 8 * sum(codes) is subtracted once per group.
+// lane and adds them to the lane's int32. A byte of 4-bit weights is 16 * second + (first + 8), of two panels. It is
+// multiplied as it is, and once more masked to its low nibble: the second product is the first panel's sum, and the
+// difference of the two is sixteen times the second panel's, exactly (packing refuses groups where 16 * sum would not
+// fit an int32). So unpacking costs one operation for 2 M products, which matters where logic and multiplier share
+// ports.
 //
-// Registers of the 6x64 tile: 24 accumulators + 4 weights + 1 broadcast + 1 mask (4 bits) = 30 of 32.
-// Per step of 4 panels (256 bytes of weights): 48 vpdpbusd at 4 bits beside 12 unpacking operations; 24 at 8 bits.
+// A tile is M tokens x 2 P panels. Registers of 12 x 32 (P = 1): 24 sums + 2 weights + 1 broadcast + 1 mask = 28 of 32.
+// Fewer tokens take more panels, so that enough independent sums hide the multiplier's latency: 6 x 64 and 3 x 128.
 // Groups: at the end of each, its sums are corrected, converted and added to f, which lives on the stack (L1).
 #include "kernels/avx512/rows.h"
 #include "kernels/avx512/tiles.h"
@@ -18,8 +21,8 @@ using IntegerTile = __m512i[M][P];
 
 // The operands of one group of a tile.
 struct Group {
-  const uint8_t* weights;  // of the first panel
-  int64_t panel_bytes;     // from panel to panel
+  const uint8_t* weights;  // of the first panel or pair
+  int64_t stride;          // of the weights, from panel to panel (8 bits) or from pair to pair (4 bits)
   const uint8_t* codes;    // of the first token
   int64_t code_stride;     // from token to token
   int64_t steps;
@@ -33,73 +36,89 @@ inline __m512i broadcast4(const uint8_t* codes) {
   return _mm512_set1_epi32(word);
 }
 
+// acc += sum of four products x * w in every lane. In assembly because g++ 12, given the intrinsic, keeps two copies of
+// every accumulator of a large tile and spills one.
+[[gnu::always_inline]] inline void dot4(__m512i& acc, __m512i x, __m512i w) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
+}
+
+// Weights come from the L2 cache for every tile of tokens, and from memory when there are few tokens: ask for them
+// early.
+constexpr int64_t kPrefetchBytes = 1024;
+
+inline void prefetch(const uint8_t* weights) {
+  _mm_prefetch(reinterpret_cast<const char*>(weights + kPrefetchBytes), _MM_HINT_T0);
+}
+
 template <int M, int P>
-[[gnu::always_inline]] inline void multiply(const uint8_t* codes, int64_t stride, const __m512i (&w)[P],
-                                            IntegerTile<M, P>& acc) {
-  for (int i = 0; i < M; ++i) {
-    const __m512i x = broadcast4(codes + i * stride);
-    for (int p = 0; p < P; ++p) acc[i][p] = _mm512_dpbusd_epi32(acc[i][p], x, w[p]);
-  }
+[[gnu::always_inline]] inline void clear(IntegerTile<M, P>& acc) {
+  unrolled<M * P>([&](auto at) __attribute__((always_inline)) { acc[at / P][at % P] = _mm512_setzero_si512(); });
 }
 
 template <int M, int P>
 [[gnu::always_inline]] inline void store(const IntegerTile<M, P>& acc, IntegerTile<M, P>& sums) {
-  for (int i = 0; i < M; ++i)
-    for (int p = 0; p < P; ++p) _mm512_store_si512(&sums[i][p], acc[i][p]);
-}
-
-// With few tokens the weights stream from memory: ask for them early.
-constexpr int64_t kPrefetchBytes = 1024;
-
-template <int M, int P>
-[[gnu::always_inline]] inline void prefetch(const uint8_t* weights, int64_t panel_bytes) {
-  if constexpr (M <= 4) {
-    for (int p = 0; p < P; ++p)
-      _mm_prefetch(reinterpret_cast<const char*>(weights + p * panel_bytes + kPrefetchBytes), _MM_HINT_T0);
-  }
+  unrolled<M * P>([&](auto at) __attribute__((always_inline)) {
+    _mm512_store_si512(&sums[at / P][at % P], acc[at / P][at % P]);
+  });
 }
 
 struct W4 {
-  static constexpr int64_t kStepInputs = 8;
-  static constexpr int32_t kExcess = 8;  // stored nibble - level
+  // stored - level, of the first and the second panel of a pair.
+  static constexpr int32_t kExcess[2] = {8, 0};
+  static constexpr int64_t kPanelsInStep = 2;
 
   template <int M, int P>
-  [[gnu::always_inline]] static void dot(const Group& group, IntegerTile<M, P>& sums) {
-    IntegerTile<M, P> acc{};
-    const __m512i low = _mm512_set1_epi8(15);
+  [[gnu::always_inline]] static void dot(const Group& group, IntegerTile<M, 2 * P>& sums) {
+    IntegerTile<M, 2 * P> acc;
+    clear<M, 2 * P>(acc);
+    const __m512i low_bits = _mm512_set1_epi8(15);
     const uint8_t* weights = group.weights;
     const uint8_t* codes = group.codes;
-    for (int64_t step = 0; step < group.steps; ++step, weights += 64, codes += kStepInputs) {
-      prefetch<M, P>(weights, group.panel_bytes);
-      __m512i w[P];
-      for (int p = 0; p < P; ++p) w[p] = _mm512_and_si512(load_weights(weights + p * group.panel_bytes), low);
-      multiply<M, P>(codes, group.code_stride, w, acc);
+    for (int64_t step = 0; step < group.steps; ++step, weights += 64, codes += 4) {
+      __m512i both[P], low[P];
       for (int p = 0; p < P; ++p) {
-        const __m512i high = _mm512_srli_epi16(load_weights(weights + p * group.panel_bytes), 4);
-        w[p] = _mm512_and_si512(high, low);
+        prefetch(weights + p * group.stride);
+        both[p] = load_weights(weights + p * group.stride);
+        low[p] = _mm512_and_si512(both[p], low_bits);
       }
-      multiply<M, P>(codes + 4, group.code_stride, w, acc);
+      unrolled<M>([&](auto i) __attribute__((always_inline)) {
+        const __m512i x = broadcast4(codes + i * group.code_stride);
+        unrolled<P>([&](auto p) __attribute__((always_inline)) {
+          dot4(acc[i][2 * p], x, low[p]);
+          dot4(acc[i][2 * p + 1], x, both[p]);
+        });
+      });
     }
-    store<M, P>(acc, sums);
+    unrolled<M * P>([&](auto at) __attribute__((always_inline)) {
+      __m512i* pair = &acc[at / P][at % P * 2];
+      pair[1] = _mm512_srai_epi32(_mm512_sub_epi32(pair[1], pair[0]), 4);
+    });
+    store<M, 2 * P>(acc, sums);
   }
 };
 
 struct W8 {
-  static constexpr int64_t kStepInputs = 4;
-  static constexpr int32_t kExcess = 0;
+  static constexpr int32_t kExcess[2] = {0, 0};
+  static constexpr int64_t kPanelsInStep = 1;
 
   template <int M, int P>
-  [[gnu::always_inline]] static void dot(const Group& group, IntegerTile<M, P>& sums) {
-    IntegerTile<M, P> acc{};
+  [[gnu::always_inline]] static void dot(const Group& group, IntegerTile<M, 2 * P>& sums) {
+    IntegerTile<M, 2 * P> acc;
+    clear<M, 2 * P>(acc);
     const uint8_t* weights = group.weights;
     const uint8_t* codes = group.codes;
-    for (int64_t step = 0; step < group.steps; ++step, weights += 64, codes += kStepInputs) {
-      prefetch<M, P>(weights, group.panel_bytes);
-      __m512i w[P];
-      for (int p = 0; p < P; ++p) w[p] = load_weights(weights + p * group.panel_bytes);
-      multiply<M, P>(codes, group.code_stride, w, acc);
+    for (int64_t step = 0; step < group.steps; ++step, weights += 64, codes += 4) {
+      __m512i w[2 * P];
+      for (int p = 0; p < 2 * P; ++p) {
+        prefetch(weights + p * group.stride);
+        w[p] = load_weights(weights + p * group.stride);
+      }
+      unrolled<M>([&](auto i) __attribute__((always_inline)) {
+        const __m512i x = broadcast4(codes + i * group.code_stride);
+        unrolled<2 * P>([&](auto p) __attribute__((always_inline)) { dot4(acc[i][p], x, w[p]); });
+      });
     }
-    store<M, P>(acc, sums);
+    store<M, 2 * P>(acc, sums);
   }
 };
 
@@ -129,23 +148,23 @@ template <int M, int P>
 
 template <class Weights>
 struct Integer {
+  // M tokens x 2 P panels from an even one on.
   template <int M, int P>
   [[gnu::noinline]] static void tile(const LinearArgs& args, int64_t m, int64_t panel) {
     const PackedDense& dense = args.dense;
-    const int64_t group_bytes = dense.group_steps * 64;
-    Group group{static_cast<const uint8_t*>(dense.codes) + panel * dense.groups * group_bytes,
-                dense.groups * group_bytes, args.rows.codes + m * args.rows.stride, args.rows.stride,
-                dense.group_steps};
-    FloatTile<M, P> f{};
+    const int64_t group_bytes = dense.group_steps * 64, stride = dense.groups * group_bytes;
+    Group group{static_cast<const uint8_t*>(dense.codes) + panel / Weights::kPanelsInStep * stride, stride,
+                args.rows.codes + m * args.rows.stride, args.rows.stride, dense.group_steps};
+    FloatTile<M, 2 * P> f{};
     for (int64_t g = 0; g < dense.groups; ++g) {
-      IntegerTile<M, P> acc;
+      IntegerTile<M, 2 * P> acc;
       Weights::template dot<M, P>(group, acc);
-      for (int p = 0; p < P; ++p)
-        fold_panel<M, P>(args, m, ((panel + p) * dense.groups + g) * kLanes, g, p, Weights::kExcess, acc, f);
+      for (int p = 0; p < 2 * P; ++p)
+        fold_panel<M, 2 * P>(args, m, ((panel + p) * dense.groups + g) * kLanes, g, p, Weights::kExcess[p % 2], acc, f);
       group.weights += group_bytes;
-      group.codes += dense.group_steps * Weights::kStepInputs;
+      group.codes += dense.group_steps * 4;
     }
-    finish<M, P>(args, m, panel, f);
+    finish<M, 2 * P>(args, m, panel, f);
   }
 
   // y = scale[m] * f + (bias + kept columns)
@@ -160,11 +179,41 @@ struct Integer {
     }
     store_outputs<M, P>(args, m, panel, r);
   }
+
+  using Tile = void (*)(const LinearArgs&, int64_t m, int64_t panel);
+  static constexpr int64_t kTileTokens = 12;
+
+  // All tokens, P pairs of panels at a time as long as there are that many; the next panel.
+  template <int P>
+  static int64_t run_strips(const LinearArgs& args, const Tile* tile_of, int64_t panel) {
+    const int64_t m = args.m_end - args.m_begin, tiles = (m + kTileTokens - 1) / kTileTokens;
+    for (; panel + 2 * P <= args.panel_end + P % 2; panel += 2 * P)
+      for (int64_t i = 0; i < tiles; ++i) {
+        // Tiles as equal as can be: seven and six tokens rather than twelve and one.
+        const int64_t begin = m * i / tiles, end = m * (i + 1) / tiles;
+        tile_of[end - begin](args, args.m_begin + begin, panel);
+      }
+    return panel;
+  }
+
+  static void run(const LinearArgs& args) {
+    static constexpr Tile kOnePair[] = {nullptr,     tile<1, 1>,  tile<2, 1>, tile<3, 1>, tile<4, 1>,
+                                        tile<5, 1>,  tile<6, 1>,  tile<7, 1>, tile<8, 1>, tile<9, 1>,
+                                        tile<10, 1>, tile<11, 1>, tile<12, 1>};
+    static constexpr Tile kTwoPairs[] = {nullptr,    tile<1, 2>, tile<2, 2>, tile<3, 2>,
+                                         tile<4, 2>, tile<5, 2>, tile<6, 2>};
+    static constexpr Tile kFourPairs[] = {nullptr, tile<1, 4>, tile<2, 4>, tile<3, 4>};
+    const int64_t m = args.m_end - args.m_begin;
+    int64_t panel = args.panel_begin;
+    if (m <= 3) panel = run_strips<4>(args, kFourPairs, panel);
+    if (m <= 6) panel = run_strips<2>(args, kTwoPairs, panel);
+    run_strips<1>(args, kOnePair, panel);
+  }
 };
 
 }  // namespace
 
-void linear_w4_a8(const LinearArgs& args) { run_tiles<Integer<W4>>(args); }
-void linear_w8_a8(const LinearArgs& args) { run_tiles<Integer<W8>>(args); }
+void linear_w4_a8(const LinearArgs& args) { Integer<W4>::run(args); }
+void linear_w8_a8(const LinearArgs& args) { Integer<W8>::run(args); }
 
 }  // namespace nibble::avx512

@@ -1,9 +1,11 @@
-// What all linear kernels of this folder share: a register tile of M <= 6 tokens x P panels (P = 4, or 1 for the last
-// panels), one zmm of 16 outputs per token and panel, 24 accumulators at most.
+// What the linear kernels of this folder share: a register tile of M tokens x P panels, one zmm of 16 outputs per token
+// and panel, 24 accumulators at most.
 //
 // Everything here has internal linkage on purpose: no other translation unit may end up with code compiled for
 // AVX-512.
 #pragma once
+
+#include <utility>
 
 #include "kernels/avx512/intrinsics.h"
 
@@ -11,6 +13,15 @@
 
 namespace nibble::avx512 {
 namespace {
+
+// body(0), body(1) .. body(N - 1) with constants: an array that only such bodies index stays in registers.
+template <int N, class Body>
+[[gnu::always_inline]] inline void unrolled(Body body) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<int, I>()), ...);
+  }
+  (std::make_integer_sequence<int, N>());
+}
 
 constexpr int64_t kTileM = 6, kTileP = 4;
 
@@ -21,14 +32,14 @@ using FloatTile = __m512[M][P];
 // These copy it from and to a tile in memory, once per tile or group.
 template <int M, int P>
 [[gnu::always_inline]] inline void load(const FloatTile<M, P>& from, FloatTile<M, P>& to) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int i = 0; i < M; ++i)
     for (int p = 0; p < P; ++p) to[i][p] = _mm512_load_ps(&from[i][p]);
 }
 
 template <int M, int P>
 [[gnu::always_inline]] inline void store(const FloatTile<M, P>& from, FloatTile<M, P>& to) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int i = 0; i < M; ++i)
     for (int p = 0; p < P; ++p) _mm512_store_ps(&to[i][p], from[i][p]);
 }
@@ -62,9 +73,10 @@ template <int M, int P>
   store<M, P>(r, out);
 }
 
-// Outputs from N on do not exist in y.
+// Outputs from N on do not exist in y, nor does a panel that is packed only to make a pair.
 inline __mmask16 lanes_of(const LinearArgs& args, int64_t panel) {
-  const int64_t left = args.dense.n - panel * kLanes;
+  const int64_t left = smaller(args.dense.n, args.panel_end * kLanes) - panel * kLanes;
+  if (left <= 0) return 0;
   return left >= kLanes ? __mmask16{0xFFFF} : static_cast<__mmask16>((1u << left) - 1);
 }
 
@@ -78,8 +90,8 @@ template <int M, int P>
   }
 }
 
-// Walks the outputs: one strip of P panels after another (its weights stay in the L2 cache), inside it tiles of six
-// tokens. Kernel::tile<M, P>(args, m, panel) computes one tile.
+// Walks the outputs of float input: one strip of P panels after another (its weights stay in the L2 cache), inside it
+// tiles of six tokens. Kernel::tile<M, P>(args, m, panel) computes one tile.
 template <class Kernel, int P>
 void run_strip(const LinearArgs& args, int64_t panel) {
   int64_t m = args.m_begin;
@@ -94,11 +106,12 @@ void run_strip(const LinearArgs& args, int64_t panel) {
   }
 }
 
-template <class Kernel>
+// kLast: panels to a tile where fewer than four are left; 2 for layouts in pairs, whose last panel may be missing.
+template <class Kernel, int kLast = 1>
 void run_tiles(const LinearArgs& args) {
   int64_t panel = args.panel_begin;
   for (; panel + kTileP <= args.panel_end; panel += kTileP) run_strip<Kernel, kTileP>(args, panel);
-  for (; panel < args.panel_end; ++panel) run_strip<Kernel, 1>(args, panel);
+  for (; panel < args.panel_end; panel += kLast) run_strip<Kernel, kLast>(args, panel);
 }
 
 }  // namespace

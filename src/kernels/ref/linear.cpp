@@ -19,17 +19,18 @@ int64_t group_length(const PackedDense& dense, int64_t g) {
   return std::min(dense.group_size, dense.k - g * dense.group_size);
 }
 
-// Bytes from one group of the quantized activations to the next: a step holds 8 inputs of int4, 4 of int8.
-int64_t padded_group(const PackedDense& dense) { return dense.group_steps * (dense.type == PackedType::int4 ? 8 : 4); }
+// Bytes from one group of the quantized activations to the next.
+int64_t padded_group(const PackedDense& dense) { return dense.group_steps * 4; }
 
 // The stored level of input i of group g.
 int32_t level(const PackedDense& dense, Output n, int64_t g, int64_t i) {
   const auto* bytes = static_cast<const uint8_t*>(dense.codes);
-  const int64_t inputs_per_step = dense.type == PackedType::int4 ? 8 : 4;
-  const int64_t step = g * dense.group_steps + i / inputs_per_step;
-  const uint8_t byte = bytes[entry(n, dense.groups * dense.group_steps, step) * 4 + i % 4];
-  if (dense.type == PackedType::int8) return static_cast<int8_t>(byte);
-  return (i % 8 < 4 ? byte & 15 : byte >> 4) - 8;
+  const bool int4 = dense.type == PackedType::int4;
+  const Output stored{int4 ? n.panel / 2 : n.panel, n.lane};
+  const int64_t step = g * dense.group_steps + i / 4;
+  const uint8_t byte = bytes[entry(stored, dense.groups * dense.group_steps, step) * 4 + i % 4];
+  if (!int4) return static_cast<int8_t>(byte);
+  return n.panel % 2 == 0 ? (byte & 15) - 8 : static_cast<int8_t>(byte) >> 4;
 }
 
 int32_t zero(const PackedDense& dense, Output n, int64_t g) {
