@@ -5,8 +5,6 @@
 // AVX-512.
 #pragma once
 
-#include <utility>
-
 #include "kernels/avx512/intrinsics.h"
 
 #include "kernels/abi/linear.h"
@@ -15,12 +13,17 @@ namespace nibble::avx512 {
 namespace {
 
 // body(0), body(1) .. body(N - 1) with constants: an array that only such bodies index stays in registers.
-template <int N, class Body>
-[[gnu::always_inline]] inline void unrolled(Body body) {
-  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
-    (body(std::integral_constant<int, I>()), ...);
+template <int I>
+struct Constant {
+  constexpr operator int() const { return I; }
+};
+
+template <int N, int I = 0, class Body>
+[[gnu::always_inline]] inline void unrolled(const Body& body) {
+  if constexpr (I < N) {
+    body(Constant<I>());
+    unrolled<N, I + 1>(body);
   }
-  (std::make_integer_sequence<int, N>());
 }
 
 constexpr int64_t kTileM = 6, kTileP = 4;
