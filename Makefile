@@ -18,7 +18,7 @@ demo: build
 test: packages
 	@cmake --preset release -DNIBBLE_TESTS=ON > build/configure.log 2>&1 || (cat build/configure.log; exit 1)
 	@cmake --build $(BUILD) -j $(JOBS)
-	@cd $(BUILD) && ctest --output-on-failure
+	@cd $(BUILD) && ctest -j $(JOBS) --output-on-failure
 
 packages:
 	@mkdir -p build
