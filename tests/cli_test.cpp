@@ -756,6 +756,7 @@ TEST(CliVerify, PassesWithAndWithoutReference) {
   const Outcome beside = nibble_run(verifying({quantized(), "--against", model(), "--json"}, kAnyDivergence));
   EXPECT_EQ(beside.code, 0) << beside.out << beside.err;
   EXPECT_EQ(beside.json["passed"], true);
+  EXPECT_EQ(beside.json["code"], 0);
   EXPECT_TRUE(beside.json["reason"].is_null());
   EXPECT_EQ(beside.json["checks"].size(), 7u);
   for (const Json& check : beside.json["checks"]) EXPECT_EQ(check["outcome"], "passed") << check["evidence"];
@@ -777,6 +778,7 @@ TEST(CliVerify, QualityIsExitCodeSix) {
   const Outcome json = nibble_run({"verify", quantized(), "--against", model(), "--max-kl", "1e-9", "--json"});
   EXPECT_EQ(json.code, 6);
   EXPECT_EQ(json.json["passed"], false);
+  EXPECT_EQ(json.json["code"], 6);
   EXPECT_FALSE(json.json["reason"].get<std::string>().empty());
 }
 

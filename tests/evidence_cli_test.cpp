@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "checkpoint/manifest.h"
 #include "checkpoint/safetensors.h"
 #include "core/testing.h"
 #include "run_program.h"
@@ -130,6 +131,8 @@ TEST_F(Evidence, PerplexityRefusesWhatContradictsItself) {
   expect_error(perplexity({"--window", "65"}), 2, "65");
   testing::put(folder("short"), "abc");
   expect_error(json({"perplexity", folder("one"), "--text", folder("short")}), 2, "do not fill one window of 64");
+  testing::put(folder("empty"), "");
+  expect_error(json({"perplexity", folder("one"), "--text", folder("empty")}), 2, "empty is empty");
 }
 
 // --- compare -----------------------------------------------------------------------------------------------------
@@ -279,6 +282,74 @@ TEST_F(Evidence, CompareOnAFullDiskLeavesNothing) {
   EXPECT_EQ(testing::entries_in(folder("disk")), 0);
   expect_error(compare({folder("one"), folder("two"), "--text", folder("text"), "--one-at-a-time"}, full), 5,
                "reference");
+}
+
+// 4000 characters and <s> make 62 windows of 64, of which 63 tokens each are predicted, 2 bytes per word of 258.
+TEST_F(Evidence, CompareAsksForRoomBeforeItRuns) {
+  const auto free = [](int64_t bytes) {
+    return Environment{{"LD_PRELOAD", NIBBLE_FAULT_INJECTION}, {"NIBBLE_TEST_FREE_BYTES", std::to_string(bytes)}};
+  };
+  const auto tokens = static_cast<int64_t>(testing::get(folder("text")).size() + 1) / 64 * 63;
+  const int64_t needed = tokens * 258 * 2;
+  const Arguments both = {folder("one"), folder("two"), "--text", folder("text")};
+  Arguments one = both;
+  one.push_back("--one-at-a-time");
+  expect_error(compare(one, free(needed - 1)), 5, "TMPDIR");
+  EXPECT_EQ(compare(one, free(needed)).code, 0);
+  Arguments saved = both;
+  saved.insert(saved.end(), {"--save-logits", folder("room.logits")});
+  expect_error(compare(saved, free(needed - 1)), 5, "free on its disk");
+  EXPECT_FALSE(fs::exists(folder("room.logits")));
+  EXPECT_EQ(compare(both, free(0)).code, 0);  // nothing is stored
+  expect_error(compare({folder("one"), "--text", folder("text"), "--save-logits", folder("none/x")}), 7, "none");
+}
+
+// A folder like "two" with another config.json or manifest.
+class Damaged : public Evidence {
+ protected:
+  static std::string copy(const std::string& name, const std::string& file, const std::function<void(Json&)>& edit) {
+    fs::remove_all(folder(name));
+    fs::copy(folder("two"), folder(name), fs::copy_options::recursive);
+    Json json = *read_json(folder(name) + "/" + file);
+    edit(json);
+    testing::put(folder(name) + "/" + file, dump_json(json));
+    return folder(name);
+  }
+};
+
+TEST_F(Damaged, StoredIdsNeedNoTokenizer) {
+  ASSERT_EQ(compare({folder("one"), "--text", folder("text"), "--save-logits", folder("ids.logits")}).code, 0);
+  const std::string bare = copy("bare", "config.json", [](Json&) {});
+  ASSERT_TRUE(fs::remove(bare + "/tokenizer.json"));
+  const Outcome found = compare({"--logits", folder("ids.logits"), bare});
+  EXPECT_EQ(found.code, 0) << found.out << found.err;
+  expect_error(compare({"--logits", folder("ids.logits"), bare, "--text", folder("text")}), 7, "tokenizer");
+}
+
+// Values of another kind on the way to a key are a damaged file or an unknown name, never an exception.
+TEST_F(Damaged, ArraysWhereObjectsBelong) {
+  for (const char* text : {"[]", "[1]", "3", "\"x\"", "null"}) {
+    const Json wrong = Json::parse(text);
+    const std::string inputs = copy("inputs", kManifestName, [&](Json& manifest) { manifest["inputs"] = wrong; });
+    EXPECT_EQ(json({"report", inputs}).code, 0) << text;
+    const std::string recipe =
+        copy("recipe", "config.json", [&](Json& config) { config["quantization_config"]["recipe"] = wrong; });
+    for (const Arguments& arguments :
+         {Arguments{"inspect", recipe}, {"report", recipe}, {"perplexity", recipe, "--text", folder("text")}}) {
+      const Outcome found = json(arguments);
+      EXPECT_TRUE(found.code == 0 || found.code == 3) << arguments[0] << " " << text << " " << found.out;
+    }
+  }
+}
+
+TEST_F(Damaged, NamesDoNotSteerTheTerminal) {
+  const std::string model = copy("named", "config.json", [](Json& config) {
+    config["quantization_config"]["recipe"]["name"] = "a\x1b[31mb\r\n\x7f\u009bc\u00e9";
+  });
+  const Outcome found = nibble({"inspect", model});
+  ASSERT_EQ(found.code, 0) << found.err;
+  EXPECT_NE(found.out.find("quantized with a?[31mb????c\u00e9\n"), std::string::npos) << found.out;
+  EXPECT_EQ(found.out.find('\x1b'), std::string::npos);
 }
 
 // --- trained models ----------------------------------------------------------------------------------------------

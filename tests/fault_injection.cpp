@@ -3,11 +3,13 @@
 //   NIBBLE_TEST_KILL_AT=N     the N-th call that changes the file system (from 1) kills the process; a write does half
 //                             of its work first
 //   NIBBLE_TEST_DISK_BYTES=N  after N written bytes the disk is full
+//   NIBBLE_TEST_FREE_BYTES=N  that many bytes are free on every disk
 //   NIBBLE_TEST_COUNT=FILE    at the end, the number of such calls and of written bytes is written to FILE
 //
 // Standard output and standard error do not count.
 #include <dlfcn.h>
 #include <signal.h>
+#include <sys/statvfs.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -86,6 +88,15 @@ ssize_t writev(int fd, const iovec* parts, int count) {
   if (fd > 2) die_here();
   if (fd > 2 && disk_is_full(total)) return -1;
   return next<ssize_t(int, const iovec*, int)>("writev")(fd, parts, count);
+}
+
+int statvfs(const char* path, struct statvfs* info) noexcept {
+  const int result = next<int(const char*, struct statvfs*)>("statvfs")(path, info);
+  if (const long long free = setting("NIBBLE_TEST_FREE_BYTES"); free >= 0 && result == 0) {
+    info->f_bavail = static_cast<fsblkcnt_t>(free);
+    info->f_frsize = info->f_bsize = 1;
+  }
+  return result;
 }
 
 int fsync(int fd) {

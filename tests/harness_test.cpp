@@ -7,8 +7,8 @@
 
 #include "core/json.h"
 #include "core/testing.h"
+#include "core/text_lines.h"
 #include "eval/tasks/evaluation.h"
-#include "eval/tasks/text_lines.h"
 
 namespace nibble {
 namespace {

@@ -152,9 +152,8 @@ Result<CompareRequest> request_of(const Options& options) {
   if (request.candidates.empty() && options.save_logits.empty())
     return failure(ErrorCode::usage, "compare: a CANDIDATE is needed to compare with " + request.reference.string());
   if (!options.text.empty()) {
-    auto text = read_file(options.text);
+    auto text = read_text(options.text);
     if (!text) return error_of(text);
-    if (text->empty()) return failure(ErrorCode::usage, options.text + " is empty");
     request.text = std::move(*text);
   }
   const auto load = load_options(options.run);
@@ -178,8 +177,10 @@ Status run(const Options& options, const Session& session) {
   const auto report = measure(*request, session);
   if (!report) return error_of(report);
   if (report->one_at_a_time)
-    session.note(fmt::format("{}: the models ran one at a time, the reference's predictions went through a file",
-                             options.one_at_a_time ? "as asked for" : "to fit the available memory"));
+    session.note(fmt::format(
+        "{}: the models ran one at a time, the reference's predictions went through {}",
+        options.one_at_a_time ? "as asked for" : "to fit the available memory",
+        request->save_logits.empty() ? "a temporary file (TMPDIR says where)" : request->save_logits.string()));
   if (report->stored_reference)
     session.note("the reference's log probabilities are rounded to 16 bits: a KL below 1e-7 means nothing");
   return session.json ? print_json(report_json(*report, *request)) : print(report_text(*report, *request));
@@ -199,7 +200,7 @@ void add_compare(CLI::App& program, Session& session) {
   command->add_option("--logits", options->logits, "The reference, stored by --save-logits; --text is optional")
       ->type_name("FILE");
   command->add_flag("--one-at-a-time", options->one_at_a_time,
-                    "Hold one model in memory at a time, through a temporary file");
+                    "Hold one model in memory at a time, through a temporary file in $TMPDIR");
   add_threads_option(*command, options->run.threads);
   add_type_options(*command, options->run);
   add_output_options(*command, session);

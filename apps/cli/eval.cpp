@@ -151,7 +151,9 @@ void add_eval(CLI::App& program, Session& session) {
   command->add_option("-b,--batch", options->batch, "Tokens of one forward pass; changes no result")
       ->type_name("N")
       ->capture_default_str();
-  command->add_option("--samples-out", options->samples, "Write one JSON object per item to this file")
+  command
+      ->add_option("--samples-out", options->samples,
+                   "Write one JSON object per item to this file; of files that exist, only one of samples is replaced")
       ->type_name("FILE");
   command->add_flag("--no-special-tokens", options->no_special_tokens, "Put nothing such as <s> before a text");
   add_output_options(*command, session);

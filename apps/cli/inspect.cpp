@@ -52,6 +52,19 @@ Json inspection_json(const Inspection& found) {
           {"other_bytes", found.other_bytes}};
 }
 
+// A name from a file, which must not steer the terminal: control characters, also those of two bytes, become '?'.
+std::string printable(const std::string& name) {
+  std::string out;
+  for (size_t i = 0; i < name.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(name[i]);
+    const auto next = static_cast<unsigned char>(i + 1 < name.size() ? name[i + 1] : 0);
+    const bool two = byte == 0xC2 && next >= 0x80 && next < 0xA0;
+    out += two || byte < 0x20 || byte == 0x7F ? '?' : name[i];
+    if (two) ++i;
+  }
+  return out;
+}
+
 std::string summary(const Inspection& found) {
   return fmt::format(
       "family      {}{}\n"
@@ -60,8 +73,8 @@ std::string summary(const Inspection& found) {
       "positions   {}\n"
       "parameters  {}\n"
       "files       {} ({} bytes), {:.3f} bits per weight, {:.3f} in the {} layers\n",
-      found.family, found.quantized ? fmt::format(", quantized with {}", found.recipe) : "", found.layers, found.hidden,
-      found.heads, found.kv_heads, found.head_dim, found.ffn, found.vocabulary,
+      found.family, found.quantized ? fmt::format(", quantized with {}", printable(found.recipe)) : "", found.layers,
+      found.hidden, found.heads, found.kv_heads, found.head_dim, found.ffn, found.vocabulary,
       found.tied_head ? " (head tied to the embedding)" : "", found.positions, found.parameters,
       human_bytes(found.file_bytes), found.file_bytes, found.bits_per_weight, found.quantized_bits_per_weight,
       found.quantized ? "quantized" : "linear");

@@ -211,4 +211,11 @@ Result<std::string> read_file(const std::string& path) {
   return read_all(file.get(), path);
 }
 
+Result<std::string> read_text(const std::string& path) {
+  auto text = read_file(path);
+  if (text && text->empty())
+    return failure(ErrorCode::usage, fmt::format("{} is empty", path == "-" ? "standard input" : path));
+  return text;
+}
+
 }  // namespace nibble::cli

@@ -46,5 +46,7 @@ Result<int64_t> parse_size(const std::string& text);
 
 // A whole file, or standard input for "-".
 Result<std::string> read_file(const std::string& path);
+// The same for the text to be measured on; `usage` when it is empty.
+Result<std::string> read_text(const std::string& path);
 
 }  // namespace nibble::cli

@@ -62,7 +62,7 @@ Result<PerplexityReport> measure(const LanguageModel& model, const std::string& 
 }
 
 Status run(const Options& options, const Session& session) {
-  const auto text = read_file(options.text);
+  const auto text = read_text(options.text);
   if (!text) return error_of(text);
   const auto model = load(options.run);
   if (!model) return error_of(model);

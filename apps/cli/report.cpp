@@ -42,9 +42,8 @@ Status check(const Options& options, const Session& session) {
 Result<ModelReport> make(const Options& options, const Session& session) {
   ReportRequest request = options.request;
   if (!options.text.empty()) {
-    auto text = read_file(options.text);
+    auto text = read_text(options.text);
     if (!text) return error_of(text);
-    if (text->empty()) return failure(ErrorCode::usage, fmt::format("{} is empty", options.text));
     request.text = *std::move(text);
   }
   ProgressLine progress(session, 0.1);

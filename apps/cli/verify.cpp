@@ -48,6 +48,7 @@ Json verdict_json(const Verdict& verdict) {
   for (const Check& check : verdict.checks)
     checks.push_back({{"name", check.name}, {"outcome", name_of(check.outcome)}, {"evidence", check.evidence}});
   return {{"passed", verdict.passed},
+          {"code", verdict.passed ? 0 : static_cast<int>(verdict.code)},
           {"reason", verdict.passed ? Json() : Json(verdict.reason)},
           {"checks", checks},
           {"divergence", verdict.divergence ? divergence_json(*verdict.divergence) : Json()}};

@@ -24,7 +24,8 @@ struct CompareRequest {
   // may then be empty. An existing file is replaced only when it holds stored predictions.
   std::filesystem::path save_logits;
   // Hold one model at a time, through a temporary file of stored logits. Without it, that is done when the models do
-  // not fit the available memory together.
+  // not fit the available memory together. The file takes 2 bytes per predicted token and word of the vocabulary, in
+  // the folder that the environment variable TMPDIR names (/tmp without it); `resources` when it has no room for that.
   bool one_at_a_time = false;
   ProgressCallback progress;
 };
@@ -59,7 +60,7 @@ struct CompareReport {
 };
 
 // `corrupt` when the vocabularies, or the ids of the text, differ, or a file of stored logits is damaged; `resources`
-// when the disk is full, with no part of a file left; otherwise as LanguageModel::load and perplexity.
+// when the disk is full or too small, with no part of a file left; otherwise as LanguageModel::load and perplexity.
 Result<CompareReport> compare(const CompareRequest& request);
 
 }  // namespace nibble

@@ -28,7 +28,8 @@ struct EvaluateRequest {
   uint64_t seed = 1234;                 // of that draw; 1234 is lm-evaluation-harness's
   bool add_special_tokens = true;       // before a text, as the model's own rule says
   int64_t batch_tokens = 2048;          // of one forward pass; changes no result
-  std::filesystem::path samples;        // this file gets one JSON object per item; empty: none
+  // This file gets one JSON object per item; empty: none. An existing file is replaced only when it holds samples.
+  std::filesystem::path samples;
   ProgressCallback progress;
 };
 
@@ -55,8 +56,8 @@ struct EvaluateReport {
 };
 
 // Everything that can be wrong without a model, so that it is found before one is loaded. `usage`: an unknown task
-// (lists the known), options out of range, more examples than items; `io`: a file that is not there; `corrupt`: one
-// that is damaged (names the line).
+// (lists the known), options out of range, more examples than items, samples that would replace another file; `io`: a
+// file that is not there, or the folder of the samples; `corrupt`: a file that is damaged (names the line).
 Status check_evaluation(const EvaluateRequest& request);
 
 // The evaluation itself is LanguageModel::evaluate(request). Errors: those of check_evaluation; `usage` when an answer

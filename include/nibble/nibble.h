@@ -27,8 +27,10 @@
 #include <nibble/inspect.h>
 #include <nibble/language_model.h>
 #include <nibble/quantize.h>
+#include <nibble/report.h>
 #include <nibble/result.h>
 #include <nibble/text_tokenizer.h>
+#include <nibble/verify.h>
 
 #include <string>
 

@@ -24,13 +24,17 @@ struct ModelReport {
   std::string html;  // one self-contained page: no other file, no network
 };
 
-// Errors as LanguageModel::load(), and `corrupt` when the reference is another model (names what differs).
+// Errors: `usage` without a model, or with a text and no reference; `corrupt` when the reference is another model
+// (names what differs), or the manifest or the statistics belong to one; with a text those of compare(); otherwise as
+// LanguageModel::load().
 Result<ModelReport> report(const ReportRequest& request);
 
 // Writes the page to a file that appears under its name when it is complete. A page that is already there is replaced;
-// any other file is refused with `usage` unless `force`, so that a slip of the keyboard does not cost a model.
+// any other file is refused with `usage` unless `force`, so that a slip of the keyboard does not cost a model; a folder
+// always is. Other errors: `io` when the folder of the file does not exist or cannot be written, `resources` when its
+// disk is full.
 Status write_page(const ModelReport& report, const std::filesystem::path& file, bool force = false);
-// Whether write_page() would write there, to be asked before the measuring; the same errors.
+// Whether write_page() would write there, to be asked before the measuring; the same errors, but for those of writing.
 Status may_write_page(const std::filesystem::path& file, bool force = false);
 
 }  // namespace nibble

@@ -17,7 +17,9 @@ namespace nibble {
 struct VerifyRequest {
   std::filesystem::path candidate;
   std::filesystem::path reference;  // the original; empty: only what needs no original is checked
-  std::string text;                 // that divergence is measured on; empty: text drawn from the reference itself
+  // That divergence is measured on, by windows of min(2048, the reference's positions, the text) that do not overlap,
+  // the incomplete last one dropped; empty: text drawn from the reference itself.
+  std::string text;
   // Limits; default: by the candidate's bit widths (docs/evidence.md).
   std::optional<double> max_kl, min_agreement, max_perplexity_ratio;
   LoadOptions load;
@@ -28,7 +30,8 @@ enum class Outcome { passed, failed, skipped };
 std::string_view name_of(Outcome outcome);  // "passed", ...
 
 struct Check {
-  std::string name;  // "files", "tensors", "tokenizer", "fingerprint", "generation", "divergence", ...
+  // "files", "tensors", "weights", "tokenizer", "fingerprint", "generation", "divergence"
+  std::string name;
   Outcome outcome = Outcome::passed;
   std::string evidence;  // what was found, with numbers; for a skipped one, why
 };

@@ -65,6 +65,15 @@ TEST(Api, RequestsAreCheckedFirst) {
   EXPECT_EQ(estimate(request).error().code, ErrorCode::io);
 }
 
+// One include brings all of them.
+TEST(Api, RequestsWithoutModelsAreErrors) {
+  EXPECT_EQ(report(ReportRequest{}).error().code, ErrorCode::usage);
+  EXPECT_EQ(compare(CompareRequest{}).error().code, ErrorCode::io);
+  EXPECT_FALSE(verify(VerifyRequest{}));
+  EXPECT_EQ(check_evaluation(EvaluateRequest{}).error().code, ErrorCode::io);
+  EXPECT_EQ(inspect("").error().code, ErrorCode::io);
+}
+
 TEST(CApi, NullArgumentsAreUsageErrors) {
   nibble_model* model = reinterpret_cast<nibble_model*>(1);
   EXPECT_EQ(nibble_load(nullptr, nullptr, &model), NIBBLE_USAGE);

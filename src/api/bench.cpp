@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 
 #include "api/guard.h"
 #include "api/language_model_impl.h"
 #include "core/random.h"
+#include "measure/statistics.h"
 
 namespace nibble {
 namespace {
@@ -23,18 +23,11 @@ std::vector<int32_t> random_ids(int64_t count, int64_t vocabulary) {
   return ids;
 }
 
-// Value at a fraction of the sorted list, interpolated.
-double quantile(const std::vector<double>& sorted, double fraction) {
-  const double at = fraction * static_cast<double>(sorted.size() - 1);
-  const auto below = static_cast<size_t>(at);
-  const size_t above = std::min(below + 1, sorted.size() - 1);
-  return std::lerp(sorted[below], sorted[above], at - static_cast<double>(below));
-}
-
 Rate rate_of(std::vector<double> measured) {
   std::vector<double> sorted = measured;
   std::sort(sorted.begin(), sorted.end());
-  return {quantile(sorted, 0.5), quantile(sorted, 0.25), quantile(sorted, 0.75), std::move(measured)};
+  const auto quantile = [&](double q) { return estimate_quantile(sorted, q).value; };
+  return {quantile(0.5), quantile(0.25), quantile(0.75), std::move(measured)};
 }
 
 // One sequence that is filled and extended over and over.

@@ -33,26 +33,26 @@ tl::unexpected<Error> named(const fs::path& path, Error error) {
 struct Participant {
   fs::path path;
   std::unique_ptr<ModelSource> source;   // of a model
-  std::optional<Tokenizer> tokenizer;    // of a model
   std::unique_ptr<StoredLogits> stored;  // of a file
 
   bool is_model() const { return source != nullptr; }
   int64_t vocabulary() const { return is_model() ? source->spec().vocabulary : stored->vocabulary(); }
+  // Of a model. The tokenizer is loaded for this alone: ids that were stored need none.
   Result<ScoredText> read(std::string_view text, const TextOptions& options) const {
-    auto scored = read_scored_text(text, options, *tokenizer, source->spec().max_positions);
+    NIBBLE_TRY(const Tokenizer tokenizer, Tokenizer::load(path));
+    auto scored = read_scored_text(text, options, tokenizer, source->spec().max_positions);
     if (!scored) return named(path, std::move(scored.error()));
     return scored;
   }
 };
 
 Result<Participant> open_participant(const fs::path& path) {
-  Participant out{path, nullptr, std::nullopt, nullptr};
+  Participant out{path, nullptr, nullptr};
   if (fs::is_regular_file(path)) {
     NIBBLE_TRY(out.stored, StoredLogits::open(path));
     return out;
   }
   NIBBLE_TRY(out.source, open_model(path));
-  NIBBLE_TRY(out.tokenizer, Tokenizer::load(path));
   return out;
 }
 
@@ -111,6 +111,16 @@ class TemporaryFolder {
   fs::path path_;
 };
 
+// Stored logits of `text` must have room in the folder. `advice` follows the message.
+Status expect_space(const fs::path& folder, const ScoredText& text, int64_t vocabulary, std::string_view advice) {
+  const double bytes = 2.0 * static_cast<double>(text.predictions()) * static_cast<double>(vocabulary);
+  std::error_code unknown;
+  const fs::space_info space = fs::space(folder, unknown);
+  if (unknown || bytes <= static_cast<double>(space.available)) return {};
+  return fail(ErrorCode::resources, "{}: the stored logits need {:.1f} MB, {:.1f} MB are free on its disk{}",
+              folder.string(), bytes * 1e-6, static_cast<double>(space.available) * 1e-6, advice);
+}
+
 Measured measured(const Estimate& estimate) { return {estimate.value, estimate.standard_error}; }
 
 Comparison comparison_of(const fs::path& candidate, Divergence found) {
@@ -152,6 +162,7 @@ class ComparisonRun {
     NIBBLE_DO(expect_alike());
     models_ = count_models();
     report_.one_at_a_time = models_ > 1 && (request_.one_at_a_time || !fits());
+    NIBBLE_DO(expect_room());
     if (report_.one_at_a_time) {
       NIBBLE_DO(run_one_at_a_time());
     } else {
@@ -174,6 +185,7 @@ class ComparisonRun {
     if (!reference_.is_model())
       return fail(ErrorCode::usage, "{} holds stored logits already: there is nothing to save",
                   reference_.path.string());
+    NIBBLE_DO(check_file_target(request_.save_logits));
     if (fs::exists(request_.save_logits) && !StoredLogits::open(request_.save_logits))
       return fail(ErrorCode::usage, "{} exists and does not hold stored logits: it is not replaced",
                   request_.save_logits.string());
@@ -233,6 +245,15 @@ class ComparisonRun {
     for (const Participant& candidate : candidates_)
       if (candidate.is_model()) bytes += static_cast<double>(candidate.source->file_bytes());
     return bytes <= kUsableMemory * static_cast<double>(available_memory());
+  }
+
+  // For the reference's logits, where they are stored.
+  Status expect_room() const {
+    if (const fs::path& file = request_.save_logits; !file.empty())
+      return expect_space(file.has_parent_path() ? file.parent_path() : ".", text_, reference_.vocabulary(), "");
+    if (!report_.one_at_a_time || !reference_.is_model()) return {};
+    return expect_space(fs::temp_directory_path(), text_, reference_.vocabulary(),
+                        "; TMPDIR names another folder for this temporary file, a shorter text makes it smaller");
   }
 
   Status run_together() {

@@ -2,6 +2,7 @@
 
 #include "api/guard.h"
 #include "checkpoint/safetensors.h"
+#include "core/json.h"
 #include "model/model.h"
 
 namespace nibble {
@@ -77,8 +78,8 @@ void describe(const ModelSource& source, Inspection& inspection) {
   const Json* quantization = source.quantization();
   inspection.quantized = quantization != nullptr;
   if (quantization == nullptr) return;
-  const Json name = quantization->value(Json::json_pointer("/recipe/name"), Json(""));
-  if (name.is_string()) inspection.recipe = name.get<std::string>();
+  if (const Json* name = find_path(*quantization, {"recipe", "name"}); name != nullptr && name->is_string())
+    inspection.recipe = name->get<std::string>();
 }
 
 Result<int64_t> tensor_bytes_of(const std::filesystem::path& folder) {

@@ -10,10 +10,11 @@ Result<CacheType> choose_cache(const ModelSource& source, const LoadOptions& opt
   if (options.cache) return cache_type_of(*options.cache);
   const Json* quantization = source.quantization();
   if (quantization == nullptr) return CacheType::f32;
-  const Json name = quantization->value(Json::json_pointer("/recipe/cache"), Json("f32"));
-  if (!name.is_string())
+  const Json* name = find_path(*quantization, {"recipe", "cache"});
+  if (name == nullptr) return CacheType::f32;
+  if (!name->is_string())
     return fail(ErrorCode::corrupt, "{}: quantization_config recipe.cache is not a string", source.folder().string());
-  NIBBLE_TRY(const FloatType type, float_type_named(name.get<std::string>()));
+  NIBBLE_TRY(const FloatType type, float_type_named(name->get<std::string>()));
   return cache_type_of(type);
 }
 

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 
 namespace nibble {
 namespace fs = std::filesystem;
@@ -15,6 +16,35 @@ tl::unexpected<Error> system_failure(int error_number, std::string_view action, 
   bool resources = error_number == ENOSPC || error_number == EDQUOT || error_number == ENOMEM;
   return fail(resources ? ErrorCode::resources : ErrorCode::io, "cannot {} {}: {}", action, path.string(),
               std::strerror(error_number));
+}
+
+namespace {
+
+// A rename must not take the place of a folder or a device.
+Status expect_file_or_nothing(const fs::path& path) {
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored)) return fail(ErrorCode::usage, "{} is a folder, not a file", path.string());
+  if (fs::exists(path, ignored) && !fs::is_regular_file(path, ignored))
+    return fail(ErrorCode::usage, "{} is no regular file: it is not replaced", path.string());
+  return {};
+}
+
+}  // namespace
+
+Status check_file_target(const fs::path& path) {
+  std::error_code ignored;
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  if (!fs::is_directory(folder, ignored))
+    return fail(ErrorCode::io, "cannot write {}: the folder {} does not exist", path.string(), folder.string());
+  return expect_file_or_nothing(path);
+}
+
+bool begins_with(const fs::path& path, std::string_view beginning) {
+  std::string start(beginning.size(), '\0');
+  std::ifstream stream(path, std::ios::binary);
+  stream.read(start.data(), static_cast<std::streamsize>(start.size()));
+  start.resize(static_cast<size_t>(stream.gcount()));
+  return start.empty() ? stream.eof() : start == beginning;
 }
 
 Result<MappedFile> MappedFile::open(const fs::path& path) {
@@ -70,7 +100,11 @@ Result<std::string> read_text(const fs::path& path, size_t limit) {
   return std::string(file.text());
 }
 
-Result<DurableFile> DurableFile::create(const fs::path& path) {
+Result<DurableFile> DurableFile::create(const fs::path& name) {
+  NIBBLE_DO(expect_file_or_nothing(name));
+  std::error_code ignored;
+  const fs::path path =
+      fs::is_symlink(name, ignored) && fs::exists(name, ignored) ? fs::canonical(name, ignored) : name;
   fs::path temporary = path;
   temporary += ".tmp" + std::to_string(::getpid());
   int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

@@ -37,6 +37,7 @@ Result<std::string> read_text(const std::filesystem::path& path, size_t limit = 
 // disk (fsync) before the rename, the rename before commit() returns. Without commit() nothing is left behind.
 class DurableFile {
  public:
+  // `usage` when something other than a regular file has this name. The target of a link is replaced, not the link.
   static Result<DurableFile> create(const std::filesystem::path& path);
   DurableFile(DurableFile&& other) noexcept;
   DurableFile& operator=(DurableFile&&) = delete;
@@ -52,6 +53,12 @@ class DurableFile {
   std::filesystem::path path_, temporary_;
   int descriptor_ = -1;
 };
+
+// Whether a result may be written to `path`: `io` when its folder does not exist, `usage` when a folder, a device or
+// the like has that name already.
+Status check_file_target(const std::filesystem::path& path);
+// Whether a file begins with these bytes, or is empty, which is nobody's loss. False when it cannot be read.
+bool begins_with(const std::filesystem::path& path, std::string_view beginning);
 
 Status write_durably(const std::filesystem::path& path, std::string_view text);
 // Makes renames and new entries in a folder durable.

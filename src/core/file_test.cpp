@@ -111,6 +111,18 @@ TEST(DurableFile, LeavesTheOldFileUntilCommit) {
   EXPECT_EQ(get(folder / "a"), "new");
 }
 
+TEST(DurableFile, TakesNoPlaceButAFiles) {
+  TemporaryFolder folder;
+  fs::create_directory(folder / "sub");
+  expect_error(DurableFile::create(folder / "sub"), ErrorCode::usage, "is a folder, not a file");
+  expect_error(DurableFile::create("/dev/null"), ErrorCode::usage, "/dev/null is no regular file");
+  put(folder / "target", "old");
+  fs::create_symlink(folder / "target", folder / "link");
+  expect_ok(write_durably(folder / "link", "new"));
+  EXPECT_TRUE(fs::is_symlink(folder / "link"));
+  EXPECT_EQ(get(folder / "target"), "new");
+}
+
 TEST(DurableFile, AMovedFromFileDoesNothing) {
   TemporaryFolder folder;
   std::optional<DurableFile> first(*DurableFile::create(folder / "a"));
@@ -140,14 +152,14 @@ TEST(DurableFile, AFullDiskIsAResourceErrorAndLeavesNothing) {
   EXPECT_EQ(entries_in(folder.path()), 0);
 }
 
-TEST(DurableFile, AnUnusablePlaceIsAnIoError) {
+TEST(DurableFile, RefusesAnUnusablePlace) {
   TemporaryFolder folder;
   put(folder / "file", "x");
   expect_error(write_durably(folder / "absent" / "a", "x"), ErrorCode::io, "cannot create", "No such file");
   expect_error(write_durably(folder / "file" / "a", "x"), ErrorCode::io, "Not a directory");
   fs::create_directory(folder / "taken");
   put(folder / "taken" / "inside", "x");
-  expect_error(write_durably(folder / "taken", "x"), ErrorCode::io, "rename to");
+  expect_error(write_durably(folder / "taken", "x"), ErrorCode::usage, "is a folder, not a file");
   EXPECT_EQ(entries_in(folder.path()), 2) << "the temporary file is gone";
 }
 
@@ -178,6 +190,31 @@ TEST(SyncFolder, NeedsAFolder) {
   expect_ok(sync_folder(folder.path()));
   expect_ok(sync_folder(""));
   expect_error(sync_folder(folder / "absent"), ErrorCode::io, "absent");
+}
+
+TEST(Target, IsAFileInAFolderThatExists) {
+  const testing::TemporaryFolder folder;
+  testing::put(folder / "file", "text");
+  testing::expect_ok(check_file_target(folder / "file"));
+  testing::expect_ok(check_file_target(folder / "new"));
+  testing::expect_ok(check_file_target("new"));
+  testing::expect_error(check_file_target(folder / "none" / "new"), ErrorCode::io, "none/new", "does not exist");
+  testing::expect_error(check_file_target(folder / "file" / "new"), ErrorCode::io, "file/new");
+  testing::expect_error(check_file_target(folder.path()), ErrorCode::usage, "is a folder");
+  testing::expect_error(check_file_target("/dev/null"), ErrorCode::usage, "/dev/null is no regular file");
+}
+
+TEST(BeginsWith, ComparesTheFirstBytes) {
+  const testing::TemporaryFolder folder;
+  testing::put(folder / "file", "text");
+  testing::put(folder / "empty", "");
+  EXPECT_TRUE(begins_with(folder / "file", "te"));
+  EXPECT_TRUE(begins_with(folder / "file", "text"));
+  EXPECT_FALSE(begins_with(folder / "file", "text and more"));
+  EXPECT_FALSE(begins_with(folder / "file", "ex"));
+  EXPECT_TRUE(begins_with(folder / "empty", "ex"));
+  EXPECT_FALSE(begins_with(folder / "none", "ex"));
+  EXPECT_FALSE(begins_with(folder.path(), "ex"));
 }
 
 }  // namespace

@@ -107,6 +107,17 @@ std::string dump_json(const Json& value, int indent) {
   return value.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
+const Json* find_path(const Json& value, std::initializer_list<std::string_view> keys) {
+  const Json* at = &value;
+  for (std::string_view key : keys) {
+    if (!at->is_object()) return nullptr;
+    const auto found = at->find(std::string(key));
+    if (found == at->end()) return nullptr;
+    at = &*found;
+  }
+  return at;
+}
+
 Result<JsonReader> JsonReader::open(const Json& value, std::string where, ErrorCode code) {
   if (!value.is_object()) return fail(code, "{}: expected an object, found {}", where, shown(value));
   return JsonReader(value, std::move(where), code);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <optional>
 #include <set>
 #include <string>
@@ -23,6 +24,10 @@ Result<Json> parse_json(std::string_view text, std::string_view where);
 Result<Json> read_json(const std::filesystem::path& path, size_t limit = size_t{256} << 20);
 // Invalid UTF-8 in strings is replaced, so dumping never throws. indent < 0: one line.
 std::string dump_json(const Json& value, int indent = -1);
+
+// The value behind a chain of keys, or nullptr when a value on the way is no object or lacks its key. Never throws,
+// whatever a file holds, as json_pointer does at an array. The result lives in `value`.
+const Json* find_path(const Json& value, std::initializer_list<std::string_view> keys);
 
 // A typed view of one object that remembers which keys were read, so that the rest can be refused by name.
 // Every getter says where the object is, the key, what was found and what was expected. `code` is the error

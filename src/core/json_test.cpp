@@ -194,5 +194,19 @@ TEST_F(JsonReaderTest, HasMeansPresentAndNotNull) {
   EXPECT_EQ(r.find("nothing"), nullptr);
 }
 
+TEST(FindPath, FollowsKeysThroughObjectsOnly) {
+  const Json value = *parse_json(R"({"inputs": {"recipe": {"name": "quik"}, "list": [1], "nothing": null}})", "x");
+  EXPECT_EQ(find_path(value, {}), &value);
+  EXPECT_EQ(*find_path(value, {"inputs", "recipe", "name"}), "quik");
+  EXPECT_TRUE(find_path(value, {"inputs", "nothing"})->is_null());
+  EXPECT_EQ(find_path(value, {"outputs", "recipe"}), nullptr);
+  EXPECT_EQ(find_path(value, {"inputs", "list", "0"}), nullptr);
+  EXPECT_EQ(find_path(value, {"inputs", "list", "recipe"}), nullptr);
+  EXPECT_EQ(find_path(value, {"inputs", "nothing", "x"}), nullptr);
+  EXPECT_EQ(find_path(value, {"inputs", "recipe", "name", "x"}), nullptr);
+  for (const char* root : {"[]", "[1]", "3", "\"inputs\"", "null"})
+    EXPECT_EQ(find_path(*parse_json(root, "x"), {"inputs"}), nullptr) << root;
+}
+
 }  // namespace
 }  // namespace nibble

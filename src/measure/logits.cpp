@@ -9,6 +9,7 @@
 #include "checkpoint/safetensors.h"
 #include "core/buffer.h"
 #include "core/checked.h"
+#include "measure/rows.h"
 #include "measure/softmax.h"
 
 namespace nibble {
@@ -42,6 +43,13 @@ Result<const TensorView*> expect_tensor(const SafetensorsFile& file, std::string
                 file.path().string(), name, name_of(tensor->dtype), fmt::join(tensor->shape, ", "), name_of(type),
                 rank);
   return tensor;
+}
+
+Status check_shape(const TensorView& rows, const std::string& where) {
+  const int64_t count = rows.shape[0], vocabulary = rows.shape[1];
+  if (count >= 1 && vocabulary >= 1 && vocabulary <= INT32_MAX) return {};
+  return fail(ErrorCode::corrupt, "{}: {} stored rows for a vocabulary of {} tokens; expected at least one of each",
+              where, count, vocabulary);
 }
 
 // Passages lie in the text and predict something; together they predict as many tokens as there are rows.
@@ -109,6 +117,7 @@ struct ModelLogits::State {
   std::vector<Sequence> sequences;
   size_t next_passage = 0;
   int64_t ready = 0, used = 0;  // rows of the batch, and those that were read
+  int64_t finished = 0;         // rows read of the whole text
 
   // The passages that follow, as many as fit a batch.
   std::span<const Passage> next_batch() const {
@@ -138,6 +147,15 @@ struct ModelLogits::State {
     return {};
   }
 
+  // The error of a row that is not finite (-1: of something else), by the token that it should predict.
+  tl::unexpected<Error> located(Error error, int64_t row) const {
+    if (row < 0) return tl::unexpected(std::move(error));
+    return fail(error.code,
+                "the logits for predicted token {} of {} are not finite: an activation overflowed or a "
+                "weight is bad",
+                finished + row + 1, text.predictions());
+  }
+
   // Token t of a passage is predicted by the row of token t - 1.
   void gather(std::span<const Passage> passages) {
     const int64_t hidden = model.spec().hidden;
@@ -164,8 +182,10 @@ Status ModelLogits::read(int64_t count, float* logits) {
     if (s.used == s.ready) NIBBLE_DO(s.run_batch());
     const int64_t now = std::min(count, s.ready - s.used);
     const float* rows = s.workspace.hidden.data() + s.used * s.model.spec().hidden;
-    NIBBLE_DO(s.model.logits_of(rows, now, logits, s.workspace, s.pool));
+    if (Status done = s.model.logits_of(rows, now, logits, s.workspace, s.pool); !done)
+      return s.located(std::move(done.error()), row_not_finite(logits, now, vocabulary()));
     s.used += now;
+    s.finished += now;
     logits += now * vocabulary();
     count -= now;
   }
@@ -205,6 +225,7 @@ Result<std::unique_ptr<StoredLogits>> StoredLogits::open(const std::filesystem::
   s.text.window = number_in(metadata, "window");
   s.text.stride = number_in(metadata, "stride");
   NIBBLE_TRY(s.rows, expect_tensor(s.file, kRows, DType::u16, 2));
+  NIBBLE_DO(check_shape(*s.rows, where));
   NIBBLE_TRY(const TensorView* ids, expect_tensor(s.file, kIds, DType::i32, 1));
   NIBBLE_TRY(const TensorView* passages, expect_tensor(s.file, kPassages, DType::i64, 2));
   s.text.ids = values_of<int32_t>(*ids);

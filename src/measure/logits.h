@@ -45,14 +45,14 @@ class ModelLogits final : public LogitSource {
 //   ids                I32 [tokens]                    of the text
 //   passages           I64 [passages, 3]               begin, count, first
 // and the metadata {"nibble_logits": "1", "model": <name of its folder>}, with the text's "protocol", "window",
-// "stride" and "preset" where they are known. Rounding log p by at most 2.5e-4 nats moves
-// the KL divergence by about 1e-8. The most probable
-// tokens may then be equal, of which the one with the lower id counts as the first.
+// "stride" and "preset" where they are known. Rounding log p by at most 2.5e-4 nats moves the mean
+// KL divergence by less than 1e-7. The most probable tokens may then be equal, of which the one with the lower id
+// counts as the first.
 inline constexpr double kLogStep = 32.0 / 65535;
 
 class StoredLogits final : public LogitSource {
  public:
-  // `corrupt` when it is not such a file or contradicts itself (names what).
+  // `corrupt` when it is not such a file, predicts nothing, or contradicts itself (names what).
   static Result<std::unique_ptr<StoredLogits>> open(const std::filesystem::path& path);
   ~StoredLogits() override;
   const ScoredText& text() const override;

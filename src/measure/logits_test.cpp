@@ -65,6 +65,23 @@ TEST(ModelLogits, AreThoseOfTheTokensBefore) {
   EXPECT_TRUE(std::equal(expected.begin(), expected.end(), rows.begin() + 4 * 61));
 }
 
+// The error names the token of the text, whatever the chunks in which rows are asked for and the passages run.
+TEST(ModelLogits, ThatAreNotFiniteNameTheToken) {
+  ThreadPool pool(2);
+  const Model model = *Model::load(testing::PoisonedSource(small_spec(), 60), {}, pool);
+  std::vector<int32_t> ids(40, 7);
+  ids[25] = 60;  // the sixth input of the third window, after 9 + 9 + 5 predictions
+  const ScoredText text = *scored_text(ids, {Protocol::windows, 10}, 96);
+  for (int64_t chunk : {1, 7, 36}) {
+    ModelLogits source(model, text, pool);
+    std::vector<float> rows(static_cast<size_t>(chunk * 61));
+    Status status;
+    for (int64_t done = 0; status && done < 36; done += chunk)
+      status = source.read(std::min(chunk, 36 - done), rows.data());
+    expect_error(status, ErrorCode::failure, "predicted token 24 of 36", "not finite");
+  }
+}
+
 // Writes a source's rows in chunks.
 Status store(LogitSource& source, const std::filesystem::path& path, int64_t chunk, ThreadPool& pool) {
   NIBBLE_TRY(LogitWriter writer, LogitWriter::create(path, source.text(), source.vocabulary(), "tiny"));
@@ -131,6 +148,7 @@ struct Parts {
   std::vector<int32_t> ids = {0, 1, 2};
   std::vector<uint16_t> rows = {0, 65535, 9, 9, 0, 1};
   int64_t columns = 3, passage_fields = 3;
+  int64_t row_count() const { return columns == 0 ? 0 : static_cast<int64_t>(rows.size()) / columns; }
   DType row_type = DType::u16;
   std::string row_name = "log_probabilities";
 
@@ -141,7 +159,7 @@ struct Parts {
         path,
         {{"passages", DType::i64, {count(passages.size()) / passage_fields, passage_fields}, bytes(passages)},
          {"ids", DType::i32, {count(ids.size())}, bytes(ids)},
-         {row_name, row_type, {count(rows.size()) / columns, columns}, bytes(rows)}},
+         {row_name, row_type, {row_count(), columns}, bytes(rows)}},
         metadata));
   }
 };
@@ -173,6 +191,18 @@ TEST(StoredLogits, RefuseContradictions) {
   expect_refused([](Parts& p) { p.ids[0] = -1; }, "token 0 is -1");
   expect_refused([](Parts& p) { p.passages = {0, 3, 1, 0, 3, 2}; }, "predict more tokens than the 2 stored rows");
   expect_refused([](Parts& p) { p.passages = {0, 3, 2}; }, "predict fewer tokens than the 2 stored rows");
+  const auto without_rows = [](Parts& p) {
+    p.passages.clear();
+    p.rows.clear();
+  };
+  expect_refused(without_rows, "0 stored rows for a vocabulary of 3");
+  expect_refused(
+      [&](Parts& p) {
+        without_rows(p);
+        p.columns = 0;
+        p.ids.clear();
+      },
+      "0 stored rows for a vocabulary of 0");
   expect_refused([](Parts& p) { p.passages.clear(); }, "predict fewer tokens than the 2 stored rows");
   expect_refused([](Parts& p) { p.passage_fields = 1; }, "passages of 1 numbers");
   for (const std::vector<int64_t>& bad : std::vector<std::vector<int64_t>>{

@@ -6,26 +6,13 @@
 
 #include "core/json.h"
 #include "core/python_random.h"
+#include "core/text_lines.h"
 
 namespace nibble {
 namespace {
 
 constexpr int64_t kC4Windows = 256;
 constexpr size_t kC4NewDocuments = 1100;
-constexpr std::string_view kBlanks = " \t\n\v\f\r";
-
-// Lines without their line breaks (LF or CRLF); a last empty one does not count.
-std::vector<std::string_view> lines_of(std::string_view file) {
-  std::vector<std::string_view> lines;
-  while (!file.empty()) {
-    const size_t end = std::min(file.find('\n'), file.size());
-    std::string_view line = file.substr(0, end);
-    if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-    lines.push_back(line);
-    file.remove_prefix(std::min(end + 1, file.size()));
-  }
-  return lines;
-}
 
 std::string_view stripped(std::string_view line) {
   const size_t begin = line.find_first_not_of(kBlanks);
@@ -40,7 +27,7 @@ std::string joined(const std::vector<std::string>& parts, std::string_view betwe
 std::vector<std::string> wikitext_rows(std::string_view file) {
   std::vector<std::string> rows;
   const auto lines = lines_of(file);
-  for (std::string_view line : lines) rows.push_back(stripped(line).empty() ? "" : std::string(line) + "\n");
+  for (std::string_view line : lines) rows.push_back(is_blank(line) ? "" : std::string(line) + "\n");
   if (!rows.empty() && !rows.back().empty() && file.back() != '\n') rows.back().pop_back();
   return rows;
 }
@@ -57,7 +44,7 @@ Result<std::vector<std::string>> documents(std::string_view file, size_t most) {
   size_t number = 0;
   for (std::string_view line : lines_of(file)) {
     ++number;
-    if (stripped(line).empty()) continue;
+    if (is_blank(line)) continue;
     if (out.size() == most) break;
     NIBBLE_TRY(const Json document, parse_json(line, fmt::format("line {} of the text", number)));
     const auto text = document.is_object() ? document.find("text") : document.end();

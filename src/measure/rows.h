@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "core/buffer.h"
@@ -14,6 +15,15 @@ namespace nibble {
 inline int64_t rows_at_a_time(int64_t total, int64_t vocabulary) {
   constexpr int64_t kLogits = int64_t{1} << 22, kMostRows = 1024;
   return std::min(total, std::clamp<int64_t>(kLogits / vocabulary, 1, kMostRows));
+}
+
+// Of `count` rows [vocabulary], the first that holds something that is not finite, or -1. A model's own message counts
+// from where its caller's chunk begins, which means nothing to a user: who knows what a row predicts says that.
+inline int64_t row_not_finite(const float* rows, int64_t count, int64_t vocabulary) {
+  const auto finite = [](float x) { return std::isfinite(x); };
+  for (int64_t row = 0; row < count; ++row)
+    if (!std::all_of(rows + row * vocabulary, rows + (row + 1) * vocabulary, finite)) return row;
+  return -1;
 }
 
 // Calls visit(first, count, rows) for all tokens in order; `rows` is memory for [count][vocabulary], for visit to fill.

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
-#include "core/cpu.h"
+#include "measure/softmax_loops.h"
 
 namespace nibble {
 namespace {
@@ -97,25 +98,24 @@ NIBBLE_INLINE float greatest_lanes(const float* x, size_t count) {
   return greatest;
 }
 
-// Calls visit with every eight values of one or two rows. Behind the end of the rows they are far below the greatest of
-// x: their exponentials add nothing to a sum of at least 1.
+// Calls visit with every eight values of one or two rows. Behind the end of the rows stands the lowest float: its
+// exponential adds nothing to a sum of at least 1, however large the logits are.
 template <class Visit>
-NIBBLE_INLINE void for_lanes(const float* x, const float* y, size_t count, float greatest, Visit visit) {
-  constexpr float kFarBelow = 1000;
+NIBBLE_INLINE void for_lanes(const float* x, const float* y, size_t count, Visit visit) {
   size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) visit(x + i, y + i);
   if (i == count) return;
-  float last[2][kLanes];
-  std::fill_n(last[0], 2 * kLanes, greatest - kFarBelow);
-  std::memcpy(last[0], x + i, (count - i) * sizeof(float));
-  std::memcpy(last[1], y + i, (count - i) * sizeof(float));
-  visit(last[0], last[1]);
+  float last[2 * kLanes];
+  std::fill_n(last, 2 * kLanes, std::numeric_limits<float>::lowest());
+  std::memcpy(last, x + i, (count - i) * sizeof(float));
+  std::memcpy(last + kLanes, y + i, (count - i) * sizeof(float));
+  visit(last, last + kLanes);
 }
 
 template <class V>
 NIBBLE_INLINE double exponential_sum(const float* x, size_t count, float greatest) {
   Sums<V> total;
-  for_lanes(x, x, count, greatest, [&](const float* values, const float*) NIBBLE_INLINE_LAMBDA {
+  for_lanes(x, x, count, [&](const float* values, const float*) NIBBLE_INLINE_LAMBDA {
     for (size_t v = 0; v < kLanes / V::kWidth; ++v) {
       typename V::Doubles weight;
       load<V>(values + v * V::kWidth, weight);
@@ -133,7 +133,7 @@ template <class V>
 NIBBLE_INLINE double mean_difference(const float* x, const float* y, size_t count, float greatest_x, float greatest_y) {
   const double shift = static_cast<double>(greatest_x) - greatest_y;
   Sums<V> total, weighted;
-  for_lanes(x, y, count, greatest_x, [&](const float* values, const float* others) NIBBLE_INLINE_LAMBDA {
+  for_lanes(x, y, count, [&](const float* values, const float* others) NIBBLE_INLINE_LAMBDA {
     for (size_t v = 0; v < kLanes / V::kWidth; ++v) {
       typename V::Doubles a, b;
       load<V>(values + v * V::kWidth, a);
@@ -147,13 +147,6 @@ NIBBLE_INLINE double mean_difference(const float* x, const float* y, size_t coun
   return weighted.total() / total.total();
 }
 
-// One row of this table per instruction set.
-struct Loops {
-  float (*greatest)(const float* x, size_t count);
-  double (*exponential_sum)(const float* x, size_t count, float greatest);
-  double (*mean_difference)(const float* x, const float* y, size_t count, float greatest_x, float greatest_y);
-};
-
 #define NIBBLE_LOOPS(isa, V, target)                                                                  \
   target float greatest_##isa(const float* x, size_t count) { return greatest_lanes<V>(x, count); }   \
   target double exponential_sum_##isa(const float* x, size_t count, float greatest) {                 \
@@ -162,20 +155,28 @@ struct Loops {
   target double mean_difference_##isa(const float* x, const float* y, size_t count, float greatest_x, \
                                       float greatest_y) {                                             \
     return mean_difference<V>(x, y, count, greatest_x, greatest_y);                                   \
-  }                                                                                                   \
-  constexpr Loops k_##isa = {greatest_##isa, exponential_sum_##isa, mean_difference_##isa};
+  }
 
 NIBBLE_LOOPS(portable, Two, )
 NIBBLE_LOOPS(avx2, Four, __attribute__((target("avx2"))))
 NIBBLE_LOOPS(avx512, Eight, __attribute__((target("avx512f,avx512dq"))))
 
-const Loops& loops() {
+// In the order of Isa.
+constexpr SoftmaxLoops kLoops[] = {
+    {Isa::portable, greatest_portable, exponential_sum_portable, mean_difference_portable},
+    {Isa::avx2, greatest_avx2, exponential_sum_avx2, mean_difference_avx2},
+    {Isa::avx512vnni, greatest_avx512, exponential_sum_avx512, mean_difference_avx512}};
+
+const SoftmaxLoops& loops() {
   static const Isa isa = selected_isa().value_or(Isa::portable);
-  if (isa == Isa::avx512vnni) return k_avx512;
-  return isa == Isa::avx2 ? k_avx2 : k_portable;
+  return kLoops[static_cast<size_t>(isa)];
 }
 
 }  // namespace
+
+std::span<const SoftmaxLoops> softmax_loops() {
+  return std::span(kLoops).first(static_cast<size_t>(detected_isa()) + 1);
+}
 
 float greatest_of(std::span<const float> values) { return loops().greatest(values.data(), values.size()); }
 
@@ -188,7 +189,8 @@ double kl_divergence(std::span<const float> reference, const Softmax& p, std::sp
                      const Softmax& q) {
   const double mean =
       loops().mean_difference(reference.data(), candidate.data(), reference.size(), p.greatest, q.greatest);
-  return std::max(0.0, mean + (q.log_sum - p.log_sum));
+  const double kl = mean + (q.log_sum - p.log_sum);
+  return kl < 0 ? 0 : kl;  // NaN, of rows that are not finite, stays NaN
 }
 
 double negative_log_likelihood(std::span<const float> logits, int32_t target) {

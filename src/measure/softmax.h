@@ -18,7 +18,7 @@ struct Softmax {
 Softmax softmax_of(std::span<const float> logits);  // finite, at least one
 
 // sum of p log(p / q), nats, of the softmaxes p and q of two rows of the same length; `p` and `q` are softmax_of(them).
-// Exactly 0 for equal rows, never negative.
+// Exactly 0 for equal rows, never negative; NaN for a row with a NaN.
 double kl_divergence(std::span<const float> reference, const Softmax& p, std::span<const float> candidate,
                      const Softmax& q);
 

@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "core/random.h"
+#include "measure/softmax_loops.h"
 
 namespace nibble {
 namespace {
@@ -70,6 +73,49 @@ TEST(Softmax, IsNeverNegative) {
     EXPECT_GE(kl, 0);
     EXPECT_NEAR(kl, static_cast<double>(kl_of(row, other)), 2e-15);
   }
+}
+
+// Where a float's step is more than 1000, the lanes behind the end of a row must still count for nothing.
+TEST(Softmax, OfHugeLogitsHasNoTokensBehindTheEnd) {
+  for (float greatest : {3e10f, -3e10f, 3e38f, -3e38f})
+    for (size_t count = 1; count < 20; ++count) {
+      const std::vector<float> row(count, greatest), other(count, 0.0f);
+      const Softmax p = softmax_of(row), q = softmax_of(other);
+      EXPECT_NEAR(p.log_sum, std::log(static_cast<double>(count)), 1e-15) << greatest << " " << count;
+      EXPECT_NEAR(kl_divergence(row, p, other, q), 0, 1e-15) << greatest << " " << count;
+    }
+}
+
+TEST(Softmax, KeepsNotANumber) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (size_t at : {0u, 5u, 8u, 10u}) {
+    const auto row = random_logits(11, 1, 3);
+    std::vector<float> broken = row;
+    broken[at] = nan;
+    EXPECT_TRUE(std::isnan(softmax_of(broken).log_sum)) << at;
+    EXPECT_TRUE(std::isnan(kl_divergence(row, softmax_of(row), broken, softmax_of(broken)))) << at;
+    EXPECT_TRUE(std::isnan(kl_divergence(broken, softmax_of(broken), row, softmax_of(row)))) << at;
+  }
+}
+
+// Every set of loops that this machine can run, not only the one that it would choose.
+TEST(SoftmaxLoops, GiveTheSameBits) {
+  const SoftmaxLoops& portable = softmax_loops().front();
+  ASSERT_EQ(portable.isa, Isa::portable);
+  ASSERT_EQ(softmax_loops().back().isa, detected_isa());
+  for (const SoftmaxLoops& loops : softmax_loops())
+    for (size_t count = 1; count < 200; count += count < 70 ? 1 : 13)
+      for (float spread : {0.001f, 3.0f, 200.0f, 1e30f}) {
+        const auto a = random_logits(count, count, spread), b = random_logits(count, count + 1, spread);
+        const float p = loops.greatest(a.data(), count), q = loops.greatest(b.data(), count);
+        ASSERT_EQ(p, *std::max_element(a.begin(), a.end())) << to_string(loops.isa) << " " << count;
+        ASSERT_EQ(q, portable.greatest(b.data(), count));
+        ASSERT_EQ(loops.exponential_sum(a.data(), count, p), portable.exponential_sum(a.data(), count, p))
+            << to_string(loops.isa) << " " << count << " " << spread;
+        ASSERT_EQ(loops.mean_difference(a.data(), b.data(), count, p, q),
+                  portable.mean_difference(a.data(), b.data(), count, p, q))
+            << to_string(loops.isa) << " " << count << " " << spread;
+      }
 }
 
 }  // namespace

@@ -33,4 +33,12 @@ Estimate estimate_quantile(std::span<const double> ascending, double q) {
   return {at_rank(ascending, rank), (at_rank(ascending, rank + deviation) - at_rank(ascending, rank - deviation)) / 2};
 }
 
+double median_of(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  if (values.size() % 2 == 1) return *middle;
+  return (*std::max_element(values.begin(), middle) + *middle) / 2;
+}
+
 }  // namespace nibble

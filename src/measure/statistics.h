@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <vector>
 
 namespace nibble {
 
@@ -17,5 +18,9 @@ Estimate estimate_mean(std::span<const double> values);
 // behind that rank is the standard error. Ranks end at the first and last number, so near the ends of a small sample
 // the error comes out too small.
 Estimate estimate_quantile(std::span<const double> ascending, double q);
+
+// The middle number, or the mean of the two in the middle: estimate_quantile(ascending, 0.5).value of numbers in any
+// order, none of which is NaN. 0 for none.
+double median_of(std::vector<double> values);
 
 }  // namespace nibble

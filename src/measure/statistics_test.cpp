@@ -52,5 +52,22 @@ TEST(EstimateQuantile, TellsTheSpreadOfRepeatedSamples) {
   }
 }
 
+TEST(MedianOf, IsTheMiddleInAnyOrder) {
+  EXPECT_EQ(median_of({}), 0);
+  EXPECT_EQ(median_of({7}), 7);
+  EXPECT_EQ(median_of({4, 1}), 2.5);
+  EXPECT_EQ(median_of({9, 1, 4}), 4);
+  EXPECT_EQ(median_of({40, 0, 20, 10}), 15);
+  EXPECT_EQ(median_of({1, HUGE_VAL, 2}), 2);
+  Random random(1);
+  for (size_t count = 1; count < 40; ++count) {
+    std::vector<double> values(count);
+    for (double& x : values) x = random.normal();
+    const double found = median_of(values);
+    std::sort(values.begin(), values.end());
+    EXPECT_DOUBLE_EQ(found, estimate_quantile(values, 0.5).value) << count;
+  }
+}
+
 }  // namespace
 }  // namespace nibble

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <utility>
 #include <vector>
 
 #include "core/random.h"
 #include "measure/logits.h"
+#include "runtime/random_source.h"
 
 namespace nibble::testing {
 
@@ -39,6 +42,22 @@ inline std::vector<int32_t> random_ids(int64_t count, int64_t vocabulary) {
     out.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(vocabulary))));
   return out;
 }
+
+// A random model that answers with NaN from the first such token of a sequence on.
+class PoisonedSource final : public RandomSource {
+ public:
+  PoisonedSource(const Spec& spec, int32_t poison) : RandomSource(spec), poison_(poison) {}
+  Result<GlobalWeights> globals() const override {
+    NIBBLE_TRY(GlobalWeights out, RandomSource::globals());
+    const auto row_bytes = static_cast<size_t>(out.embedding.columns) * sizeof(float);
+    const std::vector<float> row(static_cast<size_t>(out.embedding.columns), std::nanf(""));
+    std::memcpy(out.embedding.codes.data() + static_cast<size_t>(poison_) * row_bytes, row.data(), row_bytes);
+    return out;
+  }
+
+ private:
+  int32_t poison_;
+};
 
 // A text of one passage that predicts these tokens.
 inline ScoredText predicting(std::vector<int32_t> targets) {

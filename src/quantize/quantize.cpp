@@ -307,6 +307,7 @@ Status Run::write_rest() {
 Result<Json> Run::manifest_fields() {
   Json fields = Json::object();
   fields["inputs"] = record_.inputs;
+  fields["spec"] = to_json(spec());
   fields["tensor_bytes"] = record_.tensor_bytes;
   fields["linears"] = Json::array();
   for (const LinearReport& report : record_.reports) fields["linears"].push_back(to_json(report));

@@ -8,6 +8,7 @@
 #include "eval/report/plot.h"
 #include "eval/report/sections.h"
 #include "eval/report/text.h"
+#include "measure/statistics.h"
 
 namespace nibble::page {
 namespace {
@@ -27,12 +28,10 @@ struct Shape {
 // A not-a-number is as bad as an infinity and is drawn like one.
 double magnitude(float value) { return std::isnan(value) ? HUGE_VAL : std::fabs(static_cast<double>(value)); }
 
-double median_of(const std::vector<float>& values) {
-  std::vector<double> sorted;
-  for (const float value : values) sorted.push_back(magnitude(value));
-  const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
-  std::nth_element(sorted.begin(), middle, sorted.end());
-  return *middle;
+double median_magnitude(const std::vector<float>& values) {
+  std::vector<double> magnitudes;
+  for (const float value : values) magnitudes.push_back(magnitude(value));
+  return median_of(std::move(magnitudes));
 }
 
 Shape shape_of(const SiteRow& row, size_t most_columns) {
@@ -50,7 +49,7 @@ Shape shape_of(const SiteRow& row, size_t most_columns) {
     double& largest = is_kept ? shape.largest_kept : shape.largest_dense;
     largest = std::max(largest, size);
   }
-  shape.median = median_of(row.absmax);
+  shape.median = median_magnitude(row.absmax);
   return shape;
 }
 
@@ -219,7 +218,8 @@ std::string channels_section(const LayerReport& report) {
   const std::vector<Panel> panels = panels_of(report);
   if (panels.empty())
     return section("channels", "Channels", "",
-                   absent("Not recorded: the model was quantized without a calibration text."));
+                   absent(report.recipe.empty() ? "Not recorded: this model is not quantized."
+                                                : "Not recorded: the model was quantized without a calibration text."));
   const int64_t blocks = block_count(report), first = first_block(panels);
   std::string body = blocks > 1 ? picker(blocks, first) : "";
   body += legend(kLegend);

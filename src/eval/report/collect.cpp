@@ -41,8 +41,8 @@ Result<Recorded> read_recorded(const fs::path& folder) {
   out.linears = by_name(std::move(record.reports));
   out.sites = by_name(std::move(record.sites));
   NIBBLE_TRY(out.absmax, read_statistics(folder));
-  const Json tool = manifest.value(Json::json_pointer("/inputs/tool"), Json(""));
-  if (tool.is_string()) out.tool = tool.get<std::string>();
+  if (const Json* tool = find_path(manifest, {"inputs", "tool"}); tool != nullptr && tool->is_string())
+    out.tool = tool->get<std::string>();
   return out;
 }
 
@@ -94,10 +94,9 @@ Status Collector::describe() {
   if (reference_ != nullptr) report_.reference = name_of_folder(reference_->folder());
   report_.family = model_.spec().family;
   report_.tool = recorded_.tool;
-  if (const Json* quantization = model_.quantization()) {
-    const Json name = quantization->value(Json::json_pointer("/recipe/name"), Json(""));
-    if (name.is_string()) report_.recipe = name.get<std::string>();
-  }
+  if (const Json* quantization = model_.quantization())
+    if (const Json* name = find_path(*quantization, {"recipe", "name"}); name != nullptr && name->is_string())
+      report_.recipe = name->get<std::string>();
   report_.parameters = parameter_count(model_.spec());
   report_.file_bytes = model_.file_bytes();
   report_.blocks = model_.spec().layers;

@@ -6,6 +6,7 @@
 
 #include "eval/report/sections.h"
 #include "eval/report/text.h"
+#include "measure/statistics.h"
 
 namespace nibble::page {
 namespace {
@@ -55,7 +56,7 @@ std::string worst_layer(const LayerReport& report, const ErrorKind& kind) {
   if (values.empty() || values.back() <= 0) return "";
   const auto worst = std::find_if(report.linears.begin(), report.linears.end(),
                                   [&](const LayerRow& row) { return row.*kind.value == values.back(); });
-  const double median = values[values.size() / 2];
+  const double median = median_of(values);
   const std::string times =
       median > 0 ? fmt::format(", {} times the median layer's {}", number(values.back() / median, 2), percent(median))
                  : "";
@@ -83,16 +84,14 @@ struct Peak {
 };
 
 Peak peak_of(const SiteRow& row) {
-  std::vector<float> sorted = row.absmax;
-  const auto middle = sorted.begin() + static_cast<std::ptrdiff_t>(sorted.size() / 2);
-  std::nth_element(sorted.begin(), middle, sorted.end());
+  const double median = median_of({row.absmax.begin(), row.absmax.end()});
   Peak peak{&row};
-  if (!(*middle > 0)) return peak;
+  if (!(median > 0)) return peak;
   std::vector<char> kept(row.absmax.size(), 0);
   for (const int32_t channel : row.kept)
     if (channel >= 0 && static_cast<size_t>(channel) < kept.size()) kept[static_cast<size_t>(channel)] = 1;
   for (size_t channel = 0; channel < kept.size(); ++channel) {
-    const double ratio = static_cast<double>(row.absmax[channel]) / static_cast<double>(*middle);
+    const double ratio = static_cast<double>(row.absmax[channel]) / median;
     if (!kept[channel] && ratio > peak.ratio) peak = {&row, channel, ratio};
   }
   return peak;
@@ -125,8 +124,9 @@ std::string worst_tokens(const LayerReport& report) {
 }  // namespace
 
 std::string headline(const LayerReport& report) {
-  std::string tiles = tile("Bits per weight", number(report.bits_per_weight),
-                           number(report.quantized_bits_per_weight) + " in the quantized layers");
+  std::string tiles = tile(
+      "Bits per weight", number(report.bits_per_weight),
+      report.recipe.empty() ? "not quantized" : number(report.quantized_bits_per_weight) + " in the quantized layers");
   tiles += tile("Size", bytes(report.file_bytes), "of weight files");
   if (report.divergence) tiles += divergence_tiles(*report.divergence);
   const std::string measured =

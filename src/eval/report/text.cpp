@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
 
@@ -58,6 +59,14 @@ std::string scientific(double value, int digits) {
   return text;
 }
 
+// The value that a text of so many digits has. Unlike strtod, from_chars does not ask the host program's locale.
+double rounded_to(double value, int digits) {
+  const std::string text = fmt::format("{:.{}e}", value, digits - 1);
+  double rounded = value;
+  std::from_chars(text.data(), text.data() + text.size(), rounded);
+  return rounded;
+}
+
 std::string without_trailing_zeros(std::string text) {
   if (text.find('.') == std::string::npos) return text;
   while (text.back() == '0') text.pop_back();
@@ -89,7 +98,7 @@ std::string number(double value, int digits) {
   const double size = std::fabs(value);
   if (size >= 1e7 || size < 1e-4) return scientific(value, digits);
   // As rounded: 0.9996 with three digits is 1.00.
-  const double rounded = std::strtod(fmt::format("{:.{}e}", size, digits - 1).c_str(), nullptr);
+  const double rounded = rounded_to(size, digits);
   const int whole = static_cast<int>(std::floor(std::log10(rounded))) + 1;
   const std::string text = fmt::format("{:.{}f}", value, std::max(0, digits - whole));
   return rounded >= 1000 && text.find('.') == std::string::npos ? grouped(text) : text;

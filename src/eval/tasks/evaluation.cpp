@@ -14,6 +14,18 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Every object of a file of samples begins so.
+constexpr std::string_view kSampleBeginning = "{\"task\":";
+
+Status check_samples(const std::filesystem::path& path) {
+  if (path.empty()) return {};
+  NIBBLE_DO(check_file_target(path));
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored) && !begins_with(path, kSampleBeginning))
+    return fail(ErrorCode::usage, "{} exists and does not hold samples: it is not replaced", path.string());
+  return {};
+}
+
 Status check_options(const EvaluationOptions& options) {
   const auto at_least = [](std::string_view name, int64_t value, int64_t least) -> Status {
     if (value >= least) return {};
@@ -171,7 +183,9 @@ class ExamRun {
                            meter.advance(static_cast<double>(tokens),
                                          fmt::format("{} {} of {} items", exam.task->name, done, out.items));
                          }};
-    NIBBLE_TRY(const auto scores, score_answers(model_, answers, scoring, pool_));
+    const auto found = score_answers(model_, answers, scoring, pool_);
+    if (!found) return fail(found.error().code, "{}, {}", exam.file.string(), found.error().message);
+    const auto& scores = *found;
     std::vector<std::vector<double>> judged;
     for (size_t i = 0; i < scores.size(); ++i) judged.push_back(judge(exam.task->scoring, exam.items[i], scores[i]));
     NIBBLE_DO(samples.add(exam, scores, judged));
@@ -195,6 +209,7 @@ class ExamRun {
 
 Result<std::vector<Exam>> read_exams(const EvaluationOptions& options) {
   NIBBLE_DO(check_options(options));
+  NIBBLE_DO(check_samples(options.samples));
   NIBBLE_TRY(const std::vector<const Task*> tasks, tasks_of(options));
   std::vector<Exam> exams;
   for (const Task* task : tasks) {

@@ -25,7 +25,8 @@ struct EvaluationOptions {
   bool special_tokens = true;           // before a text, as the tokenizer's own rule says
   int64_t batch_tokens = 2048;          // of one forward pass
   bool share = true;                    // of ScoreOptions
-  std::filesystem::path samples;        // a file that gets one JSON object per item; empty: none
+  // A file that gets one JSON object per item; empty: none. Of files that exist, only one of samples is replaced.
+  std::filesystem::path samples;
 };
 
 // A task with what is asked.
@@ -36,8 +37,9 @@ struct Exam {
   std::vector<std::string> examples;  // by item: what stands before its context
 };
 
-// Reads everything that does not need the model. `usage` for options out of range, an unknown task, or more examples
-// than there are items; `io` for a file that is not there (names it, and the folder); `corrupt` for a damaged one.
+// Reads and checks everything that does not need the model. `usage` for options out of range, an unknown task, more
+// examples than there are items, or samples that would replace another file; `io` for a file that is not there (names
+// it, and the folder), also the folder of the samples; `corrupt` for a damaged one.
 Result<std::vector<Exam>> read_exams(const EvaluationOptions& options);
 
 struct ExamResult {

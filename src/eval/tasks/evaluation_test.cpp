@@ -7,8 +7,8 @@
 
 #include "core/json.h"
 #include "core/testing.h"
+#include "core/text_lines.h"
 #include "eval/tasks/testing.h"
-#include "eval/tasks/text_lines.h"
 
 namespace nibble {
 namespace {
@@ -179,9 +179,26 @@ TEST_F(Evaluation, WrongRequestsAreRefused) {
   expect_error(read_exams(options_), ErrorCode::corrupt, "arc_easy.jsonl", "no items");
 }
 
-TEST_F(Evaluation, ADumpThatCannotBeWrittenFailsFirst) {
+// Before any model is loaded, that is, when the tasks are read.
+TEST_F(Evaluation, SamplesThatCannotBeWrittenAreRefusedFirst) {
   options_.samples = folder_ / "nowhere" / "samples.jsonl";
-  expect_error(run(), ErrorCode::io, "samples.jsonl");
+  expect_error(read_exams(options_), ErrorCode::io, "samples.jsonl", "nowhere");
+  options_.samples = folder_.path();
+  expect_error(read_exams(options_), ErrorCode::usage, "is a folder");
+}
+
+TEST_F(Evaluation, SamplesReplaceOnlySamples) {
+  options_.samples = options_.data / "arc_easy.jsonl";  // the tab key's idea of a file name
+  const std::string questions = testing::get(options_.samples);
+  expect_error(read_exams(options_), ErrorCode::usage, "arc_easy.jsonl", "not replaced");
+  EXPECT_EQ(testing::get(options_.samples), questions);
+  options_.samples = folder_ / "samples.jsonl";
+  put(options_.samples, "");
+  ASSERT_TRUE(run());
+  const std::string samples = testing::get(options_.samples);
+  options_.limit = 1;
+  ASSERT_TRUE(run());
+  EXPECT_LT(testing::get(options_.samples).size(), samples.size());
 }
 
 }  // namespace

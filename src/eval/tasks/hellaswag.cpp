@@ -4,6 +4,7 @@
 // harness joins them as a + " " + capitalized b; the file has a + " " + b. Part b exists in the items about videos,
 // whose contexts stop in the middle of a sentence, and is empty in those from wikiHow, which end with a full stop. So a
 // context that does not end a sentence gets a capital letter after its last sentence end.
+#include "core/text_lines.h"
 #include "eval/tasks/text_lines.h"
 
 namespace nibble {

@@ -34,6 +34,7 @@ int64_t longest_inputs(const Answers& answers) {
 struct Prediction {
   size_t row = 0;  // in Pass::rows
   int32_t target = 0;
+  size_t item = 0;
   AnswerScore* score = nullptr;
   double log_probability = 0;
   bool greedy = false;
@@ -47,8 +48,8 @@ struct Pass {
   std::vector<Prediction> predictions;
 
   // Inputs [begin, end) of answers that agree on them; each answer gets the predictions that these make for it.
-  void add(Sequence& sequence, std::span<const Continuation> answers, std::span<AnswerScore> scores, int64_t begin,
-           int64_t end) {
+  void add(Sequence& sequence, size_t item, std::span<const Continuation> answers, std::span<AnswerScore> scores,
+           int64_t begin, int64_t end) {
     if (begin == end) return;
     const std::vector<int32_t>& ids = answers.front().ids;
     for (int64_t at = begin; at < end; ++at) {
@@ -56,7 +57,7 @@ struct Pass {
       for (size_t i = 0; i < answers.size(); ++i) {
         if (at + 1 < answers[i].start) continue;
         wanted = true;
-        predictions.push_back({rows.size(), answers[i].ids[static_cast<size_t>(at + 1)], &scores[i]});
+        predictions.push_back({rows.size(), answers[i].ids[static_cast<size_t>(at + 1)], item, &scores[i]});
       }
       if (wanted) rows.push_back(static_cast<int64_t>(tokens.size()));
       tokens.push_back(ids[static_cast<size_t>(at)]);
@@ -76,7 +77,7 @@ class Scorer {
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(),
                      [&](size_t a, size_t b) { return longest_inputs(items[a]) > longest_inputs(items[b]); });
-    NIBBLE_DO(check_targets(items));
+    NIBBLE_DO(check_ids(items));
     for (size_t first = 0; first < order.size();) {
       const size_t count = batch_from(items, std::span(order).subspan(first));
       NIBBLE_DO(score_batch(items, std::span(order).subspan(first, count), scores));
@@ -86,13 +87,14 @@ class Scorer {
   }
 
  private:
-  // The forward pass checks what it reads; the last id of an answer is only predicted.
-  Status check_targets(std::span<const Answers> items) const {
+  // The forward pass checks what it reads, but a token may be predicted in a pass before the one that reads it.
+  Status check_ids(std::span<const Answers> items) const {
     for (const Answers& answers : items)
       for (const Continuation& answer : answers)
-        if (const int32_t id = answer.ids.back(); id < 0 || id >= model_.spec().vocabulary)
-          return fail(ErrorCode::usage, "token id {} is outside the model's vocabulary of {}", id,
-                      model_.spec().vocabulary);
+        for (const int32_t id : answer.ids)
+          if (id < 0 || id >= model_.spec().vocabulary)
+            return fail(ErrorCode::usage, "token id {} is outside the model's vocabulary of {}", id,
+                        model_.spec().vocabulary);
     return {};
   }
 
@@ -125,7 +127,7 @@ class Scorer {
       found.resize(answers.size());
       for (size_t j = 0; j < answers.size(); ++j) found[j].tokens = answers[j].tokens();
       sequences_[i].clear();
-      beginnings.add(sequences_[i], answers, found, 0, shared_inputs(answers));
+      beginnings.add(sequences_[i], batch[i], answers, found, 0, shared_inputs(answers));
       most_answers = std::max(most_answers, answers.size());
       tokens += tokens_to_run(answers, options_.share);
     }
@@ -144,8 +146,8 @@ class Scorer {
       if (j >= answers.size()) continue;
       const int64_t shared = shared_inputs(answers);
       sequences_[i].truncate(shared);
-      rests.add(sequences_[i], std::span(answers).subspan(j, 1), std::span(scores[batch[i]]).subspan(j, 1), shared,
-                inputs_of(answers[j]));
+      rests.add(sequences_[i], batch[i], std::span(answers).subspan(j, 1), std::span(scores[batch[i]]).subspan(j, 1),
+                shared, inputs_of(answers[j]));
     }
     return run_pass(rests);
   }
@@ -163,7 +165,8 @@ class Scorer {
         std::memcpy(hidden_.data() + i * hidden,
                     workspace_.hidden.data() + pass.rows[static_cast<size_t>(first + i)] * hidden,
                     static_cast<size_t>(hidden) * sizeof(float));
-      NIBBLE_DO(model_.logits_of(hidden_.data(), count, logits, workspace_, pool_));
+      if (Status done = model_.logits_of(hidden_.data(), count, logits, workspace_, pool_); !done)
+        return located(std::move(done.error()), next, row_not_finite(logits, count, width), first);
       const auto end = std::find_if(next, pass.predictions.end(), [&](const Prediction& prediction) {
         return prediction.row >= static_cast<size_t>(first + count);
       });
@@ -171,6 +174,15 @@ class Scorer {
       next = end;
       return Status();
     });
+  }
+
+  // The error of a row that is not finite (-1: of something else), counted from `first`, by the item that it is for.
+  static tl::unexpected<Error> located(Error error, std::vector<Prediction>::const_iterator prediction, int64_t row,
+                                       int64_t first) {
+    if (row < 0) return tl::unexpected(std::move(error));
+    while (prediction->row != static_cast<size_t>(first + row)) ++prediction;
+    return fail(error.code, "item {} (from 0): logits are not finite: an activation overflowed or a weight is bad",
+                prediction->item);
   }
 
   // Fills in and adds up the predictions that `count` rows of logits from row `first` on make.

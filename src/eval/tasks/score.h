@@ -36,7 +36,7 @@ int64_t tokens_to_run(const Answers& answers, bool share = true);
 // out[i][j] is the score of items[i][j]. Long items come first, several in a batch: a first forward pass runs the
 // common beginnings, then one pass per answer goes on from them in the same key-value caches. The head is computed for
 // rows that predict a token of an answer and for no other. Bit-identical whatever the batch and the threads. Errors:
-// those of Model::forward.
+// those of Model::forward; of logits that are not finite, it names the item.
 Result<std::vector<std::vector<AnswerScore>>> score_answers(const Model& model, std::span<const Answers> items,
                                                             const ScoreOptions& options, ThreadPool& pool);
 

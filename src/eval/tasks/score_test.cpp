@@ -7,6 +7,7 @@
 
 #include "core/testing.h"
 #include "eval/tasks/testing.h"
+#include "measure/testing.h"
 #include "runtime/random_source.h"
 
 namespace nibble {
@@ -254,6 +255,26 @@ TEST_F(ScoreRandom, IdsOutsideTheVocabularyAreRefused) {
     const std::vector<Answers> items = {{Continuation{ids, 1, false}}};
     testing::expect_error(score_answers(model_, items, options, pool_), ErrorCode::usage, "vocabulary");
   }
+  // The pass over the shared beginning predicts the first token of each answer, before any pass reads it.
+  for (const int32_t id : {61, INT32_MAX, -1}) {
+    const std::vector<Answers> items = {{Continuation{{1, id, 2}, 1, false}, Continuation{{1, 5, 2}, 1, false}}};
+    testing::expect_error(score_answers(model_, items, options, pool_), ErrorCode::usage, "vocabulary");
+  }
+}
+
+// The longest item runs first, but items are named as they were given.
+TEST_F(ScoreRandom, LogitsThatAreNotFiniteNameTheItem) {
+  const Model broken = Model::load(testing::PoisonedSource(small_spec(), 60), {}, pool_).value();
+  const Answers good = {{{1, 2, 3}, 1, false}, {{1, 2, 4, 5}, 1, false}}, longest = {{{1, 2, 3, 4, 5, 6, 7}, 2, false}};
+  for (const Answers& bad : {Answers{{{60, 2, 3}, 1, false}, {{60, 2, 4}, 1, false}},
+                             Answers{{{1, 2, 3}, 1, false}, {{1, 2, 60, 3}, 1, false}}})
+    for (int64_t batch : {1, 2048}) {
+      ScoreOptions options;
+      options.batch_tokens = batch;
+      const std::vector<Answers> items = {good, longest, bad, good};
+      testing::expect_error(score_answers(broken, items, options, pool_), ErrorCode::failure, "item 2 (from 0)",
+                            "not finite");
+    }
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What the readers of task files share: lines, questions of the common JSON form, and checks of what came out.
+// What the readers of task files share: questions of the common JSON form, and checks of what came out.
 #pragma once
 
 #include <functional>
@@ -10,9 +10,6 @@
 #include "eval/tasks/task.h"
 
 namespace nibble {
-
-// The lines of a text without their ends (LF or CRLF). A line end at the end of the text begins no further line.
-std::vector<std::string_view> lines_of(std::string_view text);
 
 // One item per line that is not blank. `read` gets the line's object, whose where() is "FILE, line N"; keys that it
 // does not read are ignored. `corrupt` for a file without items, a line that is no JSON object, and an item that cannot

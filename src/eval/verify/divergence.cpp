@@ -6,11 +6,11 @@
 #include <chrono>
 
 #include "eval/verify/checks.h"
+#include "measure/text.h"
 
 namespace nibble {
 namespace {
 
-constexpr int64_t kLongestWindow = 2048;
 constexpr int64_t kFewestPredictions = 32;  // fewer say nothing
 
 struct TextToCompare {
@@ -20,7 +20,7 @@ struct TextToCompare {
 
 // The runs that were drawn from the reference, each from an empty context.
 Result<TextToCompare> drawn_text(Examination& examination) {
-  NIBBLE_TRY(const SampledText* drawn, examination.reference_text());
+  NIBBLE_TRY(const SampledText* drawn, examination.reference_text({0, 0}));  // by now it is there, as a rule
   TextToCompare out;
   for (const SampledRun& run : drawn->runs) {
     out.scored.passages.push_back(
@@ -31,23 +31,24 @@ Result<TextToCompare> drawn_text(Examination& examination) {
   return out;
 }
 
-Result<TextToCompare> given_text(const Examination& examination) {
-  const Opened& reference = *examination.reference;
-  if (!reference.tokenizer)
-    return fail(ErrorCode::usage, "{}: a text cannot be measured without a tokenizer",
-                reference.source->folder().string());
-  std::vector<int32_t> ids = reference.tokenizer->encode(examination.options.text);
-  const int64_t positions = reference.source->spec().max_positions;
-  ProtocolOptions protocol;
-  protocol.window = std::min({kLongestWindow, positions, static_cast<int64_t>(ids.size())});
-  TextToCompare out;
-  NIBBLE_TRY(out.scored, scored_text(std::move(ids), protocol, positions));
-  if (out.scored.predictions() < kFewestPredictions)
-    return fail(ErrorCode::usage, "the text has {} predictions; at least {} are needed to judge a model by",
-                out.scored.predictions(), kFewestPredictions);
-  out.name = fmt::format("the text, windows of {}", protocol.window);
-  return out;
+Result<TextToCompare> text_to_compare(Examination& examination) {
+  if (!examination.given) return drawn_text(examination);
+  return TextToCompare{*examination.given, fmt::format("the text, windows of {}", examination.given->window)};
 }
+
+// Errors of what is read are noted as the reference's.
+class ReferenceLogits final : public LogitSource {
+ public:
+  ReferenceLogits(const Model& model, const ScoredText& text, Examination& examination)
+      : logits_(model, text, examination.pool), examination_(examination) {}
+  const ScoredText& text() const override { return logits_.text(); }
+  int64_t vocabulary() const override { return logits_.vocabulary(); }
+  Status read(int64_t count, float* logits) override { return examination_.of_reference(logits_.read(count, logits)); }
+
+ private:
+  ModelLogits logits_;
+  Examination& examination_;
+};
 
 DivergenceLimits limits_for(const VerifyOptions& options, const BitWidths& widths) {
   DivergenceLimits limits = default_limits(widths);
@@ -96,15 +97,31 @@ std::string describe(const MeasuredDivergence& found) {
 
 }  // namespace
 
+Result<ScoredText> given_text(const std::string& text, const Opened& reference) {
+  if (!reference.tokenizer)
+    return fail(ErrorCode::usage, "{}: a text cannot be measured without a tokenizer",
+                reference.source->folder().string());
+  std::vector<int32_t> ids = reference.tokenizer->encode(text);
+  const int64_t positions = reference.source->spec().max_positions;
+  // As read_scored_text() does it, but a text shorter than that is one window.
+  ProtocolOptions protocol;
+  protocol.window = std::min({kLongestDefaultWindow, positions, static_cast<int64_t>(ids.size())});
+  NIBBLE_TRY(ScoredText scored, scored_text(std::move(ids), protocol, positions));
+  if (scored.predictions() < kFewestPredictions)
+    return fail(ErrorCode::usage, "the text has {} predictions; at least {} are needed to judge a model by",
+                scored.predictions(), kFewestPredictions);
+  return scored;
+}
+
 Result<Finding> check_divergence(Examination& examination) {
   if (!examination.reference) return skipped("no reference");
-  NIBBLE_TRY(const TextToCompare text,
-             examination.options.text.empty() ? drawn_text(examination) : given_text(examination));
+  NIBBLE_TRY(const TextToCompare text, text_to_compare(examination));
   NIBBLE_TRY(const BitWidths widths, bit_widths_of(*examination.candidate.source));
   NIBBLE_TRY(const Model* reference, examination.reference_model());
   NIBBLE_TRY(const Model* candidate, examination.candidate_model());
   const auto begun = std::chrono::steady_clock::now();
-  ModelLogits theirs(*reference, text.scored, examination.pool), mine(*candidate, text.scored, examination.pool);
+  ReferenceLogits theirs(*reference, text.scored, examination);
+  ModelLogits mine(*candidate, text.scored, examination.pool);
   const std::array<LogitSource*, 1> candidates = {&mine};
   NIBBLE_TRY(const std::vector<Divergence> found,
              compare_logits(theirs, candidates, examination.pool, [&](const Progress& progress) {
@@ -116,7 +133,7 @@ Result<Finding> check_divergence(Examination& examination) {
   const std::string fault = fault_of(*examination.divergence);
   if (!fault.empty()) return failed(ErrorCode::verification, fault + " (" + evidence + ")");
   if (seconds > 0)
-    evidence += fmt::format("; {:.0f} tokens/s", 2 * static_cast<double>(text.scored.ids.size()) / seconds);
+    evidence += fmt::format("; {:.0f} tokens/s", 2 * static_cast<double>(text.scored.tokens_run()) / seconds);
   return passed(evidence);
 }
 

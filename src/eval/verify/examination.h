@@ -7,6 +7,7 @@
 #include "core/json.h"
 #include "eval/verify/sampling.h"
 #include "eval/verify/verify.h"
+#include "measure/protocol.h"
 #include "model/model.h"
 #include "runtime/model.h"
 #include "tokenizer/tokenizer.h"
@@ -22,6 +23,10 @@ struct Opened {
 };
 Result<Opened> open_folder(const std::filesystem::path& folder);
 
+// The text that the user gave, by windows of min(2048, positions, its length). `usage` for a folder without a tokenizer
+// and for a text too short to judge by.
+Result<ScoredText> given_text(const std::string& text, const Opened& reference);
+
 class Examination {
  public:
   Examination(const VerifyOptions& wanted, ThreadPool& threads) : options(wanted), pool(threads) {}
@@ -31,22 +36,27 @@ class Examination {
   std::optional<Json> manifest;  // of the candidate
   Opened candidate;              // opened by the check "files", which comes first
   std::optional<Opened> reference;
+  std::optional<ScoredText> given;  // the text of the user, cut by the reference's tokenizer
   std::optional<MeasuredDivergence> divergence;
 
   // What goes wrong with the reference says nothing about the candidate: it is noted here and ends the checking.
   std::optional<Error> reference_error;
   template <class T>
   Result<T> of_reference(Result<T> result) {
-    if (!result) reference_error = result.error();
+    if (!result) reference_error = {result.error().code, "the reference: " + result.error().message};
     return result;
   }
 
   // Loaded when first asked for.
   Result<const Model*> candidate_model() { return model_of(candidate, candidate_model_); }
   Result<const Model*> reference_model() { return of_reference(model_of(*reference, reference_model_)); }
-  // Text drawn from each, the same number of tokens from the same beginning.
-  Result<const SampledText*> candidate_text();
-  Result<const SampledText*> reference_text();
+  // Text drawn from each, the same number of tokens from the same beginning, when first asked for. `part`: of the
+  // running check's progress, that drawing takes.
+  struct Part {
+    double begin = 0, end = 1;
+  };
+  Result<const SampledText*> candidate_text(Part part);
+  Result<const SampledText*> reference_text(Part part);
 
   // Tells of progress inside the check that is running.
   void told(const std::string& what, double done);
@@ -54,7 +64,8 @@ class Examination {
 
  private:
   Result<const Model*> model_of(const Opened& opened, std::optional<Model>& model);
-  Result<const SampledText*> text_of(const Opened& opened, const Model& model, std::optional<SampledText>& text);
+  Result<const SampledText*> text_of(const Opened& opened, const Model& model, Part part,
+                                     std::optional<SampledText>& text);
 
   std::optional<Model> candidate_model_, reference_model_;
   std::optional<SampledText> candidate_text_, reference_text_;

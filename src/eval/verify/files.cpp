@@ -1,8 +1,10 @@
 // Are the files those that were written, and do they agree with each other?
 #include <map>
+#include <set>
 
 #include "checkpoint/manifest.h"
 #include "eval/verify/checks.h"
+#include "eval/verify/manifest_form.h"
 #include "model/families.h"
 #include "model/storage.h"
 #include "quantize/pipeline/record.h"
@@ -83,33 +85,31 @@ Status compare_plan(const ModelSource& source, const Json& quantization) {
   return {};
 }
 
-// The manifest's account of the run, against config.json.
+// The manifest's account of the run, against config.json. The manifest is whole.
 Status compare_manifest(const ModelSource& source, const Json& quantization, const Json& manifest) {
   const std::string where = (source.folder() / kManifestName).string();
-  const Json recipe = manifest.value(Json::json_pointer("/inputs/recipe"), Json());
-  if (!recipe.is_null())
-    if (const auto found = first_difference(recipe, quantization["recipe"]))
-      return corrupt(
-          fmt::format("the recipe of config.json is not the manifest's: \"{}\" is {} in the manifest, {} in "
-                      "config.json",
-                      found->path, found->a, found->b));
-  const auto reports = manifest.find("linears");
-  if (reports == manifest.end() || !reports->is_array()) return {};
+  if (const auto found = first_difference(*find_path(manifest, {"inputs", "recipe"}), quantization["recipe"]))
+    return corrupt(
+        fmt::format("the recipe of config.json is not the manifest's: \"{}\" is {} in the manifest, {} in "
+                    "config.json",
+                    found->path, found->a, found->b));
   const Json& linears = quantization["linears"];
-  size_t known = 0;
-  for (const Json& value : *reports) {
+  std::set<std::string> known;
+  for (const Json& value : manifest["linears"]) {
     NIBBLE_TRY(const LinearReport report, report_from_json(value, where));
     const auto entry = linears.find(report.name);
     if (entry == linears.end())
       return corrupt(fmt::format("{} is in the manifest, but not in config.json", report.name));
-    ++known;
+    if (!known.insert(report.name).second)
+      return corrupt(fmt::format("{} stands twice among the manifest's linears", report.name));
     const std::string now = fmt::format("{} / {}, {} kept", entry->value("weights", ""),
                                         entry->value("activations", ""), entry->value("kept", int64_t{0}));
     const std::string then = fmt::format("{} / {}, {} kept", report.weights, report.activations, report.kept);
     if (now != then) return corrupt(fmt::format("{} is {} in config.json, {} in the manifest", report.name, now, then));
   }
-  if (known != linears.size())
-    return corrupt(fmt::format("config.json lists {} linears, the manifest {}", linears.size(), known));
+  for (const auto& item : linears.items())
+    if (!known.contains(item.key()))
+      return corrupt(fmt::format("{} is in config.json, but not in the manifest", item.key()));
   return {};
 }
 
@@ -118,7 +118,9 @@ Status compare_quantization(const ModelSource& source, const std::optional<Json>
   if (quantization == nullptr) return {};
   NIBBLE_DO(compare_config(source));
   if (auto same = compare_plan(source, *quantization); !same) return corrupt(same.error().message);
-  return manifest ? compare_manifest(source, *quantization, *manifest) : Status();
+  if (!manifest) return {};
+  NIBBLE_DO(expect_whole(*manifest, source));
+  return compare_manifest(source, *quantization, *manifest);
 }
 
 Status read_manifest_of(Examination& examination) {

@@ -14,8 +14,8 @@ struct DivergenceLimits {
   double max_perplexity_ratio = 0;  // candidate / reference
 };
 
-// Average stored bits of the weights of the blocks' linears (codes only: 16 or 32 for floats), and the fewest bits
-// that the input of any linear is quantized to (16 when none is).
+// Average stored bits of the weights of the blocks' linears (codes only; 16 for floats of any width), and the fewest
+// bits that the input of any linear is quantized to (16 when none is).
 struct BitWidths {
   double weights = 16;
   int activations = 16;
@@ -24,6 +24,6 @@ struct BitWidths {
 Result<BitWidths> bit_widths_of(const ModelSource& source);
 
 DivergenceLimits default_limits(const BitWidths& widths);
-std::string to_string(const BitWidths& widths);  // "W4.8A4"
+std::string to_string(const BitWidths& widths);  // "4.8-bit weights, 4-bit activations"
 
 }  // namespace nibble

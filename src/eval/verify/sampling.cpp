@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "core/random.h"
+#include "measure/entropy.h"
+#include "measure/softmax.h"
 
 namespace nibble {
 namespace {
@@ -16,20 +18,15 @@ struct Drawn {
 
 // Inverse transform over the ids in their order: nothing is sorted, since nothing is filtered.
 Drawn draw_from(std::span<const float> logits, Random& random, std::vector<double>& parts) {
-  const double greatest = *std::max_element(logits.begin(), logits.end());
-  double sum = 0, weighted = 0;
+  const Softmax softmax = softmax_of(logits);
+  double sum = 0;
   parts.resize(logits.size());
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const double shifted = logits[i] - greatest;
-    parts[i] = std::exp(shifted);
-    sum += parts[i];
-    weighted += parts[i] * shifted;
-  }
+  for (size_t i = 0; i < logits.size(); ++i) sum += parts[i] = std::exp(softmax.log_of(logits[i]));
   const double point = static_cast<double>(random.next() >> 11) * 0x1p-53 * sum;
   double passed = 0;
   size_t id = 0;
   while (id + 1 < parts.size() && (passed += parts[id]) <= point) ++id;
-  return {static_cast<int32_t>(id), std::log(sum) - weighted / sum};
+  return {static_cast<int32_t>(id), entropy_of(logits)};
 }
 
 // One of the sequences that are drawn side by side.
@@ -103,7 +100,7 @@ class Sampling {
   void append(Writer& writer, int32_t id) {
     writer.runs.back().ids.push_back(id);
     const bool ended = std::find(end_tokens_.begin(), end_tokens_.end(), id) != end_tokens_.end();
-    if (ended || writer.sequence.length() >= writer.sequence.max_positions()) return writer.begin(start_);
+    if (ended) return writer.begin(start_);
     writer.pending.assign(1, id);
   }
 

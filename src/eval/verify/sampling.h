@@ -34,9 +34,9 @@ struct SampledText {
   std::vector<int32_t> drawn_tokens() const;
 };
 
-// Every sequence begins with `start`. After a token of `end_tokens` it begins anew (as another run), and likewise when
-// the positions are used up. The same seed gives the same text whatever the threads. `told`: gets the part that is
-// done.
+// Every sequence begins with `start`. After a token of `end_tokens` it begins anew (as another run). The same seed
+// gives the same text whatever the threads. `told`: gets the part that is done. `usage` when `start` is empty or leaves
+// no position to draw for.
 Result<SampledText> sample_text(const Model& model, std::span<const int32_t> start, std::span<const int32_t> end_tokens,
                                 const SamplingPlan& plan, ThreadPool& pool,
                                 const std::function<void(double)>& told = {});

@@ -1,11 +1,8 @@
 // Every stored value is read. What the loader refuses (NaN, Inf, zero scales, kept columns out of order, bad patterns)
 // is the verdict at once; what is here is legal for a loader and still never comes out of an honest run.
 #include <algorithm>
-#include <atomic>
-#include <cmath>
 #include <limits>
 
-#include "core/half.h"
 #include "eval/verify/checks.h"
 #include "model/globals.h"
 
@@ -30,23 +27,28 @@ RowKind kind_of(std::span<const float> row) {
   return row[0] == 0 ? RowKind::dead : RowKind::constant;
 }
 
-std::vector<RowKind> kinds_of(const LinearWeight& weight, ThreadPool& pool) {
-  std::vector<RowKind> kinds(static_cast<size_t>(weight.rows));
+// What is seen of a row. `one_code`: all dense codes are equal, though with the kept columns the row may still vary.
+struct Row {
+  RowKind kind = RowKind::varied;
+  bool one_code = false;
+};
+
+std::vector<Row> rows_of(const LinearWeight& weight, ThreadPool& pool) {
+  std::vector<Row> rows(static_cast<size_t>(weight.rows));
+  const bool coded = weight.format.is_integer() && weight.dense_columns() >= kFewestColumns;
   pool.run_ranges(weight.rows, 64, [&](int64_t begin, int64_t end) {
-    std::vector<float> row(static_cast<size_t>(weight.columns));
+    std::vector<float> values(static_cast<size_t>(weight.columns));
+    std::vector<uint8_t> codes(coded ? static_cast<size_t>(weight.dense_columns()) : 0);
     for (int64_t n = begin; n < end; ++n) {
-      decode_row(weight, n, row);
-      kinds[static_cast<size_t>(n)] = kind_of(row);
+      Row& row = rows[static_cast<size_t>(n)];
+      decode_row(weight, n, values);
+      row.kind = kind_of(values);
+      if (!coded) continue;
+      decode_codes(weight, n, codes);
+      row.one_code = std::all_of(codes.begin(), codes.end(), [&](uint8_t code) { return code == codes[0]; });
     }
   });
-  return kinds;
-}
-
-// All dense codes of a row equal: with the kept columns in place the whole row may still vary.
-bool constant_codes(const LinearWeight& weight, int64_t n) {
-  std::vector<uint8_t> codes(static_cast<size_t>(weight.dense_columns()));
-  decode_codes(weight, n, codes);
-  return std::all_of(codes.begin(), codes.end(), [&](uint8_t code) { return code == codes[0]; });
+  return rows;
 }
 
 Status check_scales(const std::string& name, const LinearWeight& weight, Tally& tally) {
@@ -62,32 +64,27 @@ Status check_scales(const std::string& name, const LinearWeight& weight, Tally& 
   return {};
 }
 
-// Rows of zeros are honest now and then (a pruned neuron); a row of one other value, or a matrix of dead rows, is not.
+// Rows of zeros are honest now and then (a pruned neuron); a row of one other value, or a matrix that is mostly dead
+// rows or rows of one code, is not.
 Status check_rows(const std::string& name, const LinearWeight& weight, Tally& tally, ThreadPool& pool) {
   ++tally.tensors;
-  const std::vector<RowKind> kinds = kinds_of(weight, pool);
-  const auto dead = std::count(kinds.begin(), kinds.end(), RowKind::dead);
+  const std::vector<Row> rows = rows_of(weight, pool);
+  const auto dead = std::count_if(rows.begin(), rows.end(), [](const Row& row) { return row.kind == RowKind::dead; });
   tally.dead_rows += dead;
   if (2 * dead > weight.rows) return bad(fmt::format("{}: {} of {} rows are all zero", name, dead, weight.rows));
   if (weight.columns < kFewestColumns) return {};
-  const auto constant = std::find(kinds.begin(), kinds.end(), RowKind::constant);
-  if (constant != kinds.end())
-    return bad(fmt::format("{}: all {} values of row {} are equal", name, weight.columns, constant - kinds.begin()));
-  return {};
-}
-
-Status check_codes(const std::string& name, const LinearWeight& weight) {
-  if (!weight.format.is_integer() || weight.dense_columns() < kFewestColumns) return {};
-  int64_t constant = 0;
-  for (int64_t n = 0; n < weight.rows; ++n) constant += constant_codes(weight, n) ? 1 : 0;
-  if (2 * constant <= weight.rows) return {};
-  return bad(fmt::format("{}: in {} of {} rows all codes are equal", name, constant, weight.rows));
+  const auto constant =
+      std::find_if(rows.begin(), rows.end(), [](const Row& row) { return row.kind == RowKind::constant; });
+  if (constant != rows.end())
+    return bad(fmt::format("{}: all {} values of row {} are equal", name, weight.columns, constant - rows.begin()));
+  const auto one_code = std::count_if(rows.begin(), rows.end(), [](const Row& row) { return row.one_code; });
+  if (2 * one_code <= weight.rows) return {};
+  return bad(fmt::format("{}: in {} of {} rows all codes are equal", name, one_code, weight.rows));
 }
 
 Status check_linear(const std::string& name, const LinearWeight& weight, Tally& tally, ThreadPool& pool) {
   NIBBLE_DO(check_scales(name, weight, tally));
-  NIBBLE_DO(check_rows(name, weight, tally, pool));
-  return check_codes(name, weight);
+  return check_rows(name, weight, tally, pool);
 }
 
 Status check_norm(const std::string& name, const NormWeight& norm, Tally& tally) {

@@ -1,11 +1,7 @@
 #include "eval/verify/verify.h"
 
-#include <cmath>
-
-#include "checkpoint/manifest.h"
 #include "eval/verify/checks.h"
 #include "model/end_tokens.h"
-#include "quantize/pipeline/fingerprint.h"
 
 namespace nibble {
 namespace {
@@ -36,7 +32,8 @@ Status validate(const VerifyOptions& options) {
   return {};
 }
 
-// The first of the beginning of the manifest's prompt that every tokenizer has: bos, where there is one, and a word.
+// What a drawn text begins with: bos, where a text has one, and an everyday word. Without a tokenizer, or with one that
+// is not this model's, the id 0.
 std::vector<int32_t> beginning(const Opened& opened) {
   std::vector<int32_t> ids;
   if (opened.tokenizer) ids = opened.tokenizer->encode("The");
@@ -46,10 +43,13 @@ std::vector<int32_t> beginning(const Opened& opened) {
   return ids;
 }
 
-CacheType cache_of(const ModelSource& source) {
+Result<CacheType> cache_of(const ModelSource& source) {
   if (source.quantization() == nullptr) return CacheType::f32;
-  const Json name = source.quantization()->value(Json::json_pointer("/recipe/cache"), Json());
-  return name == "f16" ? CacheType::f16 : CacheType::f32;
+  const Json* name = find_path(*source.quantization(), {"recipe", "cache"});
+  if (name == nullptr || *name == "f32") return CacheType::f32;
+  if (*name == "f16") return CacheType::f16;
+  return fail(ErrorCode::corrupt, "{}: quantization_config, recipe, \"cache\" is {}; supported are f32 and f16",
+              (source.folder() / "config.json").string(), dump_json(*name));
 }
 
 bool corrupt(const Finding& finding) {
@@ -93,31 +93,33 @@ void Examination::told(const std::string& what, double done) {
 Result<const Model*> Examination::model_of(const Opened& opened, std::optional<Model>& model) {
   if (!model) {
     Model::Options wanted;
-    wanted.cache = options.cache.value_or(cache_of(*opened.source));
+    NIBBLE_TRY(const CacheType recommended, cache_of(*opened.source));
+    wanted.cache = options.cache.value_or(recommended);
     NIBBLE_TRY(model, Model::load(*opened.source, wanted, pool));
   }
   return &*model;
 }
 
-Result<const SampledText*> Examination::text_of(const Opened& opened, const Model& model,
+Result<const SampledText*> Examination::text_of(const Opened& opened, const Model& model, Part part,
                                                 std::optional<SampledText>& text) {
   if (!text) {
     // With a reference both begin alike and end where the reference ends.
     const Opened& judge = reference ? *reference : opened;
-    NIBBLE_TRY(text, sample_text(model, beginning(judge), judge.end_tokens, kDrawn, pool,
-                                 [&](double done) { told("drawing text", done); }));
+    NIBBLE_TRY(text, sample_text(model, beginning(judge), judge.end_tokens, kDrawn, pool, [&](double done) {
+                 told("drawing text", part.begin + done * (part.end - part.begin));
+               }));
   }
   return &*text;
 }
 
-Result<const SampledText*> Examination::candidate_text() {
+Result<const SampledText*> Examination::candidate_text(Part part) {
   NIBBLE_TRY(const Model* model, candidate_model());
-  return text_of(candidate, *model, candidate_text_);
+  return text_of(candidate, *model, part, candidate_text_);
 }
 
-Result<const SampledText*> Examination::reference_text() {
+Result<const SampledText*> Examination::reference_text(Part part) {
   NIBBLE_TRY(const Model* model, reference_model());
-  return of_reference(text_of(*reference, *model, reference_text_));
+  return of_reference(text_of(*reference, *model, part, reference_text_));
 }
 
 Result<Verification> verify_model(const VerifyOptions& options, ThreadPool& pool) {
@@ -125,6 +127,9 @@ Result<Verification> verify_model(const VerifyOptions& options, ThreadPool& pool
   Examination examination(options, pool);
   if (!options.reference.empty()) {
     NIBBLE_TRY(examination.reference, open_folder(options.reference));
+    if (!options.text.empty()) {
+      NIBBLE_TRY(examination.given, given_text(options.text, *examination.reference));
+    }
   }
   double all = 0, before = 0;
   for (const CheckRow& check : kChecks) all += check.effort;

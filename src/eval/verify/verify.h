@@ -19,7 +19,7 @@ namespace nibble {
 struct VerifyOptions {
   std::filesystem::path candidate;
   std::filesystem::path reference;  // empty: only what needs no original is checked
-  std::string text;                 // that divergence is measured on; empty: drawn from the reference
+  std::string text;                 // that divergence is measured on, by windows; empty: drawn from the reference
   std::optional<double> max_kl, min_agreement, max_perplexity_ratio;  // instead of the limits by bit width
   std::optional<CacheType> cache;  // of keys and values; default: as each model's recipe says, else f32
   ProgressCallback progress;
@@ -44,7 +44,7 @@ struct NamedFinding {
 
 // How far the candidate's predictions are from the reference's.
 struct MeasuredDivergence {
-  std::string text;  // "16 sequences drawn from the reference"
+  std::string text;  // "512 tokens drawn from the reference"
   int64_t tokens = 0;
   double mean_kl = 0, mean_kl_error = 0;
   double agreement = 0, agreement_error = 0;

@@ -1,8 +1,8 @@
 // Is every tensor the reference's, or as far from it as the quantizer said?
+#include <algorithm>
 #include <cmath>
 #include <map>
 
-#include "core/half.h"
 #include "eval/verify/checks.h"
 #include "model/globals.h"
 #include "quantize/pipeline/record.h"
@@ -53,7 +53,8 @@ struct Totals {
 
 class Comparison {
  public:
-  Comparison(std::map<std::string, double> recorded, ThreadPool& pool) : recorded_(std::move(recorded)), pool_(pool) {}
+  Comparison(std::map<std::string, double> recorded, Examination& examination)
+      : recorded_(std::move(recorded)), examination_(examination), pool_(examination.pool) {}
 
   Status globals(const Spec& spec, const GlobalWeights& mine, const GlobalWeights& reference) {
     for (Global linear : globals_of(spec)) {
@@ -80,7 +81,7 @@ class Comparison {
     NIBBLE_DO(compare_floats(name + ".bias", mine.bias, reference.bias));
     if (mine.format == reference.format && !mine.format.is_integer() && mine.kept_columns.empty())
       return compare_bytes(name, mine, reference);
-    NIBBLE_TRY(const FloatLayer layer, float_layer(reference, name, pool_));
+    NIBBLE_TRY(const FloatLayer layer, examination_.of_reference(float_layer(reference, name, pool_)));
     const double error = weight_error(layer, mine, pool_);
     if (!mine.format.is_integer()) return check_conversion(name, error);
     return check_error(name, layer, mine, error);
@@ -142,6 +143,7 @@ class Comparison {
   }
 
   std::map<std::string, double> recorded_;
+  Examination& examination_;
   ThreadPool& pool_;
   Totals totals_;
 };
@@ -168,7 +170,7 @@ Result<Finding> check_weights(Examination& examination) {
     return skipped("the candidate is a plain folder, whose tensors may be anything that predicts alike");
   NIBBLE_TRY(auto recorded, recorded_errors(examination.manifest));
   const bool told = !recorded.empty();
-  Comparison comparison(std::move(recorded), examination.pool);
+  Comparison comparison(std::move(recorded), examination);
   NIBBLE_DO(compare_all(examination, comparison));
   const Totals& totals = comparison.totals();
   std::string evidence = fmt::format("{} float matrices, norms and biases are the reference's", totals.equal);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <optional>
 
+#include "measure/statistics.h"
 #include "quantize/pipeline/run_error.h"
 #include "quantize/solve/clip.h"
 #include "quantize/solve/error.h"
@@ -26,18 +27,11 @@ LinearWeight effective(const LinearWeight& weight, ThreadPool& pool) {
   return float_linear(weight.rows, weight.columns, Levels::f32, std::move(values), weight.bias);
 }
 
-double median_of(std::vector<float> values) {
-  const size_t half = values.size() / 2;
-  std::sort(values.begin(), values.end());
-  const double above = static_cast<double>(values[half]);
-  return values.size() % 2 == 1 ? above : (above + static_cast<double>(values[half - 1])) / 2;
-}
-
 SiteReport report_of(const std::string& name, const SiteStatistics& statistics) {
   const std::vector<float>& absmax = statistics.absmax;
   return {name, static_cast<int64_t>(absmax.size()),
-          static_cast<double>(*std::max_element(absmax.begin(), absmax.end())), median_of(absmax),
-          statistics.moments.kurtosis()};
+          static_cast<double>(*std::max_element(absmax.begin(), absmax.end())),
+          median_of({absmax.begin(), absmax.end()}), statistics.moments.kurtosis()};
 }
 
 // A float layer in another float type.

@@ -223,9 +223,9 @@ Result<FingerprintDifference> compare_fingerprint(const Model& model, const Json
 }
 
 bool same_arithmetic(const Json& manifest, const Model& model) {
-  return model.spec().activation != Activation::gelu &&
-         manifest.value(Json::json_pointer("/inputs/tool"), Json()) == "nibble " NIBBLE_VERSION &&
-         manifest.value(Json::json_pointer("/inputs/isa"), Json()) == to_string(model.isa());
+  const Json *tool = find_path(manifest, {"inputs", "tool"}), *isa = find_path(manifest, {"inputs", "isa"});
+  return model.spec().activation != Activation::gelu && tool != nullptr && *tool == "nibble " NIBBLE_VERSION &&
+         isa != nullptr && *isa == to_string(model.isa());
 }
 
 std::vector<std::string> tokenizer_strings() { return {std::begin(kExamples), std::end(kExamples)}; }
