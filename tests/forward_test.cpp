@@ -44,7 +44,7 @@ class ForcedIsa {
 
 std::vector<Isa> isas() {
   std::vector<Isa> out;
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512vnni})
+  for (Isa isa : kAllIsas)
     if (isa <= detected_isa()) out.push_back(isa);
   return out;
 }

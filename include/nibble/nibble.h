@@ -19,7 +19,8 @@
 //
 // Threads: objects may be used from any thread; what may be called at the same time is said with each class.
 //
-// Environment: NIBBLE_THREADS (when an option says 0 threads) and NIBBLE_ISA (portable, avx2, avx512vnni).
+// Environment: NIBBLE_THREADS (when an option says 0 threads) and NIBBLE_ISA (portable, avx2, avx512vnni, avx512bf16 or
+// amx: at most these instructions).
 #pragma once
 
 #include <nibble/compare.h>
@@ -40,7 +41,7 @@ struct VersionInfo {
   std::string version;   // "0.1.0"
   std::string commit;    // of the source it was built from; empty when not known
   std::string compiler;  // "GCC 12.2.0"
-  std::string isa;       // the instruction set that would be used now: "portable", "avx2", "avx512vnni"
+  std::string isa;       // the instruction set that would be used now: portable, avx2, avx512vnni, avx512bf16, amx
   std::string detected;  // what this machine offers (differs from `isa` when NIBBLE_ISA is set)
 };
 

@@ -1,6 +1,8 @@
 #include "core/cpu.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <string_view>
@@ -25,6 +27,12 @@ unsigned saved_states() {
   return eax;
 }
 
+// Linux saves the tile registers only of processes that asked for it; threads inherit the permission.
+bool tiles_permitted() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
 constexpr bool all(unsigned value, unsigned mask) { return (value & mask) == mask; }
 
 Isa detect() {
@@ -35,7 +43,10 @@ Isa detect() {
   if (!avx2) return Isa::portable;
   const bool avx512 = all(states, 0xE6) && all(seven.ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ) &&
                       all(seven.ecx, bit_AVX512VNNI);
-  return avx512 ? Isa::avx512vnni : Isa::avx2;
+  if (!avx512) return Isa::avx2;
+  constexpr unsigned kBf16 = 1u << 5, kTileStates = 3u << 17, kTiles = 1u << 22 | 1u << 24 | 1u << 25;
+  if (!all(cpuid(7, 1).eax, kBf16)) return Isa::avx512vnni;
+  return all(states, kTileStates) && all(seven.edx, kTiles) && tiles_permitted() ? Isa::amx : Isa::avx512bf16;
 }
 
 }  // namespace
@@ -50,6 +61,8 @@ std::string to_string(Isa isa) {
     case Isa::portable: return "portable";
     case Isa::avx2: return "avx2";
     case Isa::avx512vnni: return "avx512vnni";
+    case Isa::avx512bf16: return "avx512bf16";
+    case Isa::amx: return "amx";
   }
   return "?";
 }
@@ -57,14 +70,14 @@ std::string to_string(Isa isa) {
 Result<Isa> selected_isa() {
   const char* wanted = std::getenv("NIBBLE_ISA");
   if (wanted == nullptr || *wanted == '\0') return detected_isa();
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512vnni}) {
+  for (Isa isa : kAllIsas) {
     if (to_string(isa) != wanted) continue;
     if (isa > detected_isa())
       return fail(ErrorCode::unsupported, "NIBBLE_ISA={}: this machine has {} at most", wanted,
                   to_string(detected_isa()));
     return isa;
   }
-  return fail(ErrorCode::unsupported, "NIBBLE_ISA={}: expected portable, avx2 or avx512vnni", wanted);
+  return fail(ErrorCode::unsupported, "NIBBLE_ISA={}: expected portable, avx2, avx512vnni, avx512bf16 or amx", wanted);
 }
 
 }  // namespace nibble

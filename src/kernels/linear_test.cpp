@@ -12,7 +12,7 @@ using namespace nibble::testing;
 
 std::vector<Isa> machine_isas() {
   std::vector<Isa> isas;
-  for (Isa isa : {Isa::portable, Isa::avx2, Isa::avx512vnni})
+  for (Isa isa : kAllIsas)
     if (isa <= detected_isa()) isas.push_back(isa);
   return isas;
 }
@@ -26,7 +26,8 @@ PackedLinear packed(const LinearWeight& weight, Isa isa = Isa::portable) {
 
 bool serves(const LinearRow& row, const LinearArgs& args, const NumberFormat& input) {
   return row.weights == args.dense.type && row.integer_input == input.is_integer() &&
-         (!row.integer_input || input.bits <= row.max_activation_bits) && (row.max_m == 0 || args.m_end <= row.max_m);
+         (!row.integer_input ||
+          (input.bits <= row.max_activation_bits && args.dense.group_steps % row.step_multiple == 0));
 }
 
 const LinearRow& reference_for(const LinearArgs& args, const NumberFormat& input) {
@@ -137,7 +138,8 @@ TEST_P(RowsTest, EveryRowEqualsTheReference) {
             << at % static_cast<size_t>(c.y_stride()) << " is " << y[at] << ", the reference gives " << c.y[at];
     }
   }
-  EXPECT_GE(compared.size(), static_cast<size_t>(detected_isa())) << "each instruction set of this machine has a row";
+  const auto complete = static_cast<size_t>(std::min(detected_isa(), Isa::avx512vnni));
+  EXPECT_GE(compared.size(), complete) << "each instruction set up to avx512vnni has a row";
 }
 
 INSTANTIATE_TEST_SUITE_P(All, RowsTest,
@@ -367,7 +369,8 @@ TEST(Linear, ForcedIsaIsTheOneThatRuns) {
     ASSERT_EQ(selected_isa(), isa);
     const PackedLinear layer = packed(weight, *selected_isa());
     const std::string name = layer.row_for(1).name;
-    const std::string suffix = isa == Isa::portable ? "__reference" : "__" + to_string(isa);
+    const Isa complete = std::min(isa, Isa::avx512vnni);  // later ones add rows for many tokens or other inputs
+    const std::string suffix = isa == Isa::portable ? "__reference" : "__" + to_string(complete);
     EXPECT_NE(name.find(suffix), std::string::npos) << name;
     EXPECT_EQ(layer.explain(1).find(name), 0u);
     if (isa == Isa::portable) {

@@ -17,7 +17,7 @@ std::span<const IsaTable> all_tables() { return kTables; }
 
 const KernelTable& best_table(Isa isa) {
   for (const IsaTable& entry : kTables)
-    if (entry.isa <= isa) return *entry.table;
+    if (entry.isa <= isa && entry.table->quantize != nullptr) return *entry.table;
   return kReferenceKernels;
 }
 

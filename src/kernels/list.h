@@ -14,7 +14,7 @@ struct IsaTable {
 };
 
 std::span<const IsaTable> all_tables();
-// The best table that `isa` can run.
+// The best table with a quantizer that `isa` can run.
 const KernelTable& best_table(Isa isa);
 
 }  // namespace nibble

@@ -286,15 +286,17 @@ struct LinearUnpacker {
 namespace {
 
 // Why `row` does not serve a layer's weights and input; empty when it does.
-std::string refusal(const LinearRow& row, PackedType type, const NumberFormat& input) {
-  if (row.weights != type) return "other weights";
+std::string refusal(const LinearRow& row, const PackedDense& dense, const NumberFormat& input) {
+  if (row.weights != dense.type) return "other weights";
   if (row.integer_input != input.is_integer()) return "other input";
   if (row.integer_input && input.bits > row.max_activation_bits)
     return fmt::format("serves input of {} bits at most, this has {}", row.max_activation_bits, input.bits);
+  if (row.integer_input && dense.group_steps % row.step_multiple != 0)
+    return fmt::format("serves groups of multiples of {} inputs", row.step_multiple * kStepInputs);
   return {};
 }
 
-bool serves(const LinearRow& row, int64_t tokens) { return row.max_m == 0 || tokens <= row.max_m; }
+bool serves(const LinearRow& row, int64_t tokens) { return tokens >= row.min_m; }
 
 }  // namespace
 
@@ -307,7 +309,7 @@ Result<PackedLinear> PackedLinear::pack(const LinearWeight& weight, Isa isa, Thr
   pool.run(packer.pairs(), [&](int64_t pair) { packer.pack_pair(pair); });
   PackedLinear& out = packer.out;
   for (const LinearRow* row : linear_rows(isa))
-    if (refusal(*row, out.dense_.type, weight.activations).empty()) out.rows_.push_back(row);
+    if (refusal(*row, out.dense_, weight.activations).empty()) out.rows_.push_back(row);
   if (out.rows_.empty()) return fail(ErrorCode::unsupported, "{}: no kernel serves it", describe(weight));
   return std::move(packer.out);
 }
@@ -328,9 +330,9 @@ std::string PackedLinear::explain(int64_t tokens) const {
   for (const IsaTable& entry : all_tables()) {
     for (const LinearRow* row = entry.table->linear; row->kernel != nullptr; ++row) {
       if (row == &chosen) return refused.empty() ? chosen.name : fmt::format("{} ({})", chosen.name, refused);
-      std::string why = refusal(*row, dense_.type, plan_.activations);
+      std::string why = refusal(*row, dense_, plan_.activations);
       if (why.starts_with("other ")) continue;
-      if (why.empty()) why = serves(*row, tokens) ? "" : fmt::format("serves {} tokens at most", row->max_m);
+      if (why.empty()) why = serves(*row, tokens) ? "" : fmt::format("pays from {} tokens on", row->min_m);
       if (entry.isa > isa_) why = fmt::format("needs {}, running {}", to_string(entry.isa), to_string(isa_));
       refused += fmt::format("{}{}: {}", refused.empty() ? "" : "; ", row->name, why);
     }

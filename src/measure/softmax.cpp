@@ -167,16 +167,21 @@ constexpr SoftmaxLoops kLoops[] = {
     {Isa::avx2, greatest_avx2, exponential_sum_avx2, mean_difference_avx2},
     {Isa::avx512vnni, greatest_avx512, exponential_sum_avx512, mean_difference_avx512}};
 
+// Those that `isa` can run, best last.
+std::span<const SoftmaxLoops> loops_of(Isa isa) {
+  size_t count = 1;
+  while (count < std::size(kLoops) && kLoops[count].isa <= isa) ++count;
+  return std::span(kLoops).first(count);
+}
+
 const SoftmaxLoops& loops() {
-  static const Isa isa = selected_isa().value_or(Isa::portable);
-  return kLoops[static_cast<size_t>(isa)];
+  static const SoftmaxLoops& best = loops_of(selected_isa().value_or(Isa::portable)).back();
+  return best;
 }
 
 }  // namespace
 
-std::span<const SoftmaxLoops> softmax_loops() {
-  return std::span(kLoops).first(static_cast<size_t>(detected_isa()) + 1);
-}
+std::span<const SoftmaxLoops> softmax_loops() { return loops_of(detected_isa()); }
 
 float greatest_of(std::span<const float> values) { return loops().greatest(values.data(), values.size()); }
 

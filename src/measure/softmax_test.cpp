@@ -102,7 +102,7 @@ TEST(Softmax, KeepsNotANumber) {
 TEST(SoftmaxLoops, GiveTheSameBits) {
   const SoftmaxLoops& portable = softmax_loops().front();
   ASSERT_EQ(portable.isa, Isa::portable);
-  ASSERT_EQ(softmax_loops().back().isa, detected_isa());
+  ASSERT_EQ(softmax_loops().back().isa, std::min(detected_isa(), Isa::avx512vnni));
   for (const SoftmaxLoops& loops : softmax_loops())
     for (size_t count = 1; count < 200; count += count < 70 ? 1 : 13)
       for (float spread : {0.001f, 3.0f, 200.0f, 1e30f}) {

@@ -118,7 +118,8 @@ struct LinearRow {
   PackedType weights;
   bool integer_input;       // quantized activations, else float
   int max_activation_bits;  // for integer input: codes up to this many bits (4 or 8)
-  int64_t max_m;            // serves at most this many tokens; 0: any
+  int64_t min_m;            // pays from this many tokens on; fewer run on a later row
+  int64_t step_multiple;    // integer input: serves groups whose steps are a multiple of this
   int64_t tile_m;           // tokens of its register tile: cutting M at multiples of it wastes nothing
   LinearKernel kernel;
 };

@@ -9,8 +9,8 @@ namespace nibble {
 
 struct KernelTable {
   const char* isa;
-  const LinearRow* linear;  // ends with a row whose kernel is null
-  const char* quantize_name;
+  const LinearRow* linear;    // ends with a row whose kernel is null
+  const char* quantize_name;  // null, as the next, where this level adds nothing to the one below
   QuantizeKernel quantize;
   const AttentionRow* attention;  // ends with a row whose kernel is null
 };

@@ -4,14 +4,14 @@ namespace nibble {
 namespace {
 
 constexpr LinearRow kLinear[] = {
-    {"linear_w4_a8__avx2_6x16", PackedType::int4, true, 8, 0, 6, avx2::linear_w4_a8},
-    {"linear_w8_a4__avx2_6x16", PackedType::int8, true, 4, 0, 6, avx2::linear_w8_a4},
-    {"linear_w8_a8__avx2_6x16", PackedType::int8, true, 8, 0, 6, avx2::linear_w8_a8},
-    {"linear_w4_f32__avx2_4x16", PackedType::int4, false, 0, 0, 4, avx2::linear_w4_f32},
-    {"linear_w8_f32__avx2_4x16", PackedType::int8, false, 0, 0, 4, avx2::linear_w8_f32},
-    {"linear_f32__avx2_6x16", PackedType::f32, false, 0, 0, 6, avx2::linear_f32},
-    {"linear_f16__avx2_6x16", PackedType::f16, false, 0, 0, 6, avx2::linear_f16},
-    {"linear_bf16__avx2_6x16", PackedType::bf16, false, 0, 0, 6, avx2::linear_bf16},
+    {"linear_w4_a8__avx2_6x16", PackedType::int4, true, 8, 1, 1, 6, avx2::linear_w4_a8},
+    {"linear_w8_a4__avx2_6x16", PackedType::int8, true, 4, 1, 1, 6, avx2::linear_w8_a4},
+    {"linear_w8_a8__avx2_6x16", PackedType::int8, true, 8, 1, 1, 6, avx2::linear_w8_a8},
+    {"linear_w4_f32__avx2_4x16", PackedType::int4, false, 0, 1, 1, 4, avx2::linear_w4_f32},
+    {"linear_w8_f32__avx2_4x16", PackedType::int8, false, 0, 1, 1, 4, avx2::linear_w8_f32},
+    {"linear_f32__avx2_6x16", PackedType::f32, false, 0, 1, 1, 6, avx2::linear_f32},
+    {"linear_f16__avx2_6x16", PackedType::f16, false, 0, 1, 1, 6, avx2::linear_f16},
+    {"linear_bf16__avx2_6x16", PackedType::bf16, false, 0, 1, 1, 6, avx2::linear_bf16},
     {},
 };
 

@@ -4,13 +4,13 @@ namespace nibble {
 namespace {
 
 constexpr LinearRow kLinear[] = {
-    {"linear_w4_a8__reference", PackedType::int4, true, 8, 0, 1, ref::linear_integer},
-    {"linear_w8_a8__reference", PackedType::int8, true, 8, 0, 1, ref::linear_integer},
-    {"linear_w4_f32__reference", PackedType::int4, false, 0, 0, 1, ref::linear_integer_weights},
-    {"linear_w8_f32__reference", PackedType::int8, false, 0, 0, 1, ref::linear_integer_weights},
-    {"linear_f32__reference", PackedType::f32, false, 0, 0, 1, ref::linear_float},
-    {"linear_f16__reference", PackedType::f16, false, 0, 0, 1, ref::linear_float},
-    {"linear_bf16__reference", PackedType::bf16, false, 0, 0, 1, ref::linear_float},
+    {"linear_w4_a8__reference", PackedType::int4, true, 8, 1, 1, 1, ref::linear_integer},
+    {"linear_w8_a8__reference", PackedType::int8, true, 8, 1, 1, 1, ref::linear_integer},
+    {"linear_w4_f32__reference", PackedType::int4, false, 0, 1, 1, 1, ref::linear_integer_weights},
+    {"linear_w8_f32__reference", PackedType::int8, false, 0, 1, 1, 1, ref::linear_integer_weights},
+    {"linear_f32__reference", PackedType::f32, false, 0, 1, 1, 1, ref::linear_float},
+    {"linear_f16__reference", PackedType::f16, false, 0, 1, 1, 1, ref::linear_float},
+    {"linear_bf16__reference", PackedType::bf16, false, 0, 1, 1, 1, ref::linear_float},
     {},
 };
 
