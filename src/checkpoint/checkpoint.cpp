@@ -183,6 +183,10 @@ void Checkpoint::release(const TensorView& tensor) const {
     files_[it->second.first].release(tensor);
 }
 
+std::shared_ptr<const std::byte> Checkpoint::borrow(const TensorView& tensor, std::span<const std::byte> part) const {
+  return files_[index_.at(tensor.name).first].borrow(part);
+}
+
 int64_t Checkpoint::file_bytes() const {
   int64_t bytes = 0;
   for (const SafetensorsFile& file : files_) bytes += file.file_bytes();

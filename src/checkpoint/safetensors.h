@@ -11,6 +11,7 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -35,6 +36,8 @@ class SafetensorsFile {
   int64_t file_bytes() const { return static_cast<int64_t>(file_.bytes().size()); }
   // The tensor's pages need not stay resident.
   void release(const TensorView& tensor) const { file_.release(tensor.bytes); }
+  // A hold on bytes of a tensor, which outlives this object; the pages are released when it goes.
+  std::shared_ptr<const std::byte> borrow(std::span<const std::byte> part) const { return file_.borrow(part); }
 
  private:
   std::filesystem::path path_;
@@ -101,6 +104,8 @@ class Checkpoint {
   Result<const TensorView*> tensor(std::string_view name) const;
   // For a tensor of this checkpoint; others are ignored.
   void release(const TensorView& tensor) const;
+  // A hold on a part of a tensor of this checkpoint (SafetensorsFile::borrow).
+  std::shared_ptr<const std::byte> borrow(const TensorView& tensor, std::span<const std::byte> part) const;
   int64_t file_bytes() const;  // of all shards
 
  private:

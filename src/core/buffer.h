@@ -3,8 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <span>
@@ -13,6 +11,12 @@
 namespace nibble {
 
 using Bytes = std::vector<std::byte>;
+
+// Zeroed memory at a 64-byte boundary; throws std::bad_alloc. Some megabytes or more are fresh pages of the system:
+// they are touched first by whoever writes them first, so that each thread has its part near it, and huge ones where
+// the system allows, since a weight matrix of a gigabyte would need a quarter of a million small ones.
+void* allocate_zeroed(size_t bytes);
+void free_zeroed(void* memory, size_t bytes);
 
 // An array of trivially copyable T at a 64-byte boundary. Throws std::bad_alloc, caught at the API edge; also for a
 // count whose bytes do not fit an int64_t.
@@ -23,11 +27,8 @@ class AlignedBuffer {
   explicit AlignedBuffer(int64_t count) : count_(count) {
     if (count == 0) return;
     if (count < 0 || count > (INT64_MAX - 64) / static_cast<int64_t>(sizeof(T))) throw std::bad_alloc();
-    size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    void* memory = std::aligned_alloc(64, bytes);
-    if (memory == nullptr) throw std::bad_alloc();
-    std::memset(memory, 0, bytes);
-    data_.reset(static_cast<T*>(memory));
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+    data_ = {static_cast<T*>(allocate_zeroed(bytes)), Free{bytes}};
   }
 
   T* data() { return data_.get(); }
@@ -40,12 +41,15 @@ class AlignedBuffer {
 
   // Grows (losing the contents) when `count` does not fit; never shrinks.
   void reserve(int64_t count) {
-    if (count > count_) *this = AlignedBuffer(count);
+    if (count <= count_) return;
+    *this = AlignedBuffer();  // first, or both would be in memory
+    *this = AlignedBuffer(count);
   }
 
  private:
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    size_t bytes = 0;
+    void operator()(T* p) const { free_zeroed(p, bytes); }
   };
   std::unique_ptr<T, Free> data_;
   int64_t count_ = 0;

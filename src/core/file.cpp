@@ -58,33 +58,22 @@ Result<MappedFile> MappedFile::open(const fs::path& path) {
     return system_failure(error_number, "map (not a regular file?)", path);
   }
   MappedFile file;
-  file.size_ = static_cast<size_t>(info.st_size);
-  if (file.size_ > 0) {
-    void* data = ::mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
-    int error_number = errno;
-    ::close(descriptor);
-    if (data == MAP_FAILED) return system_failure(error_number, "map", path);
-    file.data_ = static_cast<const std::byte*>(data);
-  } else {
-    ::close(descriptor);
-  }
+  const auto size = static_cast<size_t>(info.st_size);
+  void* const data = size > 0 ? ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0) : nullptr;
+  const int error_number = errno;
+  ::close(descriptor);
+  if (data == MAP_FAILED) return system_failure(error_number, "map", path);
+  if (data == nullptr) return file;
+  file.map_ = std::shared_ptr<const void>(data, [data, size](const void*) { ::munmap(data, size); });
+  file.bytes_ = {static_cast<const std::byte*>(data), size};
   return file;
 }
 
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
+std::shared_ptr<const std::byte> MappedFile::borrow(std::span<const std::byte> part) const {
+  return {part.data(), [map = map_, part](const std::byte*) { release_pages(part); }};
 }
 
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
-}
-
-void MappedFile::release(std::span<const std::byte> part) const {
+void MappedFile::release_pages(std::span<const std::byte> part) {
   // Whole pages inside the part only: its edges may be shared with a neighbour.
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   uintptr_t begin = (reinterpret_cast<uintptr_t>(part.data()) + page - 1) / page * page;

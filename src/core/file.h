@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,23 +12,24 @@
 
 namespace nibble {
 
-// A whole file, mapped read-only. Movable; the bytes live as long as the object.
+// A whole file, mapped read-only. A handle: the bytes live as long as one of its copies, or a borrowed part.
 class MappedFile {
  public:
   static Result<MappedFile> open(const std::filesystem::path& path);
-  MappedFile() = default;
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
-  ~MappedFile();
 
-  std::span<const std::byte> bytes() const { return {data_, size_}; }
-  std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  std::span<const std::byte> bytes() const { return bytes_; }
+  std::string_view text() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
   // Tells the kernel that these bytes of the map are not needed soon, so that they stop counting as resident.
-  void release(std::span<const std::byte> part) const;
+  void release(std::span<const std::byte> part) const { release_pages(part); }
+  // A hold on a part of the map, which is released when the last copy of the hold goes.
+  std::shared_ptr<const std::byte> borrow(std::span<const std::byte> part) const;
+
+  // The same for bytes of any map of a file, unchanged since it was mapped. They may be read again.
+  static void release_pages(std::span<const std::byte> part);
 
  private:
-  const std::byte* data_ = nullptr;
-  size_t size_ = 0;
+  std::shared_ptr<const void> map_;  // unmaps
+  std::span<const std::byte> bytes_;
 };
 
 // The whole file as text; refuses more than `limit` bytes.

@@ -18,7 +18,7 @@ namespace nibble {
 
 namespace {
 
-using Task = std::function<void(int64_t)>;
+using Task = FunctionRef<void(int64_t, int)>;
 
 // The run that tasks belong to and the next task of it, in one word, so that a thread that comes late cannot claim a
 // task of another run.
@@ -30,15 +30,17 @@ constexpr int64_t index_of(uint64_t ticket) { return static_cast<int64_t>(ticket
 }  // namespace
 
 // A run is announced by a new run number in `ticket`; workers spin on it for a while before they sleep, since the next
-// run of a decoder follows within microseconds. The caller waits for tasks, not for threads: on a busy machine it
-// does the work of a worker that gets no processor. `task` and `count` change only while the ticket is closed, and a
-// claim succeeds only if the ticket did not change since they were read.
+// run of a decoder follows within microseconds, and only sleepers cost the caller a lock and a system call. The caller
+// waits for tasks, not for threads: on a busy machine it does the work of a worker that gets no processor. `task` and
+// `count` change only while the ticket is closed, and a claim succeeds only if the ticket did not change since they
+// were read. What claimers and what finishers write lies in cache lines of its own.
 struct ThreadPool::State {
   alignas(64) std::atomic<uint64_t> ticket{0};
   std::atomic<const Task*> task{nullptr};
   std::atomic<int64_t> count{0};
-  alignas(64) std::atomic<int64_t> unfinished{0};
   std::atomic<bool> stop{false};
+  alignas(64) std::atomic<int64_t> unfinished{0};
+  alignas(64) std::atomic<int> sleepers{0};
   std::mutex mutex;
   std::condition_variable wake;
   std::exception_ptr failure;  // of the current run; guarded by `mutex` until no task is unfinished
@@ -61,12 +63,12 @@ struct ThreadPool::State {
     return cancelled;
   }
 
-  void work(uint64_t run) noexcept {
+  void work(uint64_t run, int thread) noexcept {
     int64_t index = 0;
     while (const Task* found = claim(run, index)) {
       int64_t finished = 1;
       try {
-        (*found)(index);
+        (*found)(index, thread);
       } catch (...) {
         finished += cancel(run);
         std::lock_guard lock(mutex);
@@ -83,15 +85,17 @@ struct ThreadPool::State {
       _mm_pause();
     }
     std::unique_lock lock(mutex);
+    ++sleepers;  // before the ticket is read again: either this thread sees the new run, or announce() the sleeper
     wake.wait(lock, [&] { return run_of(ticket.load()) != seen; });
+    --sleepers;
     return run_of(ticket.load());
   }
 
-  void loop() {
+  void loop(int thread) {
     for (uint64_t run = 0;;) {
       run = next_run(run);
       if (stop.load()) return;
-      work(run);
+      work(run, thread);
     }
   }
 
@@ -102,11 +106,11 @@ struct ThreadPool::State {
     task.store(of_run);
     count.store(tasks);
     unfinished.store(tasks);
-    {
-      std::lock_guard lock(mutex);
-      ticket.store(ticket_of(run, 0));
+    ticket.store(ticket_of(run, 0));
+    if (sleepers.load() != 0) {
+      std::lock_guard lock(mutex);  // a sleeper has looked at the ticket before, or waits
+      wake.notify_all();
     }
-    wake.notify_all();
     return run;
   }
 
@@ -126,7 +130,7 @@ int usable_processors() {
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
   if (threads <= 0) threads = usable_processors();
   try {
-    for (int i = 1; i < threads; ++i) state_->workers.emplace_back([state = state_.get()] { state->loop(); });
+    for (int i = 1; i < threads; ++i) state_->workers.emplace_back([state = state_.get(), i] { state->loop(i); });
   } catch (...) {
     state_->join();
     throw;
@@ -137,14 +141,18 @@ ThreadPool::~ThreadPool() { state_->join(); }
 
 int ThreadPool::size() const { return static_cast<int>(state_->workers.size()) + 1; }
 
-void ThreadPool::run(int64_t count, const std::function<void(int64_t)>& task) {
+void ThreadPool::run(int64_t count, FunctionRef<void(int64_t)> task) {
+  run_by_thread(count, [&](int64_t i, int) { task(i); });
+}
+
+void ThreadPool::run_by_thread(int64_t count, FunctionRef<void(int64_t, int)> task) {
   if (count <= 0) return;
   if (count == 1 || state_->workers.empty()) {
-    for (int64_t i = 0; i < count; ++i) task(i);
+    for (int64_t i = 0; i < count; ++i) task(i, 0);
     return;
   }
   NIBBLE_CHECK(count < static_cast<int64_t>(kClosed));
-  state_->work(state_->announce(&task, count));
+  state_->work(state_->announce(&task, count), 0);
   for (int spin = 0; state_->unfinished.load() != 0; ++spin) {
     if (spin < 10000) {
       _mm_pause();
@@ -155,7 +163,7 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t)>& task) {
   if (state_->failure) std::rethrow_exception(std::exchange(state_->failure, nullptr));
 }
 
-void ThreadPool::run_ranges(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& task) {
+void ThreadPool::run_ranges(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> task) {
   grain = std::max<int64_t>(grain, 1);
   run((count + grain - 1) / grain, [&](int64_t i) { task(i * grain, std::min(count, (i + 1) * grain)); });
 }

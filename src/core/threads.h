@@ -3,8 +3,9 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
+
+#include "core/function_ref.h"
 
 namespace nibble {
 
@@ -21,9 +22,12 @@ class ThreadPool {
   // Calls task(i) once for each i in [0, count) and returns when all are done. Not re-entrant; one caller at a time.
   // When tasks throw (memory may run out in any of them), one of the exceptions reaches the caller, after every thread
   // has left its task; tasks that had not begun are not called.
-  void run(int64_t count, const std::function<void(int64_t)>& task);
+  void run(int64_t count, FunctionRef<void(int64_t)> task);
+  // The same; task(i, thread) also learns which of size() threads it is on, so that scratch can belong to a thread.
+  // The calling thread is number 0.
+  void run_by_thread(int64_t count, FunctionRef<void(int64_t, int)> task);
   // The same over ranges: task(begin, end) with at most `grain` items each.
-  void run_ranges(int64_t count, int64_t grain, const std::function<void(int64_t, int64_t)>& task);
+  void run_ranges(int64_t count, int64_t grain, FunctionRef<void(int64_t, int64_t)> task);
 
  private:
   struct State;

@@ -66,6 +66,21 @@ TEST(ThreadPool, RangesCoverEverythingWithTheSameCutsForAnyThreadCount) {
   }
 }
 
+TEST(ThreadPool, ATaskKnowsItsThread) {
+  for (int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    std::vector<std::atomic<int>> inside(static_cast<size_t>(threads));
+    std::atomic<int> calls{0};
+    for (int round = 0; round < 200; ++round)
+      pool.run_by_thread(9, [&](int64_t, int thread) {
+        ASSERT_EQ(inside[static_cast<size_t>(thread)].fetch_add(1), 0) << "two tasks with one thread's scratch";
+        ++calls;
+        inside[static_cast<size_t>(thread)].fetch_sub(1);
+      });
+    EXPECT_EQ(calls.load(), 9 * 200);
+  }
+}
+
 TEST(ThreadPool, AnExceptionReachesTheCallerWhenNobodyRunsTheTaskAnyMore) {
   for (int threads : {1, 2, 4}) {
     ThreadPool pool(threads);

@@ -23,8 +23,8 @@ RowSizes sizes_of(const LinearWeight& weight) {
 int64_t code_row_bytes(const LinearWeight& weight) { return sizes_of(weight).codes; }
 int64_t pattern_row_bytes(const LinearWeight& weight) { return sizes_of(weight).pattern; }
 
-std::span<const std::byte> row_of(const Bytes& bytes, int64_t n, int64_t row_bytes) {
-  return std::span(bytes).subspan(static_cast<size_t>(n * row_bytes), static_cast<size_t>(row_bytes));
+std::span<const std::byte> row_of(std::span<const std::byte> bytes, int64_t n, int64_t row_bytes) {
+  return bytes.subspan(static_cast<size_t>(n * row_bytes), static_cast<size_t>(row_bytes));
 }
 
 float load_value(const std::byte* at, Levels levels) {
@@ -155,7 +155,7 @@ std::vector<int32_t> dense_columns_of(int64_t columns, std::span<const int32_t> 
   return dense;
 }
 
-LinearWeight float_linear(int64_t rows, int64_t columns, Levels levels, Bytes values, std::vector<float> bias) {
+LinearWeight float_linear(int64_t rows, int64_t columns, Levels levels, CodeBytes values, std::vector<float> bias) {
   LinearWeight weight;
   weight.rows = rows;
   weight.columns = columns;
@@ -189,8 +189,27 @@ void decode_codes(const LinearWeight& weight, int64_t n, std::span<uint8_t> out)
   unpack_codes(row_of(weight.codes, n, code_row_bytes(weight)), weight.format.bits, out);
 }
 
+uint16_t round_kept(float value, Levels levels) {
+  return levels == Levels::bf16 ? f32_to_bf16(value) : f32_to_f16(value);
+}
+
+float kept_value(uint16_t bits, Levels levels) { return levels == Levels::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits); }
+
+namespace {
+
+// The dense values of a row of floats; an embedding is read so for every token, so nothing is allocated.
+void decode_floats(const LinearWeight& weight, int64_t n, std::span<float> out) {
+  const int64_t dense = weight.dense_columns(), bytes = value_bytes(weight.format);
+  const auto row = row_of(weight.codes, n, dense * bytes);
+  for (int64_t k = 0; k < dense; ++k)
+    out[static_cast<size_t>(k)] = load_value(row.data() + k * bytes, weight.format.levels);
+}
+
+}  // namespace
+
 void decode_row(const LinearWeight& weight, int64_t n, std::span<float> out) {
   const int64_t dense = weight.dense_columns();
+  if (!weight.format.is_integer() && weight.kept_columns.empty()) return decode_floats(weight, n, out);
   std::vector<float> values(static_cast<size_t>(dense));
   if (weight.format.is_integer()) {
     std::vector<uint8_t> codes(values.size());
@@ -199,16 +218,13 @@ void decode_row(const LinearWeight& weight, int64_t n, std::span<float> out) {
     for (int64_t k = 0; k < dense; ++k)
       values[static_cast<size_t>(k)] = weight.grid(n, k / size).decode(codes[static_cast<size_t>(k)]);
   } else {
-    const int64_t bytes = value_bytes(weight.format);
-    auto row = row_of(weight.codes, n, dense * bytes);
-    for (int64_t k = 0; k < dense; ++k)
-      values[static_cast<size_t>(k)] = load_value(row.data() + k * bytes, weight.format.levels);
+    decode_floats(weight, n, values);
   }
   size_t from_dense = 0, from_kept = 0;
   for (int64_t k = 0; k < weight.columns; ++k) {
     bool kept = from_kept < weight.kept_columns.size() && weight.kept_columns[from_kept] == k;
     const auto at = static_cast<size_t>(n * weight.kept_count()) + from_kept;
-    out[static_cast<size_t>(k)] = kept ? f16_to_f32(weight.kept[at]) : values[from_dense];
+    out[static_cast<size_t>(k)] = kept ? kept_value(weight.kept[at], weight.kept_levels) : values[from_dense];
     ++(kept ? from_kept : from_dense);
   }
 }

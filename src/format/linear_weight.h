@@ -1,7 +1,8 @@
 // The canonical form of one linear layer y = W x + b: what is stored, solved for and packed for kernels.
 //
 // W is N outputs x K inputs. A layer is a sum of parts over its columns: a dense part (all columns that are not
-// kept) in `format`, and the kept columns in 16-bit floats, which read the unquantized input. For an integer dense
+// kept) in `format`, and the kept columns in 16-bit floats, which read the unquantized input: as it is where they are
+// float16, rounded to bf16 where they are bf16. For an integer dense
 // part the input of the dense columns is quantized as `activations` says.
 //
 // Layout of the stored bytes, little-endian; I = K - |kept| dense columns in ascending original order:
@@ -11,7 +12,7 @@
 //            bits 0-1 and of the second (greater) in bits 2-3; two groups a byte, low nibble first, rows padded
 //   scales   N x G, row-major; G = groups(I)
 //   offsets  N x G integers, only for formats with an offset
-//   kept     N x |kept| float16
+//   kept     N x |kept| float16 or bf16
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,7 @@
 
 #include "core/buffer.h"
 #include "core/result.h"
+#include "format/code_bytes.h"
 #include "format/grid.h"
 #include "format/number_format.h"
 
@@ -44,11 +46,13 @@ struct LinearWeight {
   NumberFormat activations;           // of the dense part's input; f32 when it is not quantized
   bool sparse24 = false;              // two of every four dense columns are present
   std::vector<int32_t> kept_columns;  // ascending, distinct
-  Bytes codes, pattern;
+  CodeBytes codes;
+  Bytes pattern;
   std::vector<float> scales;  // as stored (already rounded to the codec)
   std::vector<uint8_t> offsets;
-  std::vector<uint16_t> kept;  // float16 bits
-  std::vector<float> bias;     // empty or N
+  std::vector<uint16_t> kept;        // bits
+  Levels kept_levels = Levels::f16;  // or bf16
+  std::vector<float> bias;           // empty or N
 
   int64_t kept_count() const { return static_cast<int64_t>(kept_columns.size()); }
   int64_t dense_columns() const { return columns - kept_count(); }  // I
@@ -67,11 +71,15 @@ struct LinearWeight {
 std::vector<int32_t> dense_columns_of(int64_t columns, std::span<const int32_t> kept);
 
 // A float layer. `values` is row-major N x K in the format's own bytes (f32, f16 or bf16).
-LinearWeight float_linear(int64_t rows, int64_t columns, Levels levels, Bytes values, std::vector<float> bias);
+LinearWeight float_linear(int64_t rows, int64_t columns, Levels levels, CodeBytes values, std::vector<float> bias);
 
 // Writes values in the bytes of a float format, `bits / 8` each, rounded to nearest, ties to even. Returns the first
 // one that is not finite, or that is not after rounding; all of them are written all the same.
 std::optional<float> write_floats(std::span<const float> values, Levels levels, std::byte* out);
+
+// A kept weight's 16 bits, and its value: float16 or bf16, as `levels` says.
+uint16_t round_kept(float value, Levels levels);
+float kept_value(uint16_t bits, Levels levels);
 
 // Row n of the dense part as codes (integer formats; 2:4 gaps become the code of zero, i.e. the offset).
 // out: I codes.

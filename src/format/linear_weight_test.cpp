@@ -111,7 +111,7 @@ Known known_weight(Random& random, std::string_view format, int64_t rows, std::v
     }
     Bytes packed(static_cast<size_t>(packed_bytes(w.dense_columns(), w.format.bits)));
     pack_codes(codes, w.format.bits, packed);
-    w.codes.insert(w.codes.end(), packed.begin(), packed.end());
+    w.codes.append(packed);
     for (int32_t column : w.kept_columns) {
       w.kept.push_back(f32_to_f16(random.normal()));
       row[static_cast<size_t>(column)] = f16_to_f32(w.kept.back());
@@ -243,9 +243,9 @@ TEST(LinearWeight, ValidateNamesWhatIsWrong) {
   Random random(7);
   const Known plain = known_weight(random, "int4:g4:asym", 3, {0, 5}, 14);
   expect_refused(
-      plain, [](LinearWeight& w) { w.codes.pop_back(); }, "codes has 17 entries, expected 18");
+      plain, [](LinearWeight& w) { w.codes.resize(w.codes.size() - 1); }, "codes has 17 entries, expected 18");
   expect_refused(
-      plain, [](LinearWeight& w) { w.codes.push_back({}); }, "codes");
+      plain, [](LinearWeight& w) { w.codes.resize(w.codes.size() + 1); }, "codes");
   expect_refused(
       plain, [](LinearWeight& w) { w.scales.pop_back(); }, "scales");
   expect_refused(

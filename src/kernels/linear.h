@@ -4,11 +4,12 @@
 // weights, its input and the number of tokens; `explain` says which one that is and why better ones were refused.
 // All rows give identical bits, so the choice changes speed only.
 //
-// Ownership: a PackedLinear owns its weights and is immutable; any number of threads may read it. A PreparedInput
-// belongs to one caller at a time.
+// Ownership: a PackedLinear owns its weights (or shares a map of a file that holds them) and is immutable; any number
+// of threads may read it.
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -18,29 +19,18 @@
 #include "format/linear_weight.h"
 #include "kernels/abi/attention.h"
 #include "kernels/abi/linear.h"
+#include "kernels/input.h"
 
 namespace nibble {
 
-// How the input of a site is prepared for its linears: all linears of one site agree on it.
-struct InputPlan {
-  NumberFormat activations;  // f32: the input is used as it is
-  std::vector<int32_t> kept_columns;
-  std::vector<int32_t> dense_columns;  // empty when nothing is kept (all columns in order)
-  int64_t columns = 0;                 // K of the site
-  // Of the codes: inputs to a weight group, G, and bytes of a padded group. Zero, one, zero when nothing is quantized.
-  int64_t group_size = 0, groups = 1, group_stride = 0;
-  bool operator==(const InputPlan&) const = default;
-};
-
-// The prepared input of M tokens: scratch that is reused from call to call.
-struct PreparedInput {
-  int64_t count = 0;         // M
-  const float* x = nullptr;  // float input of the dense columns
-  int64_t x_stride = 0;
-  AlignedBuffer<uint8_t> codes;
-  AlignedBuffer<float> scales, kept, dense;
-  AlignedBuffer<int32_t> zeros, sums;
-  int64_t stride = 0, kept_stride = 0;
+// What a packed layer is, without its numbers.
+struct PackedShape {
+  int64_t rows = 0, columns = 0;  // N outputs, K inputs
+  NumberFormat weights, activations;
+  std::vector<int32_t> kept_columns;  // ascending, distinct
+  bool bias = false;
+  Levels kept_levels = Levels::f16;  // or bf16
+  bool operator==(const PackedShape&) const = default;
 };
 
 class PackedLinear {
@@ -49,7 +39,17 @@ class PackedLinear {
   // dense levels. `unsupported` when no kernel serves this layer (names format and activation) or when the sum of a
   // group of inputs could overflow 32 bits (65,536 symmetric int8 weights times int8 activations just fit), `corrupt`
   // when the weight contradicts itself.
+  // Borrowed codes are read once, and the pages of what has been packed are released as it goes.
   static Result<PackedLinear> pack(const LinearWeight& weight, Isa isa, ThreadPool& pool);
+  // The layer whose image() was stored: nothing is copied. `owner` keeps `image`, which begins at a multiple of 64,
+  // alive. `corrupt` when the shape contradicts itself or the image is not of its size, `unsupported` as pack(). The
+  // numbers are taken as they are: any bytes are safe to multiply with.
+  static Result<PackedLinear> view(const PackedShape& shape, Isa isa, std::span<const std::byte> image,
+                                   std::shared_ptr<const void> owner);
+  // The bytes that the kernels of this instruction set read, in version kLayoutVersion of the layout.
+  std::span<const std::byte> image() const { return image_; }
+  PackedShape shape() const;
+  static constexpr int kLayoutVersion = 1;
 
   int64_t outputs() const { return n_; }
   int64_t inputs() const { return plan_.columns; }
@@ -58,10 +58,16 @@ class PackedLinear {
   // The kernel that `tokens` tokens run on, and for every better row why it does not serve.
   std::string explain(int64_t tokens) const;
   const LinearRow& row_for(int64_t tokens) const;
+  // All kernels that serve this layer, best first.
+  const std::vector<const LinearRow*>& rows() const { return rows_; }
+  // The kernel that the kept columns run on; null when nothing is kept.
+  const LinearRow* kept_row_for(int64_t tokens) const;
 
   // What the kernels are called with to compute all tokens and outputs, y: [M][y_stride]. Valid while this layer and
-  // `input` are.
+  // `input` are. Where columns are kept, they run first, as a float layer of their own with kept_arguments, and the
+  // arguments of the dense part say that y has begun.
   LinearArgs arguments(const PreparedInput& input, float* y, int64_t y_stride) const;
+  LinearArgs kept_arguments(const PreparedInput& input, float* y, int64_t y_stride) const;
 
   // The canonical weight again (codes, pattern as dense codes, scales, kept): unpack(pack(w)) decodes to the same
   // values. For tests and for `dequantize`.
@@ -73,33 +79,43 @@ class PackedLinear {
  private:
   friend struct LinearPacker;
   friend struct LinearUnpacker;
+  struct Parts;  // where each array lies in the image
+  static Result<PackedLinear> make(const PackedShape& shape, Isa isa);
+  Status choose_rows();
+  void place(std::span<const std::byte> image, std::shared_ptr<const void> owner);
+  Parts parts() const;
+  int64_t panels() const;
+
   int64_t n_ = 0;
   Isa isa_ = Isa::portable;
   InputPlan plan_;
   NumberFormat format_;
+  bool has_bias_ = false;
   PackedDense dense_{};
-  PackedKept kept_{};
-  AlignedBuffer<uint8_t> codes_;
-  AlignedBuffer<float> scales_, bias_;
-  AlignedBuffer<int32_t> zeros_, sums_;
-  AlignedBuffer<uint16_t> kept_values_;
-  std::vector<const LinearRow*> rows_;  // that serve this layer, best first
+  PackedDense kept_{};  // k: how many columns
+  const float* bias_ = nullptr;
+  std::span<const std::byte> image_;
+  std::shared_ptr<const void> owner_;
+  std::vector<const LinearRow*> rows_, kept_rows_;  // that serve this layer and its kept columns, best first
 };
 
-// Quantizes and splits (or only splits) the input of a site. x: [M][x_stride] with plan.columns values a row.
-// Without quantization and kept columns nothing is copied: `x` must outlive `out`'s use.
-void prepare(const InputPlan& plan, const float* x, int64_t x_stride, int64_t m, Isa isa, PreparedInput& out,
-             ThreadPool& pool);
+// A layer, and where its outputs go: y[m][n] for all tokens and outputs.
+struct LinearOutput {
+  const PackedLinear* layer;
+  float* y;  // [M][y_stride]
+  int64_t y_stride;
+  float* sum = nullptr;            // [M][y_stride]: y is added to it, as to a residual stream
+  const LinearRow* row = nullptr;  // one of layer->rows() instead of what the layer would choose; for measuring
+};
 
-// y[m][n] for all tokens and outputs; threads split outputs (and tokens), which does not change the result.
+// The layers of a site, which read the same prepared input, as one parallel region. Threads share out outputs (and
+// tokens), which does not change the result.
+void linear(std::span<const LinearOutput> outputs, const PreparedInput& input, ThreadPool& pool);
 void linear(const PackedLinear& layer, const PreparedInput& input, float* y, int64_t y_stride, ThreadPool& pool);
 
 // Every kernel row, best first, that `isa` can run; the reference is last. For tests that walk the list.
 std::vector<const LinearRow*> linear_rows(Isa isa);
 std::vector<const AttentionRow*> attention_rows(Isa isa);
-AttentionKernel attention_kernel(CacheType type, Isa isa);
-// The quantizer that `isa` runs, and its name.
-QuantizeKernel quantize_kernel(Isa isa);
-std::string quantize_name(Isa isa);
+const AttentionRow& attention_row(CacheType type, Isa isa);  // the best that `isa` can run
 
 }  // namespace nibble

@@ -10,13 +10,6 @@ namespace {
 
 using namespace nibble::testing;
 
-std::vector<Isa> machine_isas() {
-  std::vector<Isa> isas;
-  for (Isa isa : kAllIsas)
-    if (isa <= detected_isa()) isas.push_back(isa);
-  return isas;
-}
-
 PackedLinear packed(const LinearWeight& weight, Isa isa = Isa::portable) {
   ThreadPool pool(1);
   auto layer = PackedLinear::pack(weight, isa, pool);
@@ -35,6 +28,14 @@ const LinearRow& reference_for(const LinearArgs& args, const NumberFormat& input
     if (serves(*row, args, input)) return *row;
   ADD_FAILURE() << "no reference row";
   return *linear_rows(Isa::portable).front();
+}
+
+// What y holds before the dense part runs: the kept columns' outputs, or a number no kernel may read.
+std::vector<float> begin_outputs(const PackedLinear& layer, const PreparedInput& input, int64_t y_stride) {
+  std::vector<float> y(static_cast<size_t>(input.count * y_stride), 12345.0f);
+  const LinearArgs args = layer.kept_arguments(input, y.data(), y_stride);
+  if (args.dense.k > 0) reference_for(args, NumberFormat()).kernel(args);
+  return y;
 }
 
 // Runs a kernel on all outputs in two pieces each way, as threads would.
@@ -82,6 +83,7 @@ Case numbered_case(Random& random, int i, const std::string& levels, const std::
   c.shape.rows = 1 + i % 64 + (i % 7 == 0 ? 64 : 0);
   c.shape.columns = 1 + (i * 5 + i / 64) % 64 + static_cast<int64_t>(random.below(2)) * 64;
   if (i % 3 == 0) c.shape.kept = std::min<int64_t>(c.shape.columns, static_cast<int64_t>(random.below(71)));
+  if (i % 2 == 0) c.shape.kept_levels = Levels::bf16;
   c.shape.format = levels;
   if (levels.starts_with("int")) {
     constexpr const char* kSharing[] = {":row", ":g8", ":g32", ":g7", ":g128", ":tensor"};
@@ -99,36 +101,48 @@ Case numbered_case(Random& random, int i, const std::string& levels, const std::
 
 struct Kind {
   std::string levels, input;
+  Isa isa = Isa::portable;  // that the layer is packed for
 };
 
 class RowsTest : public ::testing::TestWithParam<Kind> {};
 
-// Scales that no packed layer has, but that kernels must treat alike.
-std::vector<float> odd_scales(Random& random, int64_t count) {
-  constexpr float kOdd[] = {0.0f, -0.0f, -1.0f, 1e38f, 1e-42f, 1.0f};
-  std::vector<float> scales(static_cast<size_t>(count));
-  for (float& scale : scales) scale = kOdd[random.below(6)];
-  return scales;
-}
+// Scales that no packed layer has, but that kernels must treat alike; in either form.
+struct OddScales {
+  std::vector<float> wide;
+  std::vector<uint16_t> compact;
+  OddScales(Random& random, int64_t count) {
+    constexpr float kOdd[] = {0.0f, -0.0f, -1.0f, 1e38f, 1e-42f, 1.0f};
+    constexpr uint16_t kOddHalves[] = {0x0000, 0x8000, 0xBC00, 0x7BFF, 0x0001, 0x3C00};
+    for (int64_t i = 0; i < count; ++i) {
+      wide.push_back(kOdd[random.below(6)]);
+      compact.push_back(kOddHalves[random.below(6)]);
+    }
+  }
+};
 
 TEST_P(RowsTest, EveryRowEqualsTheReference) {
-  const auto& [levels, input] = GetParam();
+  const auto& [levels, input, isa] = GetParam();
+  if (isa > detected_isa()) GTEST_SKIP() << "this machine has no " << to_string(isa);
   Random random(std::hash<std::string>()(levels + input));
   const std::vector<const LinearRow*> rows = linear_rows(detected_isa());
   std::set<std::string> compared;
   for (int i = 0; i < 33 * 64; ++i) {
     Case c = numbered_case(random, i, levels, input);
     c.build(random);
-    const PackedLinear layer = packed(c.weight);
+    const PackedLinear layer = packed(c.weight, isa);
     c.prepare_with(layer);
     LinearArgs args = layer.arguments(c.input, c.y.data(), c.y_stride());
-    const auto scales = odd_scales(random, round_up(args.panel_end, 2) * args.dense.groups * kLanes);
-    if (i % 16 == 0 && args.dense.scales != nullptr) args.dense.scales = scales.data();
+    const OddScales odd(random, round_up(args.panel_end, 2) * args.dense.groups * kLanes);
+    const void* const scales = args.dense.compact ? static_cast<const void*>(odd.compact.data()) : odd.wide.data();
+    if (i % 16 == 0 && args.dense.scales != nullptr) args.dense.scales = scales;
     const LinearRow& reference = reference_for(args, c.weight.activations);
+    const std::vector<float> begun = begin_outputs(layer, c.input, c.y_stride());
+    c.y = begun;
+    args.y = c.y.data();
     reference.kernel(args);
     for (const LinearRow* row : rows) {
       if (row == &reference || !serves(*row, args, c.weight.activations)) continue;
-      std::vector<float> y(c.y.size(), 12345.0f);
+      std::vector<float> y = begun;
       args.y = y.data();
       run_cut(*row, args, random);
       compared.insert(row->name);
@@ -138,8 +152,8 @@ TEST_P(RowsTest, EveryRowEqualsTheReference) {
             << at % static_cast<size_t>(c.y_stride()) << " is " << y[at] << ", the reference gives " << c.y[at];
     }
   }
-  const auto complete = static_cast<size_t>(std::min(detected_isa(), Isa::avx512vnni));
-  EXPECT_GE(compared.size(), complete) << "each instruction set up to avx512vnni has a row";
+  const auto complete = isa == Isa::portable ? std::min(detected_isa(), Isa::avx512vnni) : Isa{1};
+  EXPECT_GE(compared.size(), static_cast<size_t>(complete)) << "each instruction set up to avx512vnni has a row";
 }
 
 INSTANTIATE_TEST_SUITE_P(All, RowsTest,
@@ -147,10 +161,13 @@ INSTANTIATE_TEST_SUITE_P(All, RowsTest,
                                            Kind{"int3", "int4:token"}, Kind{"int8", "int8:token:asym"},
                                            Kind{"int8", "int4:token:asym"}, Kind{"int6", "int8:token"},
                                            Kind{"int4", "f32"}, Kind{"int8", "f32"}, Kind{"f32", "f32"},
-                                           Kind{"f16", "f32"}, Kind{"bf16", "f32"}),
+                                           Kind{"f16", "f32"}, Kind{"bf16", "f32"}, Kind{"bf16", "bf16"},
+                                           Kind{"bf16", "bf16", Isa::amx}),
                          [](const auto& param_info) {
                            std::string name = param_info.param.levels + "_" + param_info.param.input;
                            std::replace(name.begin(), name.end(), ':', '_');
+                           if (param_info.param.isa != Isa::portable)
+                             name.append("_").append(to_string(param_info.param.isa));
                            return name;
                          });
 
@@ -159,10 +176,16 @@ struct Oracle {
   double value, magnitude;  // the sum and the sum of absolute terms
 };
 
+void round_to_bf16(float& value) { value = bf16_to_f32(f32_to_bf16(value)); }
+
 std::vector<float> oracle_input(const LinearWeight& weight, std::span<const float> x) {
   std::vector<float> values(x.begin(), x.end());
-  if (!weight.activations.is_integer()) return values;
+  if (weight.kept_levels == Levels::bf16)
+    for (int32_t column : weight.kept_columns) round_to_bf16(values[static_cast<size_t>(column)]);
   const std::vector<int32_t> dense = dense_columns_of(weight.columns, weight.kept_columns);
+  if (weight.activations.levels == Levels::bf16)
+    for (int32_t column : dense) round_to_bf16(values[static_cast<size_t>(column)]);
+  if (!weight.activations.is_integer()) return values;
   std::vector<float> in;
   for (int32_t column : dense) in.push_back(x[static_cast<size_t>(column)]);
   const Grid grid = fit_grid(range_of(in), weight.activations.bits, weight.activations.offset);
@@ -190,7 +213,8 @@ TEST(Linear, EqualsAnIndependentOracle) {
                         {"int4:g32:asym", "f32"},
                         {"f32", "f32"},
                         {"f16", "f32"},
-                        {"bf16", "f32"}};
+                        {"bf16", "f32"},
+                        {"bf16", "bf16"}};
   ThreadPool pool(2);
   for (int i = 0; i < 400; ++i) {
     const Kind& kind = kinds[static_cast<size_t>(i) % std::size(kinds)];
@@ -223,9 +247,15 @@ TEST(Linear, EqualsAnIndependentOracle) {
 
 TEST(Linear, ResultsDoNotDependOnThreadsOrBatch) {
   Random random(11);
-  for (const Kind& kind : {Kind{"int4:g32", "int8:token:asym"}, Kind{"int8", "f32"}, Kind{"bf16", "f32"}}) {
+  for (const Kind& kind : {Kind{"int4:g32", "int8:token:asym"}, Kind{"int8", "f32"}, Kind{"bf16", "bf16"}}) {
     Case c;
-    c.shape = {.rows = 333, .columns = 260, .kept = 4, .format = kind.levels, .activations = kind.input, .bias = true};
+    c.shape = {.rows = 333,
+               .columns = 260,
+               .kept = 4,
+               .format = kind.levels,
+               .activations = kind.input,
+               .bias = true,
+               .kept_levels = kind.input == "f32" ? Levels::f16 : Levels::bf16};
     c.m = 29;
     c.build(random);
     const PackedLinear layer = packed(c.weight, detected_isa());
@@ -258,6 +288,9 @@ void expect_same_weight(const LinearWeight& a, const LinearWeight& b, const std:
   EXPECT_EQ(a.scales, b.scales) << what;
   EXPECT_EQ(a.offsets, b.offsets) << what;
   EXPECT_EQ(a.kept, b.kept) << what;
+  if (a.kept_count() > 0) {
+    EXPECT_EQ(a.kept_levels, b.kept_levels) << what;
+  }
   EXPECT_EQ(a.bias, b.bias) << what;
 }
 
@@ -273,8 +306,13 @@ TEST(Linear, UnpackingReturnsWhatWasPacked) {
   }
   for (const std::string& format : formats) {
     for (int64_t rows : {1, 16, 17, 40}) {
-      const LayerShape shape{
-          .rows = rows, .columns = 61, .kept = rows % 3 * 5, .format = format, .bias = rows % 2 == 1};
+      const LayerShape shape{.rows = rows,
+                             .columns = 61,
+                             .kept = rows % 3 * 5,
+                             .format = format,
+                             .activations = format == "bf16" && rows < 17 ? "bf16" : "f32",
+                             .bias = rows % 2 == 1,
+                             .kept_levels = rows == 16 ? Levels::f16 : Levels::bf16};
       const LinearWeight weight = random_layer(random, shape);
       auto layer = PackedLinear::pack(weight, detected_isa(), pool);
       ASSERT_TRUE(layer) << layer.error().message;
@@ -304,6 +342,39 @@ TEST(Linear, SparsePatternsUnpackToTheSameValues) {
   }
 }
 
+// Products and sums around the least normal number, where a kernel that rounds to subnormals first differs.
+TEST(Linear, Bf16InputFlushesSubnormals) {
+  Random random(43);
+  for (Isa isa : {Isa::portable, detected_isa()}) {
+    for (int i = 0; i < 20; ++i) {
+      Case c;
+      c.shape = {.rows = 40, .columns = 64, .format = "bf16", .activations = "bf16", .bias = true};
+      c.m = 1 + i;
+      c.build(random);
+      const auto small = [&](int exponent) {
+        return std::ldexp(static_cast<float>(static_cast<int>(random.below(15)) - 7), exponent);
+      };
+      for (float& x : c.x) x = small(-76);
+      for (float& bias : c.weight.bias) bias = std::ldexp(random.below(2) == 0 ? 1.0f : -1.0f, -126);
+      for (int64_t at = 0; at < 40 * 64; ++at) {
+        const uint16_t w = f32_to_bf16(at % 9 == 0 ? small(-52) : at % 5 == 0 ? small(-76) : 0);
+        std::memcpy(c.weight.codes.data() + 2 * at, &w, 2);
+      }
+      const PackedLinear layer = packed(c.weight, isa);
+      c.prepare_with(layer);
+      LinearArgs args = layer.arguments(c.input, c.y.data(), c.y_stride());
+      reference_for(args, c.weight.activations).kernel(args);
+      for (const LinearRow* row : linear_rows(detected_isa())) {
+        if (!serves(*row, args, c.weight.activations)) continue;
+        std::vector<float> y(c.y.size());
+        args.y = y.data();
+        row->kernel(args);
+        for (size_t at = 0; at < y.size(); ++at) ASSERT_TRUE(same(y[at], c.y[at])) << row->name << " at " << at;
+      }
+    }
+  }
+}
+
 TEST(Linear, RefusesWhatNoKernelServes) {
   Random random(19);
   ThreadPool pool(1);
@@ -315,6 +386,8 @@ TEST(Linear, RefusesWhatNoKernelServes) {
   };
   refuse(random_layer(random, {.rows = 2, .columns = 8, .format = "f16", .activations = "int8:token"}),
          ErrorCode::unsupported, "2 x 8 in f16 with input in int8:token: quantized input needs integer weights");
+  refuse(random_layer(random, {.rows = 2, .columns = 8, .format = "f16", .activations = "bf16"}),
+         ErrorCode::unsupported, "input is f32, quantized, or bf16 where the weights are");
   refuse(random_layer(random, {.rows = 2, .columns = 8, .activations = "int8:g4"}), ErrorCode::unsupported,
          "one scale per token");
   refuse(random_layer(random, {.rows = 1, .columns = 65800, .format = "int8", .activations = "int8:token"}),
@@ -392,130 +465,9 @@ TEST(Linear, ExplainSaysWhyBetterRowsAreRefused) {
   const LinearWeight weight =
       random_layer(random, {.rows = 16, .columns = 16, .format = "int8", .activations = "int8:token"});
   EXPECT_EQ(packed(weight, Isa::avx2).explain(5),
-            "linear_w8_a8__avx2_6x16 (linear_w8_a8__avx512vnni_12x32: needs avx512vnni, running avx2; "
-            "linear_w8_a4__avx2_6x16: serves input of 4 bits at most, this has 8)");
-}
-
-// What a quantizer writes for one set of rows.
-struct Quantized {
-  std::vector<uint8_t> codes;
-  std::vector<float> scales, kept;
-  std::vector<int32_t> zeros, sums;
-};
-
-Quantized quantize_with(QuantizeKernel kernel, QuantizeArgs args, int64_t m) {
-  Quantized out;
-  out.codes.assign(static_cast<size_t>(m * args.stride), 77);
-  out.scales.assign(static_cast<size_t>(m), 77);
-  out.zeros.assign(static_cast<size_t>(m), 77);
-  out.sums.assign(static_cast<size_t>(m * args.groups), 77);
-  out.kept.assign(static_cast<size_t>(m * args.kept_stride), 77);
-  args.codes = out.codes.data();
-  args.scales = out.scales.data();
-  args.zeros = out.zeros.data();
-  args.sums = out.sums.data();
-  args.kept = out.kept.data();
-  const int64_t cut = m / 2;
-  for (const auto& [begin, end] : {std::pair{int64_t{0}, cut}, std::pair{cut, m}}) {
-    args.m_begin = begin;
-    args.m_end = end;
-    kernel(args);
-  }
-  return out;
-}
-
-bool same_floats(const std::vector<float>& a, const std::vector<float>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), same);
-}
-
-void expect_same(const Quantized& found, const Quantized& expected, const std::string& what) {
-  ASSERT_TRUE(same_floats(found.scales, expected.scales)) << what;
-  ASSERT_EQ(found.zeros, expected.zeros) << what;
-  ASSERT_EQ(found.codes, expected.codes) << what;
-  ASSERT_EQ(found.sums, expected.sums) << what;
-  ASSERT_TRUE(same_floats(found.kept, expected.kept)) << what;
-}
-
-TEST(Quantize, EveryIsaEqualsTheReference) {
-  Random random(41);
-  for (int i = 0; i < 3000; ++i) {
-    const int64_t m = 1 + i % 5, columns = 1 + i % 131, kept_count = i % 2 == 0 ? 0 : i * 7 % (columns + 1);
-    const auto x = random_rows(random, m, columns + 3, static_cast<Values>(i % kValueKinds));
-    const auto kept = some_columns(random, columns, kept_count);
-    const auto dense = dense_columns_of(columns, kept);
-    QuantizeArgs args{};
-    args.x = x.data();
-    args.x_stride = columns + 3;
-    args.dense_count = columns - kept_count;
-    args.dense_columns = kept.empty() ? nullptr : dense.data();
-    args.kept_columns = kept.data();
-    args.kept_count = args.kept_stride = kept_count;
-    args.bits = 2 + i % 7;
-    args.asymmetric = i % 3 != 0;
-    args.group_size = i % 4 == 0 ? std::min<int64_t>(args.dense_count, 1 + i % 40) : args.dense_count;
-    args.groups = args.group_size == 0 ? 1 : std::max<int64_t>(1, ceil_div(args.dense_count, args.group_size));
-    args.group_stride = round_up(args.group_size, 8);
-    args.stride = args.groups * args.group_stride;
-    const Quantized expected = quantize_with(quantize_kernel(Isa::portable), args, m);
-    for (Isa isa : machine_isas())
-      expect_same(quantize_with(quantize_kernel(isa), args, m), expected,
-                  fmt::format("{}: case {}, {} columns, {} kept, {} bits", quantize_name(isa), i, columns, kept_count,
-                              args.bits));
-  }
-}
-
-// The definition once more, from the formulas of QUIK (arXiv 2310.09259) in plain arithmetic.
-TEST(Quantize, FollowsTheFormulas) {
-  Random random(43);
-  for (int i = 0; i < 500; ++i) {
-    const int bits = i % 2 == 0 ? 4 : 8;
-    const auto x = random_rows(random, 1, 50, static_cast<Values>(i % 5));
-    QuantizeArgs args{};
-    args.x = x.data();
-    args.x_stride = args.dense_count = args.group_size = 50;
-    args.bits = bits;
-    args.asymmetric = true;
-    args.groups = 1;
-    args.group_stride = args.stride = 56;
-    const Quantized out = quantize_with(quantize_kernel(detected_isa()), args, 1);
-    const double least = std::min(0.0f, *std::min_element(x.begin(), x.end()));
-    const double greatest = std::max(0.0f, *std::max_element(x.begin(), x.end()));
-    const double steps = (1 << bits) - 1;
-    if (greatest == least) {
-      EXPECT_FLOAT_EQ(out.scales[0], static_cast<float>(2 / steps));
-      continue;
-    }
-    EXPECT_FLOAT_EQ(out.scales[0], static_cast<float>((greatest - least) / steps));
-    int32_t sum = 0;
-    for (size_t k = 0; k < x.size(); ++k) {
-      const double value = out.scales[0] * (static_cast<double>(out.codes[k]) - out.zeros[0]);
-      EXPECT_NEAR(value, x[k], 0.5001 * out.scales[0] + 0.5001 * out.scales[0] * (x[k] == least || x[k] == greatest))
-          << "value " << k << " of case " << i;
-      sum += out.codes[k];
-    }
-    EXPECT_EQ(out.sums[0], sum);
-    for (size_t k = x.size(); k < 56; ++k) EXPECT_EQ(out.codes[k], 0);
-  }
-}
-
-// A NaN must not disappear between two layers: it makes its token's outputs NaN, and no other token's.
-TEST(Quantize, NanReachesTheOutputsOfItsToken) {
-  for (Isa isa : machine_isas()) {
-    for (int64_t at : {0, 7, 16, 36}) {
-      std::vector<float> x(3 * 37, 1.0f);
-      x[static_cast<size_t>(37 + at)] = std::numeric_limits<float>::quiet_NaN();
-      QuantizeArgs args{};
-      args.x = x.data();
-      args.x_stride = args.dense_count = args.group_size = 37;
-      args.bits = 8;
-      args.asymmetric = true;
-      args.groups = 1;
-      args.group_stride = args.stride = 40;
-      const Quantized out = quantize_with(quantize_kernel(isa), args, 3);
-      EXPECT_TRUE(std::isnan(out.scales[1])) << quantize_name(isa) << " column " << at;
-      EXPECT_TRUE(std::isfinite(out.scales[0]) && std::isfinite(out.scales[2])) << quantize_name(isa);
-    }
-  }
+            "linear_w8_a8__avx2_6x16 (linear_w8_a8__amx_32x32: needs amx, running avx2; "
+            "linear_w8_a8__avx512vnni_12x32: needs avx512vnni, running avx2; linear_w8_a4__avx2_6x16: serves input of "
+            "4 bits at most, this has 8)");
 }
 
 }  // namespace

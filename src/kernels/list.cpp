@@ -6,20 +6,13 @@ namespace nibble {
 namespace {
 
 constexpr IsaTable kTables[] = {
-    {Isa::avx512vnni, &kAvx512Kernels},
-    {Isa::avx2, &kAvx2Kernels},
-    {Isa::portable, &kReferenceKernels},
+    {Isa::amx, &kAmxKernels},   {Isa::avx512bf16, &kAvx512Bf16Kernels}, {Isa::avx512vnni, &kAvx512Kernels},
+    {Isa::avx2, &kAvx2Kernels}, {Isa::portable, &kReferenceKernels},
 };
 
 }  // namespace
 
 std::span<const IsaTable> all_tables() { return kTables; }
-
-const KernelTable& best_table(Isa isa) {
-  for (const IsaTable& entry : kTables)
-    if (entry.isa <= isa && entry.table->quantize != nullptr) return *entry.table;
-  return kReferenceKernels;
-}
 
 std::vector<const LinearRow*> linear_rows(Isa isa) {
   std::vector<const LinearRow*> rows;
@@ -39,17 +32,20 @@ std::vector<const AttentionRow*> attention_rows(Isa isa) {
   return rows;
 }
 
-AttentionKernel attention_kernel(CacheType type, Isa isa) {
+const AttentionRow& attention_row(CacheType type, Isa isa) {
+  const AttentionRow* best = nullptr;
   for (const IsaTable& entry : kTables) {
-    if (entry.isa > isa) continue;
-    for (const AttentionRow* row = entry.table->attention; row->kernel != nullptr; ++row)
-      if (row->type == type) return row->kernel;
+    if (entry.isa > isa || best != nullptr || entry.table->attention == nullptr) continue;
+    for (const AttentionRow* row = entry.table->attention; row->kernel != nullptr && best == nullptr; ++row)
+      if (row->type == type) best = row;
   }
-  return nullptr;
+  return *best;
 }
 
-QuantizeKernel quantize_kernel(Isa isa) { return best_table(isa).quantize; }
-
-std::string quantize_name(Isa isa) { return best_table(isa).quantize_name; }
+const TokenKernels& token_kernels(Isa isa) {
+  for (const IsaTable& entry : kTables)
+    if (entry.isa <= isa && entry.table->token != nullptr) return *entry.table->token;
+  return *kReferenceKernels.token;
+}
 
 }  // namespace nibble

@@ -14,7 +14,5 @@ struct IsaTable {
 };
 
 std::span<const IsaTable> all_tables();
-// The best table with a quantizer that `isa` can run.
-const KernelTable& best_table(Isa isa);
 
 }  // namespace nibble

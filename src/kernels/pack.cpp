@@ -1,202 +1,375 @@
 // Canonical weights to kernel layout and back. A pair of panels of 16 outputs is packed by one task; pairs do not
 // depend on each other.
 #include <algorithm>
+#include <cstring>
 
 #include "core/checked.h"
+#include "core/file.h"
 #include "core/half.h"
 #include "kernels/linear.h"
 #include "kernels/list.h"
+#include "kernels/transpose.h"
 
 namespace nibble {
 namespace {
 
-PackedType packed_type(const NumberFormat& format) {
+// bf16 weights with bf16 input: which of the two layouts, and with it which order of additions, this level multiplies
+// fastest.
+PackedType packed_halves(Isa isa) { return isa >= Isa::amx ? PackedType::bf16_tiles : PackedType::bf16_pairs; }
+
+PackedType packed_type(const NumberFormat& format, const NumberFormat& input, Isa isa) {
   switch (format.levels) {
     case Levels::integer: return format.bits <= 4 ? PackedType::int4 : PackedType::int8;
     case Levels::f32: return PackedType::f32;
     case Levels::f16: return PackedType::f16;
-    case Levels::bf16: return PackedType::bf16;
+    case Levels::bf16: return input.levels == Levels::bf16 ? packed_halves(isa) : PackedType::bf16;
   }
   return PackedType::f32;
+}
+
+bool in_pairs(PackedType type) { return type == PackedType::bf16_pairs || type == PackedType::bf16_tiles; }
+
+// Inputs of a float layout, padding included.
+int64_t padded_inputs(PackedType type, int64_t k) {
+  return type == PackedType::bf16_tiles ? round_up(k, 32) : type == PackedType::bf16_pairs ? round_up(k, 2) : k;
+}
+
+// Where a float layout has input k of a panel's lane, counted in values.
+int64_t value_at(PackedType type, int64_t k_end, int64_t panel, int64_t lane, int64_t k) {
+  const int64_t begin = panel * padded_inputs(type, k_end) * kLanes;
+  return begin + (in_pairs(type) ? (k / 2 * kLanes + lane) * 2 + k % 2 : k * kLanes + lane);
 }
 
 bool is_integer(PackedType type) { return type == PackedType::int4 || type == PackedType::int8; }
 
 constexpr int64_t kStepInputs = 4;
-constexpr int64_t kPair = 2;  // panels
+constexpr int64_t kCompactGroup = 128;  // inputs: |level - zero| <= 255, so their sum fits 16 bits
+constexpr int64_t kPair = 2;            // panels
 
 int64_t value_bytes(PackedType type) { return type == PackedType::f32 ? 4 : 2; }
 
 // Half of the codes' range: level = code - half, for symmetric and asymmetric grids alike.
 int32_t half_range(int bits) { return int32_t{1} << (bits - 1); }
 
-std::string describe(const LinearWeight& weight) {
-  return fmt::format("a linear layer of {} x {} in {} with input in {}", weight.rows, weight.columns,
-                     to_string(weight.format), to_string(weight.activations));
+std::string describe(const PackedShape& shape) {
+  return fmt::format("a linear layer of {} x {} in {} with input in {}", shape.rows, shape.columns,
+                     to_string(shape.weights), to_string(shape.activations));
 }
 
 // The largest |sum over a group| of (code - zero) * (level - zero) must fit an int32; in the 4-bit layout sixteen times
 // the sum of code * level must, which is how a kernel finds it.
-bool sums_fit(const LinearWeight& weight, int64_t group_size) {
-  const int64_t code = weight.activations.levels_count() - 1;
-  int64_t level = weight.format.offset ? weight.format.levels_count() - 1 : half_range(weight.format.bits);
-  if (weight.format.bits <= 4) level = 16 * half_range(4);
+bool sums_fit(const PackedShape& shape, int64_t group_size) {
+  const int64_t code = shape.activations.levels_count() - 1;
+  int64_t level = shape.weights.offset ? shape.weights.levels_count() - 1 : half_range(shape.weights.bits);
+  if (shape.weights.bits <= 4) level = 16 * half_range(4);
   return group_size <= INT32_MAX / (code * level);
 }
 
-Status check_input(const LinearWeight& weight, int64_t group_size) {
-  const NumberFormat& input = weight.activations;
-  if (!input.is_integer()) return {};
-  if (!weight.format.is_integer())
-    return fail(ErrorCode::unsupported, "{}: quantized input needs integer weights", describe(weight));
+Status check_input(const PackedShape& shape, int64_t group_size) {
+  const NumberFormat& input = shape.activations;
+  if (!input.is_integer() && (input.levels == Levels::f32 || input.levels == shape.weights.levels)) return {};
+  if (!input.is_integer())
+    return fail(ErrorCode::unsupported, "{}: input is f32, quantized, or bf16 where the weights are", describe(shape));
+  if (!shape.weights.is_integer())
+    return fail(ErrorCode::unsupported, "{}: quantized input needs integer weights", describe(shape));
   if (input.sharing != Sharing::token && input.sharing != Sharing::row)
-    return fail(ErrorCode::unsupported, "{}: quantized input must have one scale per token", describe(weight));
-  if (!sums_fit(weight, group_size))
-    return fail(ErrorCode::unsupported, "{}: sums over {} inputs may exceed 32 bits; use groups", describe(weight),
+    return fail(ErrorCode::unsupported, "{}: quantized input must have one scale per token", describe(shape));
+  if (!sums_fit(shape, group_size))
+    return fail(ErrorCode::unsupported, "{}: sums over {} inputs may exceed 32 bits; use groups", describe(shape),
                 group_size);
   return {};
 }
 
-InputPlan make_plan(const LinearWeight& weight) {
+// No layer is larger, so that no product of its sizes overflows.
+constexpr int64_t kMaxExtent = int64_t{1} << 27;
+
+Status check_shape(const PackedShape& shape) {
+  for (int64_t extent : {shape.rows, shape.columns})
+    if (extent < 0 || extent > kMaxExtent)
+      return fail(ErrorCode::corrupt, "{} x {} is no shape of a layer", shape.rows, shape.columns);
+  int32_t previous = -1;
+  for (int32_t column : shape.kept_columns) {
+    if (column <= previous || column >= shape.columns)
+      return fail(ErrorCode::corrupt, "kept column {} is out of order or not below {}", column, shape.columns);
+    previous = column;
+  }
+  return {};
+}
+
+PackedShape shape_of(const LinearWeight& weight) {
+  return {weight.rows,         weight.columns,       weight.format,     weight.activations,
+          weight.kept_columns, !weight.bias.empty(), weight.kept_levels};
+}
+
+// Inputs of a group with its padding: an even number of steps, or whole tiles (sixteen steps) where that costs little.
+int64_t padded_group(int64_t group_size, int64_t groups) {
+  const bool one_long = groups == 1 && group_size > kCompactGroup;
+  return round_up(group_size, (one_long ? 16 : 2) * kStepInputs);
+}
+
+InputPlan make_plan(const PackedShape& shape) {
   InputPlan plan;
-  plan.activations = weight.activations;
-  plan.columns = weight.columns;
-  plan.kept_columns = weight.kept_columns;
-  if (weight.kept_count() > 0) plan.dense_columns = dense_columns_of(weight.columns, weight.kept_columns);
-  if (weight.activations.is_integer()) {
-    const int64_t dense = weight.dense_columns();
-    plan.group_size = std::min(weight.format.group_size(dense), dense);
-    plan.groups = weight.groups();
-    plan.group_stride = round_up(plan.group_size, 2 * kStepInputs);
+  plan.activations = shape.activations;
+  plan.columns = shape.columns;
+  plan.kept_columns = shape.kept_columns;
+  plan.kept_halves = !shape.kept_columns.empty() && shape.kept_levels == Levels::bf16;
+  if (shape.activations.is_integer()) {
+    const int64_t dense = plan.dense_count();
+    plan.group_size = std::min(shape.weights.group_size(dense), dense);
+    plan.groups = shape.weights.groups(dense);
+    plan.group_stride = padded_group(plan.group_size, plan.groups);
   }
   return plan;
 }
 
 }  // namespace
 
-// Fills one PackedLinear from a weight that has been validated.
-struct LinearPacker {
-  const LinearWeight& weight;
+// The image of a layer: these arrays one after the other, each at a multiple of 64 bytes.
+struct PackedLinear::Parts {
+  int64_t codes = 0, scales = 0, sums = 0, zeros = 0, kept = 0, bias = 0, end = 0;  // offsets in bytes
+};
+
+int64_t PackedLinear::panels() const { return round_up(ceil_div(n_, kLanes), kPair); }
+
+PackedLinear::Parts PackedLinear::parts() const {
+  const PackedDense& d = dense_;
+  const bool integer = is_integer(d.type);
+  const int64_t integers = d.groups * d.group_steps * 64;
+  const int64_t of_panel = integer ? integers : padded_inputs(d.type, d.k) * kLanes * value_bytes(d.type);
+  const int64_t codes = d.type == PackedType::int4 ? panels() / kPair * integers : panels() * of_panel;
+  const int64_t entries = integer ? panels() * d.groups * kLanes : 0;
+  Parts parts;
+  int64_t end = 0;
+  const auto add = [&](int64_t& offset, int64_t bytes) {
+    offset = end;
+    end = round_up(end + bytes, 64);
+  };
+  add(parts.codes, std::max<int64_t>(64, codes));  // never nothing: kernels add to the address
+  add(parts.scales, entries * (d.compact ? 2 : 4));
+  add(parts.sums, entries * (d.compact ? 2 : 4));
+  add(parts.zeros, format_.offset ? entries * (d.compact ? 1 : 4) : 0);
+  add(parts.kept, panels() * padded_inputs(kept_.type, kept_.k) * kLanes * 2);
+  add(parts.bias, has_bias_ ? panels() * kLanes * 4 : 0);
+  parts.end = end;
+  return parts;
+}
+
+// Everything but the image.
+Result<PackedLinear> PackedLinear::make(const PackedShape& shape, Isa isa) {
   PackedLinear out;
+  out.n_ = shape.rows;
+  out.isa_ = isa;
+  out.format_ = shape.weights;
+  out.has_bias_ = shape.bias;
+  out.plan_ = make_plan(shape);
+  PackedDense& d = out.dense_;
+  d.type = packed_type(shape.weights, shape.activations, isa);
+  d.n = shape.rows;
+  d.k = out.plan_.dense_count();
+  d.group_size = std::min(shape.weights.group_size(d.k), d.k);
+  d.groups = is_integer(d.type) ? shape.weights.groups(d.k) : 1;
+  d.compact = is_integer(d.type) && d.group_size <= kCompactGroup && shape.weights.scale == ScaleCodec::f16;
+  d.group_steps = is_integer(d.type) ? padded_group(d.group_size, d.groups) / kStepInputs : 0;
+  out.kept_.type = shape.kept_levels == Levels::bf16 ? packed_halves(isa) : PackedType::f16;
+  out.kept_.n = shape.rows;
+  out.kept_.k = out.kept_.group_size = out.plan_.kept_count();
+  out.kept_.groups = 1;
+  NIBBLE_DO(check_input(shape, d.group_size));
+  return out;
+}
 
-  PackedDense& dense() { return out.dense_; }
-  int64_t panels() const { return round_up(ceil_div(weight.rows, kLanes), kPair); }
-  int64_t pairs() const { return panels() / kPair; }
+void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const void> owner) {
+  const Parts at = parts();
+  image_ = image;
+  owner_ = std::move(owner);
+  const auto floats = [&](int64_t offset) { return reinterpret_cast<const float*>(image_.data() + offset); };
+  dense_.codes = image_.data() + at.codes;
+  dense_.scales = is_integer(dense_.type) ? image_.data() + at.scales : nullptr;
+  dense_.sums = is_integer(dense_.type) ? image_.data() + at.sums : nullptr;
+  dense_.zeros = is_integer(dense_.type) && format_.offset ? image_.data() + at.zeros : nullptr;
+  kept_.codes = kept_.k > 0 ? image_.data() + at.kept : nullptr;
+  bias_ = has_bias_ ? floats(at.bias) : nullptr;
+}
 
-  void shape(Isa isa) {
-    out.n_ = weight.rows;
-    out.isa_ = isa;
-    out.format_ = weight.format;
-    out.plan_ = make_plan(weight);
-    PackedDense& d = out.dense_;
-    d.type = packed_type(weight.format);
-    d.n = weight.rows;
-    d.k = weight.dense_columns();
-    d.group_size = std::min(weight.format.group_size(d.k), d.k);
-    d.groups = is_integer(d.type) ? weight.groups() : 1;
-    d.group_steps = is_integer(d.type) ? round_up(d.group_size, 2 * kStepInputs) / kStepInputs : 0;
+PackedShape PackedLinear::shape() const {
+  return {n_,
+          plan_.columns,
+          format_,
+          plan_.activations,
+          plan_.kept_columns,
+          has_bias_,
+          plan_.kept_halves ? Levels::bf16 : Levels::f16};
+}
+
+// Fills the image of one PackedLinear from a weight that has been validated.
+struct LinearPacker {
+  LinearPacker(const LinearWeight& from, const PackedLinear& to)
+      : weight(from), out(to), d(to.dense_), at(to.parts()), memory(at.end) {
+    std::copy(weight.bias.begin(), weight.bias.end(), array<float>(at.bias));
   }
 
-  void allocate() {
-    PackedDense& d = out.dense_;
-    const int64_t entries = panels() * d.groups * kLanes;
-    out.codes_ = AlignedBuffer<uint8_t>(std::max<int64_t>(64, code_bytes()));  // never null: kernels add to it
-    if (is_integer(d.type)) {
-      out.scales_ = AlignedBuffer<float>(entries);
-      out.sums_ = AlignedBuffer<int32_t>(entries);
-      if (weight.format.offset) out.zeros_ = AlignedBuffer<int32_t>(entries);
-    }
-    out.kept_values_ = AlignedBuffer<uint16_t>(panels() * weight.kept_count() * kLanes);
-    if (!weight.bias.empty()) out.bias_ = AlignedBuffer<float>(panels() * kLanes);
-    std::copy(weight.bias.begin(), weight.bias.end(), out.bias_.data());
-    d.codes = out.codes_.data();
-    d.scales = out.scales_.data();
-    d.sums = out.sums_.data();
-    d.zeros = out.zeros_.data();
-    out.kept_ = {out.kept_values_.data(), weight.kept_count()};
+  int64_t pairs() const { return out.panels() / kPair; }
+  // The codes that a pair of panels is packed from.
+  std::span<const std::byte> source(int64_t begin_pair, int64_t end_pair) const {
+    const int64_t first = std::min(begin_pair * kPair * kLanes, weight.rows);
+    const int64_t last = std::min(end_pair * kPair * kLanes, weight.rows), bytes = row_bytes();
+    return {weight.codes.data() + first * bytes, static_cast<size_t>((last - first) * bytes)};
   }
 
   void pack_pair(int64_t pair) {
-    // Lanes beyond N: level 0 of both panels in the 4-bit layout; in the others 0, as allocated.
-    const PackedDense& d = dense();
-    const int64_t bytes = d.groups * d.group_steps * 64;
-    if (d.type == PackedType::int4) std::fill_n(out.codes_.data() + pair * bytes, bytes, uint8_t{0x08});
-    for (int64_t panel = pair * kPair; panel < (pair + 1) * kPair; ++panel) pack_panel(panel);
+    const int64_t panel = pair * kPair;
+    if (is_integer(d.type)) {
+      pack_integers(pair);
+    } else {
+      pack_values(panel);
+      pack_values(panel + 1);
+    }
+    for (int64_t p = panel; p < panel + kPair; ++p)
+      for (int64_t lane = 0; lane < lanes_of(p); ++lane) pack_kept(p, lane);
   }
+
+  const LinearWeight& weight;
+  const PackedLinear& out;
+  const PackedDense& d;
+  const PackedLinear::Parts at;
+  AlignedBuffer<std::byte> memory;
 
  private:
-  int64_t code_bytes() const {
-    const PackedDense& d = out.dense_;
-    const int64_t integers = d.groups * d.group_steps * 64;
-    if (d.type == PackedType::int4) return pairs() * integers;
-    return panels() * (d.type == PackedType::int8 ? integers : d.k * kLanes * value_bytes(d.type));
+  template <class T>
+  T* array(int64_t offset) {
+    return reinterpret_cast<T*>(memory.data() + offset);
   }
+  uint8_t* codes() { return array<uint8_t>(at.codes); }
 
-  void pack_panel(int64_t panel) {
-    const int64_t rows = std::clamp<int64_t>(weight.rows - panel * kLanes, 0, kLanes);
-    for (int64_t lane = 0; lane < rows; ++lane) {
-      if (is_integer(dense().type)) {
-        pack_levels(panel, lane);
-      } else {
-        pack_values(panel, lane);
-      }
-      pack_kept(panel, lane);
+  int64_t row_bytes() const {
+    if (!weight.format.is_integer()) return d.k * value_bytes(d.type);
+    return row_sizes(weight.format, d.k, weight.sparse24).codes;
+  }
+  int64_t lanes_of(int64_t panel) const { return std::clamp<int64_t>(weight.rows - panel * kLanes, 0, kLanes); }
+  // Lanes beyond N read the last row.
+  PanelRows rows_of(int64_t panel) const {
+    PanelRows rows;
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const int64_t n = std::min(panel * kLanes + lane, weight.rows - 1);
+      rows[static_cast<size_t>(lane)] = weight.codes.data() + n * row_bytes();
     }
+    return rows;
   }
 
   void pack_kept(int64_t panel, int64_t lane) {
     const int64_t columns = weight.kept_count(), n = panel * kLanes + lane;
     for (int64_t c = 0; c < columns; ++c)
-      out.kept_values_[(panel * columns + c) * kLanes + lane] = weight.kept[static_cast<size_t>(n * columns + c)];
+      array<uint16_t>(at.kept)[value_at(out.kept_.type, columns, panel, lane, c)] =
+          weight.kept[static_cast<size_t>(n * columns + c)];
   }
 
-  void pack_values(int64_t panel, int64_t lane) {
-    const int64_t k_end = dense().k, bytes = value_bytes(dense().type);
-    const std::byte* from = weight.codes.data() + (panel * kLanes + lane) * k_end * bytes;
-    uint8_t* to = out.codes_.data() + (panel * k_end * kLanes + lane) * bytes;
-    for (int64_t k = 0; k < k_end; ++k)
-      std::memcpy(to + k * kLanes * bytes, from + k * bytes, static_cast<size_t>(bytes));
+  void pack_values(int64_t panel) {
+    const bool whole = lanes_of(panel) == kLanes;
+    const bool halves = d.type == PackedType::f16 || d.type == PackedType::bf16;
+    uint8_t* const to = codes() + value_at(d.type, d.k, panel, 0, 0) * value_bytes(d.type);
+    if (whole && d.type == PackedType::f32) {
+      transpose_values(rows_of(panel), d.k, reinterpret_cast<uint32_t*>(to));
+    } else if (whole && !halves && d.k % 2 == 0) {  // bfloat16 in pairs
+      transpose_values(rows_of(panel), d.k / 2, reinterpret_cast<uint32_t*>(to));
+    } else if (whole && halves) {
+      transpose_values(rows_of(panel), d.k, reinterpret_cast<uint16_t*>(to));
+    } else {
+      for (int64_t lane = 0; lane < lanes_of(panel); ++lane) pack_row_of_values(panel, lane);
+    }
+  }
+
+  void pack_row_of_values(int64_t panel, int64_t lane) {
+    const int64_t bytes = value_bytes(d.type);
+    const std::byte* from = weight.codes.data() + (panel * kLanes + lane) * row_bytes();
+    for (int64_t k = 0; k < d.k; ++k)
+      std::memcpy(codes() + value_at(d.type, d.k, panel, lane, k) * bytes, from + k * bytes,
+                  static_cast<size_t>(bytes));
+  }
+
+  // Whole panels of codes that lie in the rows as they are numbered, in groups without padding, take the fast way.
+  bool runs_fast(int64_t pair) const {
+    const int bits = weight.format.bits;
+    const int64_t run = bits == 4 ? 32 : 16;
+    return (bits == 4 || bits == 8) && !weight.sparse24 && lanes_of(pair * kPair + 1) == kLanes && d.k % run == 0 &&
+           d.group_size % run == 0;
+  }
+
+  void pack_integers(int64_t pair) {
+    const int64_t bytes = d.groups * d.group_steps * 64;
+    // Padding is level 0 of both panels in the 4-bit layout; in the 8-bit one it is 0, as allocated.
+    const bool padded = d.k != d.groups * d.group_steps * kStepInputs;
+    const bool fast = runs_fast(pair);
+    if (d.type == PackedType::int4 && (!fast || padded)) std::fill_n(codes() + pair * bytes, bytes, uint8_t{0x08});
+    if (fast) return pack_fast(pair);
+    for (int64_t panel = pair * kPair; panel < (pair + 1) * kPair; ++panel)
+      for (int64_t lane = 0; lane < lanes_of(panel); ++lane) pack_levels(panel, lane);
+  }
+
+  void pack_fast(int64_t pair) {
+    const int64_t first = pair * kPair, bytes = d.group_steps * 64;
+    const PanelRows rows[kPair] = {rows_of(first), rows_of(first + 1)};
+    int32_t sums[kPair][kLanes];
+    int32_t* const both[kPair] = {sums[0], sums[1]};
+    for (int64_t g = 0; g < d.groups; ++g) {
+      const int64_t begin = g * d.group_size, count = std::min(d.group_size, d.k - begin);
+      if (d.type == PackedType::int4) {
+        pack_nibbles(rows[0], rows[1], begin, count, codes() + (pair * d.groups + g) * bytes, both);
+      } else {
+        for (int64_t p = 0; p < kPair; ++p)
+          pack_bytes(rows[p], begin, count, codes() + ((first + p) * d.groups + g) * bytes, sums[p]);
+      }
+      for (int64_t p = 0; p < kPair; ++p)
+        for (int64_t lane = 0; lane < kLanes; ++lane) put_group(first + p, lane, g, sums[p][lane], count);
+    }
+  }
+
+  // Scale, offset and sum of levels of a group of `count` inputs.
+  void put_group(int64_t panel, int64_t lane, int64_t g, int64_t sum, int64_t count) {
+    const int64_t entry = (panel * d.groups + g) * kLanes + lane;
+    const auto from = static_cast<size_t>((panel * kLanes + lane) * d.groups + g);
+    const int32_t zero = weight.format.offset ? weight.offsets[from] - half_range(weight.format.bits) : 0;
+    if (d.compact) {
+      array<uint16_t>(at.scales)[entry] = f32_to_f16(weight.scales[from]);
+      array<int16_t>(at.sums)[entry] = static_cast<int16_t>(sum - zero * count);
+      if (weight.format.offset) array<int8_t>(at.zeros)[entry] = static_cast<int8_t>(zero);
+    } else {
+      array<float>(at.scales)[entry] = weight.scales[from];
+      // Fits wherever it is used: with quantized input.
+      array<int32_t>(at.sums)[entry] = static_cast<int32_t>(sum - zero * count);
+      if (weight.format.offset) array<int32_t>(at.zeros)[entry] = zero;
+    }
   }
 
   void pack_levels(int64_t panel, int64_t lane) {
-    const PackedDense& d = dense();
-    std::vector<uint8_t> codes(static_cast<size_t>(d.k));
-    decode_codes(weight, panel * kLanes + lane, codes);
+    std::vector<uint8_t> row(static_cast<size_t>(d.k));
+    decode_codes(weight, panel * kLanes + lane, row);
     std::vector<int8_t> levels(static_cast<size_t>(d.group_steps * kStepInputs));
     for (int64_t g = 0; g < d.groups; ++g) {
       const int64_t begin = g * d.group_size, count = std::min(d.group_size, d.k - begin);
-      pack_group(panel, lane, g, std::span(codes).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
+      pack_group(panel, lane, g, std::span(row).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)),
                  levels);
     }
   }
 
   // `levels`: scratch for the levels of a padded group.
-  void pack_group(int64_t panel, int64_t lane, int64_t g, std::span<const uint8_t> codes, std::span<int8_t> levels) {
-    const PackedDense& d = dense();
+  void pack_group(int64_t panel, int64_t lane, int64_t g, std::span<const uint8_t> of_group, std::span<int8_t> levels) {
     const int32_t half = half_range(weight.format.bits);
     int64_t sum = 0;
-    for (size_t i = 0; i < codes.size(); ++i) {
-      levels[i] = static_cast<int8_t>(codes[i] - half);
+    for (size_t i = 0; i < of_group.size(); ++i) {
+      levels[i] = static_cast<int8_t>(of_group[i] - half);
       sum += levels[i];
     }
-    std::fill(levels.begin() + static_cast<std::ptrdiff_t>(codes.size()), levels.end(), int8_t{0});
-    const int64_t entry = (panel * d.groups + g) * kLanes + lane;
-    const auto at = static_cast<size_t>((panel * kLanes + lane) * d.groups + g);
-    const int32_t zero = weight.format.offset ? weight.offsets[at] - half : 0;
-    out.scales_[entry] = weight.scales[at];
-    // Fits wherever it is used: with quantized input.
-    out.sums_[entry] = static_cast<int32_t>(sum - zero * static_cast<int64_t>(codes.size()));
-    if (weight.format.offset) out.zeros_[entry] = zero;
+    std::fill(levels.begin() + static_cast<std::ptrdiff_t>(of_group.size()), levels.end(), int8_t{0});
+    put_group(panel, lane, g, sum, static_cast<int64_t>(of_group.size()));
     store_steps(levels, panel, g, lane);
   }
 
   // Writes a lane's levels, four bytes to a step. In the 4-bit layout the panel's nibble of every byte is that of level
   // 0.
   void store_steps(std::span<const int8_t> levels, int64_t panel, int64_t g, int64_t lane) {
-    const PackedDense& d = dense();
     const bool int4 = d.type == PackedType::int4;
     const int64_t group = (int4 ? panel / kPair : panel) * d.groups + g;
-    uint8_t* to = out.codes_.data() + group * d.group_steps * 64 + lane * 4;
+    uint8_t* to = codes() + group * d.group_steps * 64 + lane * 4;
     for (size_t i = 0; i < levels.size(); ++i) {
       uint8_t& byte = to[i / 4 * 64 + i % 4];
       const auto level = static_cast<uint8_t>(levels[i]);
@@ -223,6 +396,7 @@ struct LinearUnpacker {
     weight.format = from.format_;
     weight.activations = from.plan_.activations;
     weight.kept_columns = from.plan_.kept_columns;
+    if (from.plan_.kept_halves) weight.kept_levels = Levels::bf16;
     row_bytes = is_integer(from.dense_.type) ? packed_bytes(k, weight.format.bits) : k * value_bytes(from.dense_.type);
     weight.codes.resize(static_cast<size_t>(weight.rows * row_bytes));
     for (int64_t n = begin; n < end; ++n) unpack_row(n);
@@ -235,8 +409,10 @@ struct LinearUnpacker {
   LinearWeight weight;
   int64_t row_bytes = 0;
 
+  const uint8_t* codes() const { return static_cast<const uint8_t*>(from.dense_.codes); }
+
   void unpack_row(int64_t n) {
-    const int64_t panel = n / kLanes, lane = n % kLanes, columns = from.kept_.columns;
+    const int64_t panel = n / kLanes, lane = n % kLanes, columns = from.kept_.k;
     const auto row =
         std::span(weight.codes).subspan(static_cast<size_t>((n - begin) * row_bytes), static_cast<size_t>(row_bytes));
     if (is_integer(from.dense_.type)) {
@@ -245,31 +421,36 @@ struct LinearUnpacker {
       unpack_values(panel, lane, row);
     }
     for (int64_t c = 0; c < columns; ++c)
-      weight.kept.push_back(from.kept_values_[(panel * columns + c) * kLanes + lane]);
-    if (from.bias_.size() > 0) weight.bias.push_back(from.bias_[n]);
+      weight.kept.push_back(
+          static_cast<const uint16_t*>(from.kept_.codes)[value_at(from.kept_.type, columns, panel, lane, c)]);
+    if (from.has_bias_) weight.bias.push_back(from.bias_[n]);
   }
 
   void unpack_values(int64_t panel, int64_t lane, std::span<std::byte> row) {
     const int64_t k_end = from.dense_.k, bytes = value_bytes(from.dense_.type);
-    const uint8_t* values = from.codes_.data() + (panel * k_end * kLanes + lane) * bytes;
     for (int64_t k = 0; k < k_end; ++k)
-      std::memcpy(row.data() + k * bytes, values + k * kLanes * bytes, static_cast<size_t>(bytes));
+      std::memcpy(row.data() + k * bytes, codes() + value_at(from.dense_.type, k_end, panel, lane, k) * bytes,
+                  static_cast<size_t>(bytes));
   }
 
   void unpack_levels(int64_t panel, int64_t lane, std::span<std::byte> row) {
     const PackedDense& d = from.dense_;
     const int32_t half = half_range(from.format_.bits);
-    std::vector<uint8_t> codes(static_cast<size_t>(d.k));
+    std::vector<uint8_t> unpacked(static_cast<size_t>(d.k));
     for (int64_t k = 0; k < d.k; ++k) {
       const int64_t g = k / d.group_size, i = k % d.group_size;
-      codes[static_cast<size_t>(k)] = static_cast<uint8_t>(load_level(panel, g, lane, i) + half);
+      unpacked[static_cast<size_t>(k)] = static_cast<uint8_t>(load_level(panel, g, lane, i) + half);
     }
     for (int64_t g = 0; g < d.groups; ++g) {
       const int64_t entry = (panel * d.groups + g) * kLanes + lane;
-      weight.scales.push_back(from.scales_[entry]);
-      if (from.format_.offset) weight.offsets.push_back(static_cast<uint8_t>(from.zeros_[entry] + half));
+      weight.scales.push_back(d.compact ? f16_to_f32(static_cast<const uint16_t*>(d.scales)[entry])
+                                        : static_cast<const float*>(d.scales)[entry]);
+      if (!from.format_.offset) continue;
+      const int32_t zero =
+          d.compact ? static_cast<const int8_t*>(d.zeros)[entry] : static_cast<const int32_t*>(d.zeros)[entry];
+      weight.offsets.push_back(static_cast<uint8_t>(zero + half));
     }
-    pack_codes(codes, from.format_.bits, row);
+    pack_codes(unpacked, from.format_.bits, row);
   }
 
   // Input i of group g.
@@ -277,7 +458,7 @@ struct LinearUnpacker {
     const PackedDense& d = from.dense_;
     const bool int4 = d.type == PackedType::int4;
     const int64_t group = (int4 ? panel / kPair : panel) * d.groups + g;
-    const uint8_t byte = from.codes_[(group * d.group_steps + i / 4) * 64 + lane * 4 + i % 4];
+    const uint8_t byte = codes()[(group * d.group_steps + i / 4) * 64 + lane * 4 + i % 4];
     if (!int4) return static_cast<int8_t>(byte);
     return panel % kPair == 0 ? (byte & 15) - 8 : static_cast<int8_t>(byte) >> 4;
   }
@@ -298,31 +479,64 @@ std::string refusal(const LinearRow& row, const PackedDense& dense, const Number
 
 bool serves(const LinearRow& row, int64_t tokens) { return tokens >= row.min_m; }
 
+std::vector<const LinearRow*> serving_rows(const PackedDense& dense, const NumberFormat& input, Isa isa) {
+  std::vector<const LinearRow*> rows;
+  for (const LinearRow* row : linear_rows(isa))
+    if (refusal(*row, dense, input).empty()) rows.push_back(row);
+  return rows;
+}
+
+const LinearRow* first_serving(const std::vector<const LinearRow*>& rows, int64_t tokens) {
+  for (const LinearRow* row : rows)
+    if (serves(*row, tokens)) return row;
+  return rows.empty() ? nullptr : rows.back();
+}
+
 }  // namespace
+
+Status PackedLinear::choose_rows() {
+  rows_ = serving_rows(dense_, plan_.activations, isa_);
+  if (kept_.k > 0) kept_rows_ = serving_rows(kept_, NumberFormat(), isa_);
+  if (rows_.empty()) return fail(ErrorCode::unsupported, "{}: no kernel serves it", describe(shape()));
+  return {};
+}
 
 Result<PackedLinear> PackedLinear::pack(const LinearWeight& weight, Isa isa, ThreadPool& pool) {
   NIBBLE_DO(weight.validate("linear layer"));
-  LinearPacker packer{weight, {}};
-  packer.shape(isa);
-  NIBBLE_DO(check_input(weight, packer.dense().group_size));
-  packer.allocate();
-  pool.run(packer.pairs(), [&](int64_t pair) { packer.pack_pair(pair); });
-  PackedLinear& out = packer.out;
-  for (const LinearRow* row : linear_rows(isa))
-    if (refusal(*row, out.dense_, weight.activations).empty()) out.rows_.push_back(row);
-  if (out.rows_.empty()) return fail(ErrorCode::unsupported, "{}: no kernel serves it", describe(weight));
-  return std::move(packer.out);
+  NIBBLE_TRY(PackedLinear out, make(shape_of(weight), isa));
+  NIBBLE_DO(out.choose_rows());
+  LinearPacker packer(weight, out);
+  // In pieces of some megabytes, so that no more than that of a mapped file is resident.
+  constexpr int64_t kPiece = int64_t{32} << 20;
+  const int64_t pairs = packer.pairs(), bytes = static_cast<int64_t>(weight.codes.size());
+  const int64_t step = std::max<int64_t>(1, bytes > 0 ? pairs * kPiece / bytes : pairs);
+  for (int64_t begin = 0; begin < pairs; begin += step) {
+    const int64_t end = std::min(pairs, begin + step);
+    pool.run(end - begin, [&](int64_t i) { packer.pack_pair(begin + i); });
+    if (weight.codes.is_borrowed()) MappedFile::release_pages(packer.source(begin, end));
+  }
+  auto memory = std::make_shared<const AlignedBuffer<std::byte>>(std::move(packer.memory));
+  const auto image = memory->span();
+  out.place(image, std::move(memory));
+  return out;
 }
 
-int64_t PackedLinear::bytes() const {
-  return codes_.size() + 4 * (scales_.size() + zeros_.size() + sums_.size() + bias_.size()) + 2 * kept_values_.size();
+Result<PackedLinear> PackedLinear::view(const PackedShape& shape, Isa isa, std::span<const std::byte> image,
+                                        std::shared_ptr<const void> owner) {
+  NIBBLE_DO(check_shape(shape));
+  NIBBLE_TRY(PackedLinear out, make(shape, isa));
+  NIBBLE_DO(out.choose_rows());
+  if (const int64_t expected = out.parts().end; static_cast<int64_t>(image.size()) != expected)
+    return fail(ErrorCode::corrupt, "{}: its image has {} bytes, expected {}", describe(shape), image.size(), expected);
+  out.place(image, std::move(owner));
+  return out;
 }
 
-const LinearRow& PackedLinear::row_for(int64_t tokens) const {
-  for (const LinearRow* row : rows_)
-    if (serves(*row, tokens)) return *row;
-  return *rows_.back();
-}
+int64_t PackedLinear::bytes() const { return static_cast<int64_t>(image_.size()); }
+
+const LinearRow& PackedLinear::row_for(int64_t tokens) const { return *first_serving(rows_, tokens); }
+
+const LinearRow* PackedLinear::kept_row_for(int64_t tokens) const { return first_serving(kept_rows_, tokens); }
 
 std::string PackedLinear::explain(int64_t tokens) const {
   const LinearRow& chosen = row_for(tokens);

@@ -8,11 +8,20 @@
 #include <vector>
 
 #include "core/checked.h"
+#include "core/cpu.h"
 #include "core/half.h"
 #include "core/random.h"
 #include "format/linear_weight.h"
 
 namespace nibble::testing {
+
+// The instruction sets that this machine can run.
+inline std::vector<Isa> machine_isas() {
+  std::vector<Isa> isas;
+  for (Isa isa : kAllIsas)
+    if (isa <= detected_isa()) isas.push_back(isa);
+  return isas;
+}
 
 inline NumberFormat format_of(std::string_view text) { return parse_format(text).value(); }
 
@@ -20,6 +29,7 @@ struct LayerShape {
   int64_t rows = 1, columns = 1, kept = 0;
   std::string format = "int4", activations = "f32";
   bool bias = false, sparse24 = false;
+  Levels kept_levels = Levels::f16;
   int extreme = 0;  // codes: 0 random, 1 all least, 2 all greatest, 3 either
 };
 
@@ -76,7 +86,7 @@ inline void fill_values(Random& random, LinearWeight& weight) {
     } else {
       std::memcpy(bytes, &half, 2);
     }
-    weight.codes.insert(weight.codes.end(), bytes, bytes + weight.format.bits / 8);
+    weight.codes.append(std::span(bytes).first(static_cast<size_t>(weight.format.bits / 8)));
   }
 }
 
@@ -94,7 +104,9 @@ inline LinearWeight random_layer(Random& random, const LayerShape& shape) {
     fill_values(random, weight);
   }
   if (shape.sparse24) fill_pattern(random, weight);
-  for (int64_t i = 0; i < shape.rows * shape.kept; ++i) weight.kept.push_back(f32_to_f16(random.normal()));
+  for (int64_t i = 0; i < shape.rows * shape.kept; ++i)
+    weight.kept.push_back(round_kept(random.normal(), shape.kept_levels));
+  weight.kept_levels = shape.kept_levels;
   for (int64_t n = 0; shape.bias && n < shape.rows; ++n) weight.bias.push_back(random.normal());
   return weight;
 }

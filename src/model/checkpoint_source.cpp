@@ -30,8 +30,13 @@ Result<std::string> find_base(const Checkpoint& checkpoint, const Layout& layout
               tried);
 }
 
-// The rows of a linear gathered from a tensor with rows of `row_bytes`.
-Bytes gather_rows(const TensorView& tensor, const RowRuns& rows, int64_t row_bytes) {
+// The rows of a linear in a tensor with rows of `row_bytes`: where they lie, or gathered when they lie apart.
+CodeBytes rows_of(const Checkpoint& checkpoint, const TensorView& tensor, const RowRuns& rows, int64_t row_bytes) {
+  if (rows.count == 1) {
+    const auto part =
+        tensor.bytes.subspan(static_cast<size_t>(rows.first * row_bytes), static_cast<size_t>(rows.run * row_bytes));
+    return CodeBytes::borrowed(part, checkpoint.borrow(tensor, part));
+  }
   Bytes out(static_cast<size_t>(rows.rows() * row_bytes));
   for (int64_t i = 0; i < rows.count; ++i)
     std::memcpy(out.data() + i * rows.run * row_bytes, tensor.bytes.data() + (rows.first + i * rows.stride) * row_bytes,
@@ -152,7 +157,7 @@ Result<GlobalWeights> CheckpointSource::globals() const {
   for (const GlobalNames& names : map.linears) {
     const TensorView& tensor = at(names.weight);
     const Shape shape = shape_of(spec_, names.linear);
-    Bytes values(tensor.bytes.begin(), tensor.bytes.end());
+    CodeBytes values = CodeBytes::borrowed(tensor.bytes, checkpoint_.borrow(tensor, tensor.bytes));
     set_linear(out, names.linear,
                float_linear(shape.rows, shape.columns, levels_of(tensor.dtype), std::move(values), {}));
   }
@@ -177,7 +182,7 @@ Result<BlockWeights> CheckpointSource::block(int64_t index) const {
     const Levels levels = levels_of(tensor.dtype);
     const int64_t columns = shape_of(spec_, names.role).columns;
     NIBBLE_TRY(std::vector<float> bias_of_rows, bias(names));
-    Bytes values = gather_rows(tensor, names.rows, columns * bytes_of(levels));
+    CodeBytes values = rows_of(checkpoint_, tensor, names.rows, columns * bytes_of(levels));
     out[names.role] = float_linear(names.rows.rows(), columns, levels, std::move(values), std::move(bias_of_rows));
   }
   release(map.tensors);

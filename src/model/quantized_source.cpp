@@ -18,6 +18,7 @@ namespace {
 struct Entry {
   NumberFormat weights, activations;
   int64_t kept = 0;
+  Levels kept_levels = Levels::f16;
   bool sparse24 = false;
 };
 
@@ -61,6 +62,11 @@ Result<Entry> read_entry(JsonReader reader) {
   NIBBLE_TRY(entry.weights, read_format(reader, "weights"));
   NIBBLE_TRY(entry.activations, read_format(reader, "activations"));
   NIBBLE_TRY(entry.kept, reader.integer("kept", 0, kMaxFfn, 0));
+  NIBBLE_TRY(const std::string kept_as, reader.string("kept_as", "f16"));
+  if (kept_as != "f16" && kept_as != "bf16")
+    return fail(ErrorCode::unsupported, "{}: \"kept_as\" is \"{}\", supported are f16 and bf16", reader.where(),
+                kept_as);
+  if (kept_as == "bf16") entry.kept_levels = Levels::bf16;
   NIBBLE_TRY(const std::string pattern, reader.string("pattern", ""));
   entry.sparse24 = pattern == "2:4";
   if (!pattern.empty() && !entry.sparse24)
@@ -98,7 +104,7 @@ std::vector<ExpectedPart> parts_of(const StoredLinear& linear) {
         {linear.name + ".weight", dtype_of(linear.entry->weights.levels), {linear.shape.rows, linear.dense()}});
   }
   if (linear.kept() > 0) {
-    parts.push_back({linear.name + ".kept", DType::f16, {linear.shape.rows, linear.kept()}});
+    parts.push_back({linear.name + ".kept", dtype_of(linear.entry->kept_levels), {linear.shape.rows, linear.kept()}});
     parts.push_back({linear.name + ".kept_columns", DType::i32, {linear.kept()}});
   }
   if (linear.bias) parts.push_back({linear.name + ".bias", DType::f32, {linear.shape.rows}});
@@ -142,6 +148,7 @@ class QuantizedSource : public ModelSource {
   const TensorView& at(const std::string& name) const { return *checkpoint_.find(name); }
   template <class T>
   std::vector<T> take(const std::string& name) const;
+  CodeBytes borrow(const std::string& name) const;
   Result<std::vector<float>> take_floats(const std::string& name) const;
   Result<LinearWeight> read_linear(const StoredLinear& linear) const;
   Status read_dense(const StoredLinear& linear, LinearWeight& weight) const;
@@ -284,6 +291,11 @@ std::vector<T> QuantizedSource::take(const std::string& name) const {
   return values;
 }
 
+CodeBytes QuantizedSource::borrow(const std::string& name) const {
+  const TensorView& tensor = at(name);
+  return CodeBytes::borrowed(tensor.bytes, checkpoint_.borrow(tensor, tensor.bytes));
+}
+
 Result<std::vector<float>> QuantizedSource::take_floats(const std::string& name) const {
   const TensorView& tensor = at(name);
   NIBBLE_DO(check_values_of(checkpoint_, tensor));
@@ -293,7 +305,7 @@ Result<std::vector<float>> QuantizedSource::take_floats(const std::string& name)
 }
 
 Status QuantizedSource::read_dense(const StoredLinear& linear, LinearWeight& weight) const {
-  weight.codes = take<std::byte>(linear.name + ".codes");
+  weight.codes = borrow(linear.name + ".codes");
   if (weight.sparse24) weight.pattern = take<std::byte>(linear.name + ".pattern");
   NIBBLE_TRY(weight.scales, take_floats(linear.name + ".scales"));
   if (weight.format.offset) weight.offsets = take<uint8_t>(linear.name + ".offsets");
@@ -306,7 +318,7 @@ Status QuantizedSource::read_plain(const StoredLinear& linear, LinearWeight& wei
   const Levels levels = levels_of(tensor.dtype);
   weight.format.levels = levels;
   weight.format.bits = static_cast<int>(8 * bytes_of(levels));
-  weight.codes = take<std::byte>(linear.name + ".weight");
+  weight.codes = borrow(linear.name + ".weight");
   return {};
 }
 
@@ -314,6 +326,7 @@ Status QuantizedSource::read_kept(const StoredLinear& linear, LinearWeight& weig
   if (linear.kept() == 0) return {};
   NIBBLE_DO(check_values_of(checkpoint_, at(linear.name + ".kept")));
   weight.kept = take<uint16_t>(linear.name + ".kept");
+  weight.kept_levels = linear.entry->kept_levels;
   weight.kept_columns = take<int32_t>(linear.name + ".kept_columns");
   return {};
 }

@@ -128,14 +128,24 @@ Shape shape_of(const Spec& spec, Role role) {
   return {};
 }
 
-std::vector<Site> sites_of(const Spec& spec) {
+namespace {
+
+std::vector<Site> make_sites(bool gated, bool shared_norm) {
   Site first = {"qkv", {Role::q, Role::k, Role::v}};
-  Site mlp = spec.gated ? Site{"gate_up", {Role::gate, Role::up}} : Site{"up", {Role::up}};
+  Site mlp = gated ? Site{"gate_up", {Role::gate, Role::up}} : Site{"up", {Role::up}};
   const Site o = {"o", {Role::o}}, down = {"down", {Role::down}};
-  if (!spec.shared_norm) return {first, o, mlp, down};
+  if (!shared_norm) return {first, o, mlp, down};
   first.name += "_" + mlp.name;
   first.roles.insert(first.roles.end(), mlp.roles.begin(), mlp.roles.end());
   return {first, o, down};
+}
+
+}  // namespace
+
+const std::vector<Site>& sites_of(const Spec& spec) {
+  static const std::vector<Site> kinds[2][2] = {{make_sites(false, false), make_sites(false, true)},
+                                                {make_sites(true, false), make_sites(true, true)}};
+  return kinds[spec.gated][spec.shared_norm];
 }
 
 }  // namespace nibble

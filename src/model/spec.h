@@ -87,6 +87,6 @@ struct Site {
   std::string name;  // "qkv", "o", "gate_up", "up", "down"; parallel with a shared norm: "qkv_up"
   std::vector<Role> roles;
 };
-std::vector<Site> sites_of(const Spec& spec);
+const std::vector<Site>& sites_of(const Spec& spec);
 
 }  // namespace nibble

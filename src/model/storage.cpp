@@ -16,8 +16,9 @@ static_assert(std::endian::native == std::endian::little, "tensors are stored as
 // Appends tensors, viewing memory that the caller keeps or that `out.storage` takes over.
 class Collector {
  public:
-  template <class T>
-  void view(std::string name, DType type, std::vector<int64_t> shape, const std::vector<T>& values) {
+  // `values`: contiguous.
+  template <class Values>
+  void view(std::string name, DType type, std::vector<int64_t> shape, const Values& values) {
     out_.tensors.push_back({std::move(name), type, std::move(shape), std::as_bytes(std::span(values))});
   }
   void own(std::string name, DType type, std::vector<int64_t> shape, Bytes bytes) {
@@ -80,7 +81,8 @@ void Collector::linear(const std::string& name, const LinearWeight& weight) {
   if (weight.rows == 0) return;
   dense(name, weight);
   if (weight.kept_count() > 0) {
-    view(name + ".kept", DType::f16, {weight.rows, weight.kept_count()}, weight.kept);
+    view(name + ".kept", weight.kept_levels == Levels::bf16 ? DType::bf16 : DType::f16,
+         {weight.rows, weight.kept_count()}, weight.kept);
     view(name + ".kept_columns", DType::i32, {weight.kept_count()}, weight.kept_columns);
   }
   floats(name + ".bias", weight.bias);
@@ -134,6 +136,7 @@ NamedTensors global_tensors(const GlobalWeights& globals) {
 Json linear_entry(const LinearWeight& weight) {
   Json entry = {{"weights", to_string(weight.format)}, {"activations", to_string(weight.activations)}};
   if (weight.kept_count() > 0) entry["kept"] = weight.kept_count();
+  if (weight.kept_count() > 0 && weight.kept_levels == Levels::bf16) entry["kept_as"] = "bf16";
   if (weight.sparse24) entry["pattern"] = "2:4";
   return entry;
 }

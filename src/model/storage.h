@@ -7,7 +7,7 @@
 //   NAME.scales        F32 or F16 [N, G]       as the format's codec says
 //   NAME.offsets       U8   [N, G]             formats with an offset
 //   NAME.weight        F32, F16 or BF16 [N, I] instead of the four above, a float dense part
-//   NAME.kept          F16  [N, kept]          kept columns, and their indices
+//   NAME.kept          F16, or BF16 where "kept_as" says so, [N, kept]: kept columns, and their indices
 //   NAME.kept_columns  I32  [kept]
 //   NAME.bias          F32  [N]
 //

@@ -42,7 +42,9 @@ LinearWeight quantized(const LinearWeight& from, const char* weights, const char
     out.scales.push_back(round_scale(0.01f * static_cast<float>(1 + random.below(99)), out.format.scale));
     if (out.format.offset) out.offsets.push_back(static_cast<uint8_t>(random.below(out.format.levels_count())));
   }
-  for (int64_t i = 0; i < out.rows * kept; ++i) out.kept.push_back(f32_to_f16(0.125f * static_cast<float>(i % 50)));
+  for (int64_t i = 0; i < out.rows * kept; ++i)
+    out.kept.push_back(round_kept(0.125f * static_cast<float>(i % 50), sparse ? Levels::bf16 : Levels::f16));
+  if (sparse) out.kept_levels = Levels::bf16;
   out.bias = from.bias;
   return out;
 }
@@ -106,6 +108,9 @@ void expect_same(const LinearWeight& a, const LinearWeight& b, const std::string
   EXPECT_EQ(a.scales, b.scales);
   EXPECT_EQ(a.offsets, b.offsets);
   EXPECT_EQ(a.kept, b.kept);
+  if (a.kept_count() > 0) {
+    EXPECT_EQ(a.kept_levels, b.kept_levels);
+  }
   EXPECT_EQ(a.bias, b.bias);
 }
 

@@ -1,6 +1,9 @@
 #include "model/tensor_reading.h"
 
+#include <algorithm>
+
 #include "checkpoint/file_name.h"
+#include "core/file.h"
 
 namespace nibble {
 
@@ -28,9 +31,19 @@ Status expect_float(const Checkpoint& checkpoint, const TensorView& tensor) {
               file_with(checkpoint, tensor), in_quotes(tensor.name), name_of(tensor.dtype));
 }
 
+// In pieces, so that only one of them is resident; the whole tensor is looked at again to name what is bad in it.
 Status check_values_of(const Checkpoint& checkpoint, const TensorView& tensor) {
-  auto status = check_finite(tensor);
-  if (status) return status;
+  constexpr size_t kPiece = size_t{16} << 20;
+  bool fine = true;
+  for (size_t begin = 0; begin < tensor.bytes.size() && fine; begin += kPiece) {
+    TensorView piece{
+        tensor.name, tensor.dtype, {}, tensor.bytes.subspan(begin, std::min(kPiece, tensor.bytes.size() - begin))};
+    piece.shape = {static_cast<int64_t>(piece.bytes.size()) * 8 / bits_of(tensor.dtype)};
+    fine = check_finite(piece).has_value();
+    MappedFile::release_pages(piece.bytes);
+  }
+  if (fine) return {};
+  const Status status = check_finite(tensor);
   return fail(status.error().code, "{}: {}", file_with(checkpoint, tensor), status.error().message);
 }
 

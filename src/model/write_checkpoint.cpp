@@ -1,11 +1,9 @@
 // From a ModelSource back to an ordinary float checkpoint of its family.
-#include <algorithm>
-#include <map>
-
 #include "checkpoint/output_folder.h"
 #include "checkpoint/safetensors.h"
 #include "core/file.h"
 #include "model/globals.h"
+#include "model/shard_plan.h"
 #include "model/storage.h"
 #include "model/tensor_map.h"
 #include "model/tensor_reading.h"
@@ -13,15 +11,6 @@
 namespace nibble {
 namespace fs = std::filesystem;
 namespace {
-
-constexpr int64_t kGlobals = -1;  // the unit of everything outside the blocks; the others are block indices
-
-// What goes into one file.
-struct Shard {
-  std::vector<TensorView> tensors;
-  std::map<std::string, int64_t> units;  // by tensor
-  int64_t bytes = 0;
-};
 
 // One tensor of the output, filled row by row.
 class TensorBytes {
@@ -86,16 +75,17 @@ Status fill_from_globals(const GlobalMap& map, const GlobalWeights& globals, con
 
 class Writer {
  public:
-  Writer(const ModelSource& source, const Layout& layout, Levels levels)
-      : source_(source), layout_(layout), base_(layout.bases.front()), levels_(levels) {}
+  Writer(const ModelSource& source, const Layout& layout, Levels levels, int64_t shard_bytes)
+      : source_(source),
+        layout_(layout),
+        base_(layout.bases.front()),
+        levels_(levels),
+        shards_(plan_shards(source.spec(), layout, base_, levels, shard_bytes)) {}
 
-  void plan(int64_t shard_bytes);
-  int64_t bytes() const;
+  int64_t bytes() const { return bytes_of(shards_); }
   Status write_shards(const fs::path& folder);
 
  private:
-  std::vector<ExpectedTensor> tensors_of(int64_t unit) const;
-  void add_unit(int64_t unit, int64_t shard_bytes);
   Status write_shard(const Shard& shard, const fs::path& path);
   Status write_tensor(const TensorView& tensor, int64_t unit, SafetensorsWriter& writer);
   Status load(int64_t unit);
@@ -105,49 +95,16 @@ class Writer {
   std::string_view base_;
   Levels levels_;
   std::vector<Shard> shards_;
-  int64_t loaded_ = kGlobals - 1;  // the unit that block_ or globals_ holds
+  int64_t loaded_ = kGlobalUnit - 1;  // the unit that block_ or globals_ holds
   BlockWeights block_;
   GlobalWeights globals_;
 };
 
-std::vector<ExpectedTensor> Writer::tensors_of(int64_t unit) const {
-  if (unit == kGlobals) return global_map(source_.spec(), layout_, base_).tensors;
-  return block_map(source_.spec(), layout_, base_, unit).tensors;
-}
-
-void Writer::plan(int64_t shard_bytes) {
-  for (int64_t unit = kGlobals; unit < source_.spec().layers; ++unit) add_unit(unit, shard_bytes);
-}
-
-void Writer::add_unit(int64_t unit, int64_t shard_bytes) {
-  const std::vector<ExpectedTensor> tensors = tensors_of(unit);
-  int64_t bytes = 0;
-  for (const ExpectedTensor& tensor : tensors)
-    bytes += TensorView{tensor.name, dtype_of(levels_), tensor.shape, {}}.elements() * bytes_of(levels_);
-  if (shards_.empty() || shards_.back().bytes + bytes > shard_bytes) shards_.emplace_back();
-  Shard& shard = shards_.back();
-  shard.bytes += bytes;
-  for (const ExpectedTensor& tensor : tensors) {
-    shard.tensors.push_back({tensor.name, dtype_of(levels_), tensor.shape, {}});
-    shard.units.emplace(tensor.name, unit);
-  }
-}
-
-int64_t Writer::bytes() const {
-  int64_t bytes = 0;
-  for (const Shard& shard : shards_) bytes += shard.bytes;
-  return bytes;
-}
-
 Status Writer::write_shards(const fs::path& folder) {
-  ShardIndex index;
   const auto count = static_cast<int64_t>(shards_.size());
-  for (int64_t i = 0; i < count; ++i) {
-    const Shard& shard = shards_[static_cast<size_t>(i)];
-    NIBBLE_DO(write_shard(shard, folder / shard_name(i, count)));
-    for (const TensorView& tensor : shard.tensors) index.emplace(tensor.name, shard_name(i, count));
-  }
-  return count == 1 ? Status() : write_shard_index(folder, index, bytes());
+  for (int64_t i = 0; i < count; ++i)
+    NIBBLE_DO(write_shard(shards_[static_cast<size_t>(i)], folder / shard_name(i, count)));
+  return write_shard_index(folder, shards_);
 }
 
 // The file's order is by name, which keeps the tensors of a block together: each block is loaded once.
@@ -160,7 +117,7 @@ Status Writer::write_shard(const Shard& shard, const fs::path& path) {
 Status Writer::write_tensor(const TensorView& tensor, int64_t unit, SafetensorsWriter& writer) {
   NIBBLE_DO(load(unit));
   TensorBytes out(tensor, levels_);
-  if (unit == kGlobals) {
+  if (unit == kGlobalUnit) {
     NIBBLE_DO(fill_from_globals(global_map(source_.spec(), layout_, base_), globals_, tensor.name, out));
   } else {
     NIBBLE_DO(fill_from_block(block_map(source_.spec(), layout_, base_, unit), block_, tensor.name, out));
@@ -172,7 +129,7 @@ Status Writer::load(int64_t unit) {
   if (unit == loaded_) return {};
   block_ = {};
   globals_ = {};
-  if (unit == kGlobals) {
+  if (unit == kGlobalUnit) {
     NIBBLE_TRY(globals_, source_.globals());
   } else {
     NIBBLE_TRY(block_, source_.block(unit));
@@ -224,8 +181,7 @@ Status write_checkpoint(const ModelSource& source, const fs::path& folder, Level
   NIBBLE_DO(expect_elsewhere(source.folder(), folder));
   NIBBLE_TRY(const Reading reading, read_family(source.config(), (source.folder() / "config.json").string()));
   NIBBLE_DO(expect_same_spec(source.spec(), reading.spec, source.folder()));
-  Writer writer(source, reading.layout, levels);
-  writer.plan(options.shard_bytes);
+  Writer writer(source, reading.layout, levels, options.shard_bytes);
   NIBBLE_TRY(OutputFolder out, OutputFolder::create(folder, options.force, false));
   Status written = out.require_space(writer.bytes());
   if (written) written = write_all(source, writer, levels, out.path());

@@ -1,10 +1,8 @@
 #include "runtime/block.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
+#include <cstring>
 
-#include "core/checked.h"
 #include "runtime/ops/ops.h"
 
 namespace nibble {
@@ -17,163 +15,143 @@ struct BlockRun {
   const Spec& spec;
   const PackedBlock& block;
   int64_t layer;
+  std::span<const Segment> segments;
   float* hidden;  // [M][D]
   Isa isa;
   Workspace& ws;
   ThreadPool& pool;
   const Tap* tap;
+  const std::span<const int64_t>* wanted;
   int64_t m = 0;
-  std::vector<Site> sites = sites_of(spec);
+
+  // The inputs of the sites, row by row: each is made by the thread that quantizes it.
+  auto input(const NormWeight& norm) const {
+    return [this, &norm](int64_t i, float* room) -> const float* {
+      const float* const x = hidden + i * spec.hidden;
+      if (spec.post_norm) return x;
+      ops::norm_row(spec, norm, x, isa, room);
+      return room;
+    };
+  }
+
+  auto activated() const {
+    return [this](int64_t i, float* room) -> const float* {
+      const float* const up = ws.up.data() + i * spec.ffn;
+      const float* const gate = ws.gate.data() + i * spec.ffn;
+      ops::activate_row(spec.activation, spec.gated ? gate : up, spec.gated ? up : nullptr, spec.ffn, isa, room);
+      return room;
+    };
+  }
+
+  auto rows(const AlignedBuffer<float>& of, int64_t width) const {
+    return [x = of.data(), width](int64_t i, float*) -> const float* { return x + i * width; };
+  }
 
   //   x <- x + attention(norm(x))           or, post-norm:   x <- norm(x + attention(x))
   //   x <- x + mlp(norm(x))                                  x <- norm(x + mlp(x))
   void sequential() {
-    if (!run_site(Role::q, before(block.attention_norm))) return;
+    if (!run_site(Role::q, input(block.attention_norm))) return;
     attend();
-    if (!run_site(Role::o, ws.mixed.data())) return;
-    residual(ws.attention);
+    if (!run_site(Role::o, rows(ws.mixed, attention_width()), hidden)) return;
     after(block.attention_norm);
 
-    if (!run_site(spec.gated ? Role::gate : Role::up, before(block.mlp_norm))) return;
-    activate();
-    if (!run_site(Role::down, ws.up.data())) return;
-    residual(ws.mlp);
+    if (!run_site(spec.gated ? Role::gate : Role::up, input(block.mlp_norm))) return;
+    if (!run_site(Role::down, activated(), hidden)) return;
     after(block.mlp_norm);
   }
 
   //   x <- x + attention(norm(x)) + mlp(norm'(x))            norm' = norm when it is shared: then one site reads it
   void parallel() {
-    if (!run_site(Role::q, before(block.attention_norm))) return;
+    if (!run_site(Role::q, input(block.attention_norm))) return;
     attend();
-    if (!run_site(Role::o, ws.mixed.data())) return;
-    if (!spec.shared_norm && !run_site(spec.gated ? Role::gate : Role::up, before(block.mlp_norm))) return;
-    activate();
-    if (!run_site(Role::down, ws.up.data())) return;
-    residual(ws.attention);
-    residual(ws.mlp);
-  }
-
-  const float* before(const NormWeight& norm) {
-    if (spec.post_norm) return hidden;
-    ws.normed.reserve(m * spec.hidden);
-    normalize(spec, norm, hidden, m, ws.normed.data(), pool);
-    return ws.normed.data();
+    if (!run_site(Role::o, rows(ws.mixed, attention_width()))) return;
+    if (!spec.shared_norm && !run_site(spec.gated ? Role::gate : Role::up, input(block.mlp_norm))) return;
+    if (!run_site(Role::down, activated(), hidden)) return;
+    ops::add(hidden, ws.attention.data(), m, spec.hidden, pool);
   }
 
   void after(const NormWeight& norm) {
-    if (spec.post_norm) normalize(spec, norm, hidden, m, hidden, pool);
+    if (spec.post_norm) ops::normalize(spec, norm, hidden, m, hidden, isa, pool);
   }
 
-  void residual(const AlignedBuffer<float>& part) { ops::add(hidden, part.data(), m * spec.hidden, pool); }
-
-  // All linears of the site that `member` belongs to, on the same input x [M][K]. False: the tap ends the pass.
-  [[nodiscard]] bool run_site(Role member, const float* x) {
+  // All linears of the site that `member` belongs to, on the same input; a single one's outputs are added to `sum`
+  // where that is given. Linears that read the input in the same form run side by side. False: the tap ends the pass.
+  [[nodiscard]] bool run_site(Role member, RowSource x, float* sum = nullptr) {
     const Site& site = site_of(member);
-    const int64_t width = block[member].inputs();
-    if (tap != nullptr && !(*tap)(site, x, m, width)) return false;
-    int prepared = -1;
-    for (Role role : site.roles) {
-      const PackedLinear& layer_weights = block[role];
-      if (const int plan = block.plan_of[index(role)]; plan != prepared) {
-        prepare(layer_weights.plan(), x, width, m, isa, ws.input, pool);
-        prepared = plan;
+    if (tap != nullptr && !show(site, x)) return false;
+    std::array<bool, kRoles> done{};
+    for (Role first : site.roles) {
+      if (done[index(first)]) continue;
+      std::array<LinearOutput, kRoles> outputs;
+      size_t count = 0;
+      for (Role role : site.roles) {
+        if (block.plan_of[index(role)] != block.plan_of[index(first)]) continue;
+        outputs[count++] = output(role, sum);
+        done[index(role)] = true;
       }
-      AlignedBuffer<float>& y = output(role);
-      y.reserve(m * layer_weights.outputs());
-      linear(layer_weights, ws.input, y.data(), layer_weights.outputs(), pool);
+      prepare(block[first].plan(), x, m, isa, ws.input, pool);
+      linear({outputs.data(), count}, ws.input, pool);
     }
     return true;
   }
 
+  bool show(const Site& site, RowSource x) {
+    const int64_t width = block[site.roles[0]].inputs();
+    prepare({.activations = {}, .kept_columns = {}, .columns = width}, x, m, isa, ws.input, pool);
+    ws.seen.reserve(m * width);
+    for (int64_t i = 0; i < m; ++i) std::copy_n(ws.input.x + i * ws.input.x_stride, width, ws.seen.data() + i * width);
+    return (*tap)(site, ws.seen.data(), m, width);
+  }
+
   const Site& site_of(Role role) const {
+    const std::vector<Site>& sites = sites_of(spec);
     return *std::find_if(sites.begin(), sites.end(), [&](const Site& site) {
       return std::find(site.roles.begin(), site.roles.end(), role) != site.roles.end();
     });
   }
 
-  AlignedBuffer<float>& output(Role role) {
+  LinearOutput output(Role role, float* sum) {
     AlignedBuffer<float>* const buffers[kRoles] = {&ws.q, &ws.k, &ws.v, &ws.attention, &ws.gate, &ws.up, &ws.mlp};
-    return *buffers[index(role)];
+    AlignedBuffer<float>& y = *buffers[index(role)];
+    const int64_t width = block[role].outputs();
+    y.reserve(m * width);
+    return {&block[role], y.data(), width, sum};
   }
 
-  void activate() {
-    const int64_t count = m * spec.ffn;
-    if (spec.gated) {
-      ops::activate_gated(spec.activation, ws.gate.data(), ws.up.data(), ws.up.data(), count, pool);
-    } else {
-      ops::activate(spec.activation, ws.up.data(), count, pool);
-    }
-  }
+  int64_t attention_width() const { return spec.heads * spec.head_dim; }
 
-  // ws.mixed [M][heads * head_dim] from q, k and v and what the sequences hold already.
+  // ws.mixed [M][heads * head_dim] from q, k and v and what the sequences hold already. From here on tokens do not see
+  // each other: those that nobody wants are dropped.
   void attend() {
-    if (spec.positions == Positions::rotary) {
-      rotate(ws.q, spec.heads);
-      rotate(ws.k, spec.kv_heads);
+    const int64_t kv_width = spec.kv_heads * spec.head_dim;
+    ws.mixed.reserve(m * attention_width());
+    nibble::attend(spec, layer, segments,
+                   {ws.q.data(), ws.k.data(), ws.v.data(), attention_width(), kv_width, kv_width}, ws.positions, isa,
+                   ws.attention_scratch, ws.mixed.data(), pool);
+    if (wanted == nullptr) return;
+    keep_wanted(hidden, spec.hidden);
+    keep_wanted(ws.mixed.data(), attention_width());
+    if (spec.shared_norm) {
+      keep_wanted(ws.up.data(), spec.ffn);
+      if (spec.gated) keep_wanted(ws.gate.data(), spec.ffn);
     }
-    store();
-    mix();
+    m = static_cast<int64_t>(wanted->size());
   }
 
-  void rotate(AlignedBuffer<float>& x, int64_t heads) {
-    ops::rotary(x.data(), m, heads * spec.head_dim, heads, spec.head_dim, ws.row_positions, ws.positions.cosines(),
-                ws.positions.sines(), pool);
-  }
-
-  void store() {
-    const int64_t width = spec.kv_heads * spec.head_dim;
-    pool.run_ranges(m, 8, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row)
-        ws.row_sequences[static_cast<size_t>(row)]->store(layer, ws.row_positions[static_cast<size_t>(row)],
-                                                          ws.k.data() + row * width, ws.v.data() + row * width);
-    });
-  }
-
-  // Threads take one (token, head) after the other, each with its own scratch.
-  void mix() {
-    const int64_t width = spec.heads * spec.head_dim, tasks = m * spec.heads,
-                  slots = std::min<int64_t>(pool.size(), tasks);
-    const int64_t stride = round_up(1 + *std::max_element(ws.row_positions.begin(), ws.row_positions.end()), kLanes);
-    ws.mixed.reserve(m * width);
-    ws.scores.reserve(slots * stride);
-    std::atomic<int64_t> next{0};
-    pool.run(slots, [&](int64_t slot) {
-      for (int64_t task = next.fetch_add(1); task < tasks; task = next.fetch_add(1))
-        mix_head(task / spec.heads, task % spec.heads, ws.scores.data() + slot * stride);
-    });
-  }
-
-  void mix_head(int64_t row, int64_t head, float* scores) {
-    const Sequence& sequence = *ws.row_sequences[static_cast<size_t>(row)];
-    const int64_t kv_head = head / (spec.heads / spec.kv_heads);
-    const int64_t at = (row * spec.heads + head) * spec.head_dim;
-    AttentionArgs args{};
-    args.type = sequence.type();
-    args.q = ws.q.data() + at;
-    args.keys = sequence.keys(layer, kv_head);
-    args.values = sequence.values(layer, kv_head);
-    args.head_dim = spec.head_dim;
-    args.position = ws.row_positions[static_cast<size_t>(row)];
-    args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.head_dim)));
-    args.bias = ws.positions.bias(head);
-    args.scores = scores;
-    args.y = ws.mixed.data() + at;
-    attention_kernel(args.type, isa)(args);
+  // Rows move up to the front, in order.
+  void keep_wanted(float* x, int64_t width) const {
+    for (size_t i = 0; i < wanted->size(); ++i)
+      std::memmove(x + static_cast<int64_t>(i) * width, x + (*wanted)[i] * width,
+                   static_cast<size_t>(width) * sizeof(float));
   }
 };
 
-// Where each token of the batch belongs, room for it in its sequence, and tables up to the last position.
+// Room for each token in its sequence, and tables up to the last position.
 void place_tokens(const Spec& spec, std::span<const Segment> segments, Workspace& ws) {
-  ws.row_positions.clear();
-  ws.row_sequences.clear();
   int64_t end = 0;
   for (const Segment& segment : segments) {
     segment.sequence->reserve(segment.position + segment.count);
     end = std::max(end, segment.position + segment.count);
-    for (int64_t i = 0; i < segment.count; ++i) {
-      ws.row_positions.push_back(segment.position + i);
-      ws.row_sequences.push_back(segment.sequence);
-    }
   }
   ws.positions.reserve(spec, end);
 }
@@ -203,25 +181,23 @@ Result<PackedBlock> pack_block(const BlockWeights& weights, Isa isa, ThreadPool&
     auto packed = PackedLinear::pack(weights[role], isa, pool);
     if (!packed) return fail(packed.error().code, "{}: {}", name_of(role), packed.error().message);
     out.linears[index(role)] = std::move(*packed);
-    out.plan_of[index(role)] = first_with_plan(out, index(role));
   }
+  find_plans(out);
   return out;
 }
 
-void normalize(const Spec& spec, const NormWeight& norm, const float* x, int64_t m, float* y, ThreadPool& pool) {
-  if (spec.norm == Norm::rms) {
-    ops::rms_norm(x, m, spec.hidden, norm.gain, spec.norm_eps, y, pool);
-  } else {
-    ops::layer_norm(x, m, spec.hidden, norm.gain, norm.bias, spec.norm_eps, y, pool);
-  }
+void find_plans(PackedBlock& block) {
+  for (Role role : kAllRoles)
+    if (block.linears[index(role)]) block.plan_of[index(role)] = first_with_plan(block, index(role));
 }
 
 void forward_block(const Spec& spec, const PackedBlock& block, int64_t layer, std::span<const Segment> segments,
-                   float* hidden, Isa isa, Workspace& workspace, ThreadPool& pool, const Tap* tap) {
+                   float* hidden, Isa isa, Workspace& workspace, ThreadPool& pool, const Tap* tap,
+                   const std::span<const int64_t>* wanted) {
   const int64_t m = tokens_of(segments);
   if (m == 0) return;
   place_tokens(spec, segments, workspace);
-  BlockRun run{spec, block, layer, hidden, isa, workspace, pool, tap, m};
+  BlockRun run{spec, block, layer, segments, hidden, isa, workspace, pool, tap, wanted, m};
   if (spec.parallel) {
     run.parallel();
   } else {

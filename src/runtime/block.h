@@ -11,6 +11,7 @@
 #include "core/threads.h"
 #include "kernels/linear.h"
 #include "model/model.h"
+#include "runtime/attention.h"
 #include "runtime/positions.h"
 #include "runtime/sequence.h"
 
@@ -27,6 +28,8 @@ struct PackedBlock {
   const PackedLinear& operator[](Role role) const { return *linears[static_cast<size_t>(role)]; }
   int64_t bytes() const;  // packed, resident
 };
+// Fills in plan_of from the linears.
+void find_plans(PackedBlock& block);
 // Errors are those of PackedLinear::pack, with the role in front.
 Result<PackedBlock> pack_block(const BlockWeights& weights, Isa isa, ThreadPool& pool);
 
@@ -39,26 +42,25 @@ using Tap = std::function<bool(const Site& site, const float* x, int64_t m, int6
 struct Workspace {
   AlignedBuffer<float> embedded;        // embedding rows, where they are narrower than the hidden state
   AlignedBuffer<float> hidden;          // the residual stream
-  AlignedBuffer<float> normed;          // input of a site
   AlignedBuffer<float> q, k, v, mixed;  // mixed: values weighted by attention
   AlignedBuffer<float> gate, up;
   AlignedBuffer<float> attention, mlp;  // what the two halves add to the residual stream
-  AlignedBuffer<float> scores;          // attention's scratch
-  AlignedBuffer<float> final_rows, head_rows;
+  AlignedBuffer<float> seen;            // input of a site, for a tap
+  AlignedBuffer<float> head_rows;       // input of the head, where the hidden state is projected
   PreparedInput input;
   PositionTables positions;
-  std::vector<int64_t> row_positions;    // by token
-  std::vector<Sequence*> row_sequences;  // by token
+  AttentionScratch attention_scratch;
+  std::vector<const Sequence*> sequences;
 };
 
 // One block over M tokens: hidden [M][D] is read and replaced. `layer` selects the cache of each segment's sequence,
 // where the tokens' keys and values are stored at the segment's positions (room is made; the length is the caller's
 // business). Every position must be below the Spec's max_positions. `tap` sees each site of sites_of(spec) once, in
-// execution order; where it ends the pass, what `hidden` and the cache then hold is of no use.
+// execution order; where it ends the pass, what `hidden` and the cache then hold is of no use. With `wanted`, the
+// numbers of some of the M tokens, ascending: only their rows are computed after attention, and they are left in order
+// in the first rows of `hidden`.
 void forward_block(const Spec& spec, const PackedBlock& block, int64_t layer, std::span<const Segment> segments,
-                   float* hidden, Isa isa, Workspace& workspace, ThreadPool& pool, const Tap* tap = nullptr);
-
-// RMS or layer norm of M rows of the Spec's hidden width; y may be x.
-void normalize(const Spec& spec, const NormWeight& norm, const float* x, int64_t m, float* y, ThreadPool& pool);
+                   float* hidden, Isa isa, Workspace& workspace, ThreadPool& pool, const Tap* tap = nullptr,
+                   const std::span<const int64_t>* wanted = nullptr);
 
 }  // namespace nibble

@@ -1,25 +1,25 @@
 #include "runtime/model.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
+#include <atomic>
+#include <bit>
+
+#include "runtime/ops/ops.h"
 
 namespace nibble {
 namespace {
 
-// y = layer(x) for M rows of x.
-void apply(const PackedLinear& layer, const float* x, int64_t m, float* y, Isa isa, Workspace& ws, ThreadPool& pool) {
-  prepare(layer.plan(), x, layer.inputs(), m, isa, ws.input, pool);
-  linear(layer, ws.input, y, layer.outputs(), pool);
-}
-
-bool all_finite(std::span<const float> values) {
-  return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
+// Without an early end, so that the loop vectorizes.
+bool all_finite(const float* values, int64_t count) {
+  constexpr uint32_t kExponent = 0x7F800000;
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < count; ++i) bad |= (std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent;
+  return bad == 0;
 }
 
 // A sequence that is in two segments would be written at the same positions twice.
-Status check_distinct(std::span<const Segment> segments) {
-  std::vector<const Sequence*> sequences;
+Status check_distinct(std::span<const Segment> segments, std::vector<const Sequence*>& sequences) {
+  sequences.clear();
   for (const Segment& segment : segments) sequences.push_back(segment.sequence);
   std::sort(sequences.begin(), sequences.end());
   if (std::adjacent_find(sequences.begin(), sequences.end()) != sequences.end())
@@ -39,9 +39,14 @@ Result<Model> Model::load(const ModelSource& source, const Options& options, Thr
   model.spec_ = source.spec();
   model.options_ = options;
   NIBBLE_TRY(model.isa_, selected_isa());
-  NIBBLE_DO(model.load_globals(source, pool));
-  for (int64_t layer = 0; layer < model.spec_.layers; ++layer) NIBBLE_DO(model.load_block(source, layer, pool));
+  NIBBLE_DO(options.packed_cache ? model.load_cached(source, pool) : model.load_packing(source, pool));
   return model;
+}
+
+Status Model::load_packing(const ModelSource& source, ThreadPool& pool) {
+  NIBBLE_DO(load_globals(source, pool));
+  for (int64_t layer = 0; layer < spec_.layers; ++layer) NIBBLE_DO(load_block(source, layer, pool));
+  return {};
 }
 
 Status Model::load_globals(const ModelSource& source, ThreadPool& pool) {
@@ -81,7 +86,11 @@ Result<PackedLinear> Model::pack(LinearWeight& weight, std::string_view name, Th
 }
 
 Status Model::convert(LinearWeight& weight, std::string_view name, ThreadPool& pool) const {
-  if (!options_.weights || weight.format.is_integer() || weight.format.levels == *options_.weights) return {};
+  if (weight.format.is_integer()) return {};
+  NumberFormat input{.levels = options_.activations};
+  input.bits = input.levels == Levels::f32 ? 32 : 16;
+  weight.activations = input;
+  if (!options_.weights || weight.format.levels == *options_.weights) return {};
   const Levels levels = *options_.weights;
   const int64_t row_bytes = weight.columns * (levels == Levels::f32 ? 4 : 2);
   Bytes values(static_cast<size_t>(weight.rows * row_bytes));
@@ -97,6 +106,7 @@ Status Model::convert(LinearWeight& weight, std::string_view name, ThreadPool& p
     return fail(ErrorCode::unsupported, "{}: a weight of row {} is too large for {}", name, bad - fits.begin(),
                 levels == Levels::f16 ? "f16 (bf16 has the range of f32)" : "bf16");
   weight = float_linear(weight.rows, weight.columns, levels, std::move(values), std::move(weight.bias));
+  weight.activations = input;
   return {};
 }
 
@@ -110,13 +120,13 @@ int64_t Model::packed_bytes() const {
 
 Status Model::forward(std::span<const int32_t> tokens, std::span<Segment> segments, std::span<const int64_t> wanted,
                       float* logits, Workspace& ws, ThreadPool& pool) const {
-  for (int64_t row : wanted) NIBBLE_CHECK(row >= 0 && row < static_cast<int64_t>(tokens.size()));
-  NIBBLE_DO(run_blocks(tokens, segments, ws, pool));
-  ws.final_rows.reserve(static_cast<int64_t>(wanted.size()) * spec_.hidden);
-  for (size_t i = 0; i < wanted.size(); ++i)
-    std::memcpy(ws.final_rows.data() + static_cast<int64_t>(i) * spec_.hidden,
-                ws.hidden.data() + wanted[i] * spec_.hidden, static_cast<size_t>(spec_.hidden) * sizeof(float));
-  Status done = logits_of(ws.final_rows.data(), static_cast<int64_t>(wanted.size()), logits, ws, pool);
+  int64_t from = 0;
+  for (int64_t row : wanted) {
+    NIBBLE_CHECK(row >= from && row < static_cast<int64_t>(tokens.size()));
+    from = row + 1;
+  }
+  NIBBLE_DO(run_blocks(tokens, segments, &wanted, ws, pool));
+  Status done = logits_of(ws.hidden.data(), static_cast<int64_t>(wanted.size()), logits, ws, pool);
   if (!done)
     for (const Segment& segment : segments) segment.sequence->truncate(segment.position);
   return done;
@@ -124,37 +134,54 @@ Status Model::forward(std::span<const int32_t> tokens, std::span<Segment> segmen
 
 Status Model::run_blocks(std::span<const int32_t> tokens, std::span<Segment> segments, Workspace& ws,
                          ThreadPool& pool) const {
-  NIBBLE_DO(check_distinct(segments));
+  return run_blocks(tokens, segments, nullptr, ws, pool);
+}
+
+Status Model::run_blocks(std::span<const int32_t> tokens, std::span<Segment> segments,
+                         const std::span<const int64_t>* wanted, Workspace& ws, ThreadPool& pool) const {
+  NIBBLE_DO(check_distinct(segments, ws.sequences));
   for (Segment& segment : segments) segment.position = segment.sequence->length();
   ws.hidden.reserve(static_cast<int64_t>(tokens.size()) * spec_.hidden);
   NIBBLE_DO(embedder_->embed(tokens, segments, ws.hidden.data(), ws, pool));
   for (int64_t layer = 0; layer < spec_.layers; ++layer)
-    forward_block(spec_, block(layer), layer, segments, ws.hidden.data(), isa_, ws, pool);
+    forward_block(spec_, block(layer), layer, segments, ws.hidden.data(), isa_, ws, pool, nullptr,
+                  layer + 1 == spec_.layers ? wanted : nullptr);
   for (const Segment& segment : segments) segment.sequence->advance(segment.count);
   return {};
 }
 
 Status Model::logits_of(const float* hidden, int64_t m, float* logits, Workspace& ws, ThreadPool& pool) const {
-  const float* x = hidden;
-  if (spec_.final_norm) {
-    ws.normed.reserve(m * spec_.hidden);
-    normalize(spec_, globals_->final_norm, x, m, ws.normed.data(), pool);
-    x = ws.normed.data();
-  }
+  const auto final_row = [&](int64_t i, float* room) -> const float* {
+    const float* const x = hidden + i * spec_.hidden;
+    if (!spec_.final_norm) return x;
+    ops::norm_row(spec_, globals_->final_norm, x, isa_, room);
+    return room;
+  };
+  const auto apply = [&](const PackedLinear& layer, RowSource x, float* y) {
+    prepare(layer.plan(), x, m, isa_, ws.input, pool);
+    linear(layer, ws.input, y, layer.outputs(), pool);
+  };
   if (project_out_) {
     ws.head_rows.reserve(m * spec_.embedding);
-    apply(*project_out_, x, m, ws.head_rows.data(), isa_, ws, pool);
-    x = ws.head_rows.data();
+    apply(*project_out_, final_row, ws.head_rows.data());
+    apply(
+        *head_, [&](int64_t i, float*) { return ws.head_rows.data() + i * spec_.embedding; }, logits);
+  } else {
+    apply(*head_, final_row, logits);
   }
-  apply(*head_, x, m, logits, isa_, ws, pool);
-  std::vector<uint8_t> finite(static_cast<size_t>(m));
+  return check_logits(logits, m, pool);
+}
+
+Status Model::check_logits(const float* logits, int64_t m, ThreadPool& pool) const {
+  std::atomic<int64_t> first_bad{m};
   pool.run(m, [&](int64_t row) {
-    finite[static_cast<size_t>(row)] =
-        all_finite({logits + row * spec_.vocabulary, static_cast<size_t>(spec_.vocabulary)});
+    if (all_finite(logits + row * spec_.vocabulary, spec_.vocabulary)) return;
+    for (int64_t seen = first_bad.load(); row < seen && !first_bad.compare_exchange_weak(seen, row);) {
+    }
   });
-  if (auto bad = std::find(finite.begin(), finite.end(), 0); bad != finite.end())
+  if (first_bad.load() < m)
     return fail(ErrorCode::failure, "the logits of row {} are not finite: an activation overflowed or a weight is bad",
-                bad - finite.begin());
+                first_bad.load());
   return {};
 }
 

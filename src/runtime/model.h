@@ -17,6 +17,7 @@
 #include "model/model.h"
 #include "runtime/block.h"
 #include "runtime/embedder.h"
+#include "runtime/packed_cache.h"
 #include "runtime/sequence.h"
 
 namespace nibble {
@@ -25,7 +26,11 @@ class Model {
  public:
   struct Options {
     CacheType cache = CacheType::f32;
-    std::optional<Levels> weights;  // convert float linears to this type (f16, bf16, f32) when loading
+    std::optional<Levels> weights;     // convert float linears to this type (f16, bf16, f32) when loading
+    Levels activations = Levels::f32;  // what the input of float linears is rounded to: f32, or bf16 for bf16 weights
+    // Map the packed weights from kPackedCacheName beside the model (packed_cache.h); where that file is not there,
+    // stale or damaged, pack as ever and write it anew. note() says what happened.
+    bool packed_cache = false;
   };
   // Packs block by block, so that at most one block is in memory in both forms. Errors: those of the source and of
   // PackedLinear::pack, with the linear's name; `unsupported` when a weight does not fit the type asked for.
@@ -39,9 +44,11 @@ class Model {
   const PackedLinear& head() const { return *head_; }
   const Embedder& embedder() const { return *embedder_; }
   int64_t packed_bytes() const;  // of all weights, as they are resident
+  // One line about the packed cache for the user; empty when none was asked for.
+  const std::string& note() const { return note_; }
 
   // Appends tokens to their sequences. tokens: concatenated over segments (Segment::position is set from the
-  // sequence). Logits of the rows listed in `wanted` (indices into tokens, ascending) are written to
+  // sequence). Logits of the rows listed in `wanted` (indices into tokens, each above the one before) are written to
   // logits [wanted.size()][vocabulary]. `usage` error for an id outside the vocabulary, a position beyond
   // max_positions, or a sequence in two segments; `failure` when logits are not finite (names the row). After an
   // error the sequences are as long as before.
@@ -56,6 +63,15 @@ class Model {
 
  private:
   Model() = default;
+  // With `wanted`, only those rows are in workspace.hidden afterwards.
+  Status run_blocks(std::span<const int32_t> tokens, std::span<Segment> segments,
+                    const std::span<const int64_t>* wanted, Workspace& workspace, ThreadPool& pool) const;
+  Status check_logits(const float* logits, int64_t m, ThreadPool& pool) const;
+  Status load_packing(const ModelSource& source, ThreadPool& pool);
+  Status load_cached(const ModelSource& source, ThreadPool& pool);
+  Status take_globals(const PackedCache& cache, ThreadPool& pool);
+  Status take_block(const PackedCache& cache, int64_t layer);
+  Status write_cache(const std::filesystem::path& path, const Json& key) const;
   Status load_globals(const ModelSource& source, ThreadPool& pool);
   Status load_block(const ModelSource& source, int64_t layer, ThreadPool& pool);
   Result<PackedLinear> pack(LinearWeight& weight, std::string_view name, ThreadPool& pool) const;
@@ -63,6 +79,7 @@ class Model {
 
   Spec spec_;
   Options options_;
+  std::string note_;
   Isa isa_ = Isa::portable;
   std::unique_ptr<GlobalWeights> globals_;    // embedding, learned positions and final norm; the rest is packed
   std::unique_ptr<const PackedLinear> head_;  // a tied one holds the only copy of the embedding

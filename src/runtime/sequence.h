@@ -12,8 +12,9 @@
 
 namespace nibble {
 
-// A KV cache, stored [layer][kv head][position][head_dim] in f32 or f16 and grown as needed, never beyond the model's
-// positions. Owned by whoever generates; one forward pass at a time may write to it.
+// A KV cache in f32 or f16: pages of 64 positions, each with the parts of all layers and heads, [layer][kv head] as
+// kernels/abi/attention.h lays them out. A page is allocated when it is first needed and never moves, so growing copies
+// nothing. Owned by whoever generates; one forward pass at a time may write to it.
 class Sequence {
  public:
   Sequence(const Spec& spec, CacheType type);
@@ -22,35 +23,29 @@ class Sequence {
   int64_t length() const { return length_; }
   int64_t max_positions() const { return max_positions_; }
   CacheType type() const { return type_; }
-  int64_t bytes() const;  // resident
+  int64_t bytes() const;  // allocated
 
   void clear() { length_ = 0; }
   // Forgets what comes after `length`; does nothing when there is less.
   void truncate(int64_t length);
-  // Room for `length` positions (at most max_positions()); what was stored at positions below length() survives.
+  // Room for `length` positions (at most max_positions()).
   void reserve(int64_t length);
   // `count` more positions have been stored in all layers.
   void advance(int64_t count) { length_ += count; }
 
-  // Stores one token's keys and values, each [kv_heads][head_dim], at a reserved position.
-  void store(int64_t layer, int64_t position, const float* keys, const float* values);
-  // The first position of one head: [capacity][head_dim] elements of type().
-  const std::byte* keys(int64_t layer, int64_t kv_head) const { return at(keys_, layer, kv_head, 0); }
-  const std::byte* values(int64_t layer, int64_t kv_head) const { return at(values_, layer, kv_head, 0); }
+  // Where the kernels find, and put, the keys and values of one head. Valid until the next reserve().
+  CachedHead head(int64_t layer, int64_t kv_head) const;
 
  private:
-  using Layers = std::vector<AlignedBuffer<std::byte>>;  // one buffer per layer: [kv head][capacity][head_dim]
-  int64_t row_bytes() const { return head_dim_ * (type_ == CacheType::f32 ? 4 : 2); }
-  int64_t offset(int64_t kv_head, int64_t position) const { return (kv_head * capacity_ + position) * row_bytes(); }
-  const std::byte* at(const Layers& layers, int64_t layer, int64_t kv_head, int64_t position) const {
-    return layers[static_cast<size_t>(layer)].data() + offset(kv_head, position);
-  }
-  AlignedBuffer<std::byte> grown(const AlignedBuffer<std::byte>& old, int64_t capacity) const;
-  void write(std::byte* to, const float* from) const;
+  int64_t value_bytes() const { return type_ == CacheType::f32 ? 4 : 2; }
+  int64_t key_bytes() const { return kPagePositions * head_dim_ * value_bytes(); }  // of one head's part of a page
+  int64_t part_bytes() const { return key_bytes() + kPagePositions * value_stride_ * value_bytes(); }
+  int64_t page_bytes() const { return layers_ * kv_heads_ * part_bytes(); }
 
-  int64_t kv_heads_, head_dim_, max_positions_, capacity_ = 0, length_ = 0;
+  int64_t layers_, kv_heads_, head_dim_, value_stride_, max_positions_, length_ = 0;
   CacheType type_;
-  Layers keys_, values_;
+  std::vector<AlignedBuffer<std::byte>> buffers_;
+  std::vector<std::byte*> pages_;  // their beginnings
 };
 
 // A run of new tokens of one sequence in a batch. A sequence occurs in at most one segment of a batch.

@@ -15,7 +15,10 @@
 //            both panels' sums for one operation of unpacking. Arrays by panel have an even number of panels.
 // Each group is padded with level 0 to a whole number of steps (`group_steps`, even), so a step never crosses a group;
 // the quantized activations are padded the same way, with code 0.
-// Float layouts: value [panel][k][lane], in f32, f16 or bf16.
+// Float layouts: value [panel][k][lane], in f32, f16 or bf16, for float32 input; and for bf16 input
+//   bf16_pairs:  bf16 [panel][k/2][lane][k%2], zeros up to an even K
+//   bf16_tiles:  the same, zeros up to a K that 32 divides
+// The rows of bf16 input have zeros up to the next multiple of 32 too.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +27,7 @@ namespace nibble {
 
 inline constexpr int64_t kLanes = 16;
 
-enum class PackedType : uint8_t { int4, int8, f32, f16, bf16 };
+enum class PackedType : uint8_t { int4, int8, f32, f16, bf16, bf16_pairs, bf16_tiles };
 
 // The dense part of one linear layer in kernel layout. A weight is scale * (level - zero).
 struct PackedDense {
@@ -34,15 +37,12 @@ struct PackedDense {
   int64_t groups;       // G (1 for float types)
   int64_t group_steps;  // steps of every group, the last one padded to the same number (integer types)
   const void* codes;
-  const float* scales;   // [panel][G][16]                                            integer types
-  const int32_t* zeros;  // [panel][G][16], or null when all are zero                 integer types
-  const int32_t* sums;   // [panel][G][16]: sum over the group of level - zero        integer types
-};
-
-// Kept columns: float16 [panel][column][16].
-struct PackedKept {
-  const uint16_t* values;
-  int64_t columns;  // 0: none
+  // Integer types: what a group has beside its codes, [panel][G][16] each. Compact, which groups of up to 128 inputs
+  // with float16 scales are: float16, int8, int16; else float32, int32, int32.
+  bool compact;
+  const void* scales;
+  const void* zeros;  // or null when all are zero
+  const void* sums;   // over the group of level - zero
 };
 
 // Quantized activations of M tokens: value = scale[m] * (code - zero[m]), unsigned 8-bit codes (4-bit ones too).
@@ -51,66 +51,55 @@ struct QuantizedRows {
   int64_t stride;
   const float* scales;   // [M]
   const int32_t* zeros;  // [M]
-  const int32_t* sums;   // [M][G]: sum of the group's codes, padding excluded
+  const int32_t* sums;   // [G][sum_stride]: of each group, by token, the sum of its codes, padding excluded
+  int64_t sum_stride;
 };
 
 // y = W x + b for tokens [m_begin, m_end) and panels [panel_begin, panel_end); for integer weights panel_begin is even
 // and the last pair may lack its second panel. Single-threaded; no allocation.
 //
-// Integer dense part, for output n of token m (the definition; every kernel computes exactly this):
-//   r = bias[n];  for each kept column c ascending:  r = fma(x_kept[m][c], w_kept[n][c], r)
+// Every kernel starts from r: what y[m][n] holds already where `begun` says so, else bias[n]. That is how a layer with
+// kept columns runs: they are a float layer of their own (their columns of x, their weights, the bias), and the dense
+// part starts from its outputs. No kernel but a float one knows of them.
+//
+// Integer weights and input, for output n of token m (the definition; every kernel computes exactly this):
 //   f = 0;        for each group g ascending:
 //                   acc = sum_k (code[m][k] - zero[m]) * (level[n][k] - zero[n][g])                   (exact int32)
 //                   f = fma(scales[n][g], (float)acc, f)
 //   y = fma(scale[m], f, r)
 // and the sum is evaluated as
-//   acc = sum_k code[m][k] * level[n][k]  -  zero[n][g] * rows.sums[m][g]  -  zero[m] * sums[n][g]
+//   acc = sum_k code[m][k] * level[n][k]  -  zero[n][g] * rows.sums[g][m]  -  zero[m] * sums[n][g]
 // modulo 2^32, which is exact because packing refuses shapes whose result does not fit.
 // Integer weights with float input:
 //   f = 0; for each group g:  a = 0; for each k in g ascending: a = fma(x[m][k], (float)(level - zero), a);
 //                             f = fma(scales[n][g], a, f)
 //   y = r + f
 // Float weights with float input (one group, no scales):  a = r; for each k ascending a = fma(x, w, a);  y = a
-//   (with r = bias and the kept columns first).
+// bf16 weights with bf16 input, as the instruction vdpbf16ps does it, the second input of a pair first:
+//   a = r; for each pair k, k+1 ascending:  a = flushing_fma(x[k+1], w[k+1], a);  a = flushing_fma(x[k], w[k], a);  y =
+//   a
+// and as the tile instruction tdpbf16ps does it (bf16_tiles: the layout of processors that have it), for blocks of 32
+// inputs, first and second inputs of pairs apart:
+//   a = r; for each block:  e = o = 0; for each pair k, k+1 of it:  e = flushing_fma(x[k], w[k], e)
+//                                                                   o = flushing_fma(x[k+1], w[k+1], o)
+//                           a = flushing_add(a, flushing_add(e, o));  y = a
+// flushing_fma is a fused multiply-add that takes a subnormal operand for a zero of its sign, and that gives a zero of
+// its sign for a result which, rounded to 24 bits as if exponents had no end, is less than 2^-126: what the processor
+// does when it is told to flush subnormals. flushing_add adds so.
 struct LinearArgs {
   PackedDense dense;
-  PackedKept kept;
-  const float* bias;   // [16 * panels] padded, or null
+  const float* bias;   // [16 * panels] padded, or null: 0
+  bool begun;          // y holds r; bias is not read
   QuantizedRows rows;  // integer input
-  const float* x;      // float input [M][x_stride], the dense columns (K values)
+  const float* x;      // float input [M][x_stride], K values a row
   int64_t x_stride;
-  const float* x_kept;  // [M][kept_stride]
-  int64_t kept_stride;
-  float* y;  // [M][y_stride]; columns from N on are not touched
+  const uint16_t* halves;  // bf16 input [M][x_stride]
+  float* y;                // [M][y_stride]; columns from N on are not touched
   int64_t y_stride;
   int64_t m_begin, m_end, panel_begin, panel_end;
 };
 
 using LinearKernel = void (*)(const LinearArgs&);
-
-// Splits and quantizes rows of float input: gathers the dense columns, finds their range, writes codes, scale, zero
-// and sums as format/grid.h defines them, and copies the kept columns. Padding between groups gets code 0. A token with
-// a NaN among its dense columns gets a NaN scale, so that the NaN reaches its outputs instead of disappearing.
-struct QuantizeArgs {
-  const float* x;  // [M][x_stride]
-  int64_t x_stride, m_begin, m_end;
-  const int32_t* dense_columns;  // I column numbers, ascending; null: columns 0..I-1
-  int64_t dense_count;
-  const int32_t* kept_columns;  // ascending; together with the dense ones all columns of the row
-  int64_t kept_count;
-  int bits;  // 2..8
-  bool asymmetric;
-  int64_t group_size, groups, group_stride;  // elements per group, G, bytes per padded group (multiple of 8)
-  uint8_t* codes;
-  int64_t stride;  // from token to token; at least G * group_stride
-  float* scales;   // [M]
-  int32_t* zeros;  // [M]
-  int32_t* sums;   // [M][G]
-  float* kept;     // [M][kept_stride]
-  int64_t kept_stride;
-};
-
-using QuantizeKernel = void (*)(const QuantizeArgs&);
 
 // One row of an ISA folder's table: a linear kernel and what it can serve.
 struct LinearRow {

@@ -4,19 +4,23 @@
 
 #include "kernels/abi/attention.h"
 #include "kernels/abi/linear.h"
+#include "kernels/abi/probe.h"
+#include "kernels/abi/token.h"
 
 namespace nibble {
 
 struct KernelTable {
   const char* isa;
-  const LinearRow* linear;    // ends with a row whose kernel is null
-  const char* quantize_name;  // null, as the next, where this level adds nothing to the one below
-  QuantizeKernel quantize;
+  const LinearRow* linear;        // ends with a row whose kernel is null
+  const TokenKernels* token;      // null where this level adds nothing to the one below
   const AttentionRow* attention;  // ends with a row whose kernel is null
+  const ProbeRow* probes;         // of the multipliers this level adds; ends with a row whose `run` is null
 };
 
 extern const KernelTable kReferenceKernels;
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
+extern const KernelTable kAvx512Bf16Kernels;
+extern const KernelTable kAmxKernels;
 
 }  // namespace nibble

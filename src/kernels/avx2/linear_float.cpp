@@ -55,6 +55,54 @@ struct Float {
   }
 };
 
+// While one lives, subnormal numbers are zeros, as operands and as results.
+class Flushing {
+ public:
+  Flushing() : before_(_mm_getcsr()) { _mm_setcsr(before_ | _MM_FLUSH_ZERO_ON | 0x0040 /* denormals are zeros */); }
+  ~Flushing() { _mm_setcsr(before_); }
+  Flushing(const Flushing&) = delete;
+  Flushing& operator=(const Flushing&) = delete;
+
+ private:
+  unsigned before_;
+};
+
+// The first (kOdd: the second) bf16 of each pair, as float32.
+template <bool kOdd>
+[[gnu::always_inline]] inline __m256 widen(__m256i pairs) {
+  return _mm256_castsi256_ps(kOdd ? _mm256_and_si256(pairs, _mm256_set1_epi32(-65536)) : _mm256_slli_epi32(pairs, 16));
+}
+
+struct Pairs {
+  template <bool kOdd, int M>
+  [[gnu::always_inline]] static void multiply(const uint16_t* x, int64_t stride, const __m256i (&w)[kHalves],
+                                              FloatTile<M>& acc) {
+    for (int i = 0; i < M; ++i) {
+      int32_t pair;
+      __builtin_memcpy(&pair, x + i * stride, sizeof pair);
+      const __m256 value = widen<kOdd>(_mm256_set1_epi32(pair));
+      for (int h = 0; h < kHalves; ++h) acc[i][h] = _mm256_fmadd_ps(value, widen<kOdd>(w[h]), acc[i][h]);
+    }
+  }
+
+  template <int M>
+  [[gnu::noinline]] static void tile(const LinearArgs& args, int64_t m, int64_t panel) {
+    const int64_t pairs = (args.dense.k + 1) / 2;
+    const auto* weights = static_cast<const uint16_t*>(args.dense.codes) + panel * pairs * 2 * kLanes;
+    const uint16_t* x = args.halves + m * args.x_stride;
+    FloatTile<M> tile, acc;
+    begin_outputs<M>(args, m, panel, tile);
+    load<M>(tile, acc);
+    for (int64_t pair = 0; pair < pairs; ++pair, weights += 2 * kLanes, x += 2) {
+      const __m256i w[kHalves] = {load_bytes(weights), load_bytes(weights + kLanes)};
+      multiply<true, M>(x, args.x_stride, w, acc);
+      multiply<false, M>(x, args.x_stride, w, acc);
+    }
+    store<M>(acc, tile);
+    store_outputs<M>(args, m, panel, tile);
+  }
+};
+
 // What is stored of input j of a step, from the lane's 32 bits. kPanel: 0 or 1, which of a pair.
 template <int kPanel>
 struct W4 {
@@ -100,7 +148,7 @@ struct IntegerWeights {
   static void load_zeros(const PackedDense& dense, int64_t at, Step& step) {
     for (int h = 0; h < kHalves; ++h) {
       step.zeros[h] = _mm256_set1_epi32(Weights::kExcess);
-      if (dense.zeros != nullptr) step.zeros[h] = _mm256_add_epi32(step.zeros[h], load_bytes(dense.zeros + at + 8 * h));
+      if (dense.zeros != nullptr) step.zeros[h] = _mm256_add_epi32(step.zeros[h], group_zeros(dense, at + 8 * h));
     }
   }
 
@@ -124,7 +172,7 @@ struct IntegerWeights {
     }
     for (int64_t j = 0; j < left; ++j) step.template multiply_input<M>(j, acc);
     for (int h = 0; h < kHalves; ++h) {
-      const __m256 scale = _mm256_loadu_ps(dense.scales + at + 8 * h);
+      const __m256 scale = group_scales(dense, at + 8 * h);
       for (int i = 0; i < M; ++i) f[i][h] = _mm256_fmadd_ps(scale, acc[i][h], f[i][h]);
     }
   }
@@ -145,6 +193,11 @@ struct IntegerWeights {
 void linear_f32(const LinearArgs& args) { run_tiles<Float<F32>, 6>(args); }
 void linear_f16(const LinearArgs& args) { run_tiles<Float<F16>, 6>(args); }
 void linear_bf16(const LinearArgs& args) { run_tiles<Float<Bf16>, 6>(args); }
+void linear_bf16_pairs(const LinearArgs& args) {
+  const Flushing flushing;
+  run_tiles<Pairs, 4>(args);
+}
+
 void linear_w4_f32(const LinearArgs& args) {
   run_tiles_in_pairs<IntegerWeights<W4<0>>, IntegerWeights<W4<1>>, 4>(args);
 }

@@ -108,12 +108,12 @@ template <int M>
 [[gnu::always_inline]] inline void fold_half(const LinearArgs& args, int64_t m, int64_t at, int64_t g, int h,
                                              int32_t excess, const IntegerTile<M>& acc, FloatTile<M>& f) {
   const PackedDense& dense = args.dense;
-  const __m256 scale = _mm256_loadu_ps(dense.scales + at);
-  const __m256i sums = load_bytes(dense.sums + at);
+  const __m256 scale = group_scales(dense, at);
+  const __m256i sums = group_sums(dense, at);
   __m256i zeros = _mm256_set1_epi32(excess);
-  if (dense.zeros != nullptr) zeros = _mm256_add_epi32(zeros, load_bytes(dense.zeros + at));
+  if (dense.zeros != nullptr) zeros = _mm256_add_epi32(zeros, group_zeros(dense, at));
   for (int i = 0; i < M; ++i) {
-    const __m256i code_sum = _mm256_set1_epi32(args.rows.sums[(m + i) * dense.groups + g]);
+    const __m256i code_sum = _mm256_set1_epi32(args.rows.sums[g * args.rows.sum_stride + m + i]);
     const __m256i zero = _mm256_set1_epi32(args.rows.zeros[m + i]);
     const __m256i correction = _mm256_add_epi32(_mm256_mullo_epi32(zeros, code_sum), _mm256_mullo_epi32(sums, zero));
     f[i][h] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(_mm256_sub_epi32(acc[i][h], correction)), f[i][h]);

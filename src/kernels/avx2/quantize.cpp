@@ -1,7 +1,7 @@
-// Fused split and quantize of activation rows: two passes over a row that is in the L1 cache, the first for the
-// range, the second for codes and sums; kept columns are copied last. format/grid.h is the definition, operation by
-// operation: the range without NaN, one rounded 1/scale, multiply, round to even, clamp, add the offset; a token with a
-// NaN gets a NaN scale.
+// Split and quantization of activation rows: two passes over a row that is in the L1 cache, the first for the range,
+// the second for codes and sums. format/grid.h is the definition, operation by operation: the range without NaN, one
+// rounded 1/scale, multiply, clamp, round to even (the bounds are whole numbers, so these two commute), add the offset;
+// a token with a NaN gets a NaN scale.
 #include "kernels/avx2/rows.h"
 #include "kernels/avx2/tiles.h"
 
@@ -37,17 +37,10 @@ Grid make_grid(float least, float greatest, int bits, bool asymmetric) {
   return {scale, inverse, round_to_offset(-least * inverse), most};
 }
 
-// Eight dense values from number i on, zeros outside `lanes`.
-inline __m256 load_dense(const QuantizeArgs& args, const float* x, int64_t i, __m256i lanes) {
-  if (args.dense_columns == nullptr) return _mm256_maskload_ps(x + i, lanes);
-  const __m256i columns = _mm256_maskload_epi32(args.dense_columns + i, lanes);
-  return _mm256_mask_i32gather_ps(_mm256_setzero_ps(), x, columns, _mm256_castsi256_ps(lanes), 4);
-}
-
 Grid row_grid(const QuantizeArgs& args, const float* x) {
   __m256 least = _mm256_setzero_ps(), greatest = least, nan = least;
-  for (int64_t i = 0; i < args.dense_count; i += 8) {
-    const __m256 v = load_dense(args, x, i, first_lanes(args.dense_count - i));
+  for (int64_t i = 0; i < args.columns; i += 8) {
+    const __m256 v = _mm256_maskload_ps(x + i, first_lanes(args.columns - i));
     least = _mm256_min_ps(v, least);  // the second operand when the first is NaN
     greatest = _mm256_max_ps(v, greatest);
     nan = _mm256_or_ps(nan, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
@@ -67,9 +60,7 @@ Grid row_grid(const QuantizeArgs& args, const float* x) {
 inline __m256i encode(const Grid& grid, __m256 v) {
   const __m256 least = _mm256_set1_ps(static_cast<float>(-grid.offset));
   const __m256 greatest = _mm256_set1_ps(static_cast<float>(grid.most - grid.offset));
-  __m256 level =
-      _mm256_round_ps(_mm256_mul_ps(v, _mm256_set1_ps(grid.inverse)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  level = _mm256_min_ps(_mm256_max_ps(level, least), greatest);
+  const __m256 level = _mm256_min_ps(_mm256_max_ps(_mm256_mul_ps(v, _mm256_set1_ps(grid.inverse)), least), greatest);
   return _mm256_add_epi32(_mm256_cvtps_epi32(level), _mm256_set1_epi32(grid.offset));
 }
 
@@ -78,14 +69,12 @@ inline void store_bytes(uint8_t* to, __m256i codes) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
 }
 
-// Codes of `count` dense values from number `begin` on, then zeros up to the end of the padded group. Returns the sum
-// of the codes.
-int32_t encode_group(const QuantizeArgs& args, const float* x, const Grid& grid, int64_t begin, int64_t count,
-                     uint8_t* codes) {
+// Codes of `count` values, then zeros up to the group's stride. Returns the sum of the codes.
+int32_t encode_group(const QuantizeArgs& args, const float* x, const Grid& grid, int64_t count, uint8_t* codes) {
   __m256i sum = _mm256_setzero_si256();
   for (int64_t i = 0; i < args.group_stride; i += 8) {
     const __m256i lanes = first_lanes(count - i);
-    const __m256i code = _mm256_and_si256(lanes, encode(grid, load_dense(args, x, begin + i, lanes)));
+    const __m256i code = _mm256_and_si256(lanes, encode(grid, _mm256_maskload_ps(x + i, lanes)));
     sum = _mm256_add_epi32(sum, code);
     store_bytes(codes + i, code);
   }
@@ -94,7 +83,29 @@ int32_t encode_group(const QuantizeArgs& args, const float* x, const Grid& grid,
   return sums[0] + sums[1] + sums[2] + sums[3] + sums[4] + sums[5] + sums[6] + sums[7];
 }
 
+// A run of `count` values of which `readable` may be read: whole registers where they may, for what is written beyond
+// the run's end is overwritten by the next.
+inline void copy_run(const float* from, int64_t count, int64_t readable, float* to) {
+  for (int64_t i = 0; i < count; i += 8) {
+    const __m256i lanes = first_lanes(readable - i);
+    _mm256_storeu_ps(to + i, _mm256_maskload_ps(from + i, lanes));
+  }
+}
+
 }  // namespace
+
+void split(const SplitArgs& args) {
+  float* dense = args.dense;
+  int64_t column = 0;
+  for (int64_t c = 0; c < args.kept_count; ++c) {
+    const int64_t end = args.kept_columns[c];
+    copy_run(args.x + column, end - column, args.columns - column, dense);
+    args.kept[c] = args.x[end];
+    dense += end - column;
+    column = end + 1;
+  }
+  copy_run(args.x + column, args.columns - column, args.columns - column, dense);
+}
 
 void quantize(const QuantizeArgs& args) {
   for (int64_t m = args.m_begin; m < args.m_end; ++m) {
@@ -104,11 +115,10 @@ void quantize(const QuantizeArgs& args) {
     args.zeros[m] = grid.offset;
     for (int64_t g = 0; g < args.groups; ++g) {
       const int64_t begin = g * args.group_size;
-      args.sums[m * args.groups + g] =
-          encode_group(args, x, grid, begin, smaller(args.group_size, args.dense_count - begin),
+      args.sums[g * args.sum_stride + m] =
+          encode_group(args, x + begin, grid, smaller(args.group_size, args.columns - begin),
                        args.codes + m * args.stride + g * args.group_stride);
     }
-    for (int64_t c = 0; c < args.kept_count; ++c) args.kept[m * args.kept_stride + c] = x[args.kept_columns[c]];
   }
 }
 

@@ -12,17 +12,20 @@ constexpr LinearRow kLinear[] = {
     {"linear_f32__avx2_6x16", PackedType::f32, false, 0, 1, 1, 6, avx2::linear_f32},
     {"linear_f16__avx2_6x16", PackedType::f16, false, 0, 1, 1, 6, avx2::linear_f16},
     {"linear_bf16__avx2_6x16", PackedType::bf16, false, 0, 1, 1, 6, avx2::linear_bf16},
+    {"linear_bf16_pairs__avx2_4x16", PackedType::bf16_pairs, false, 0, 1, 1, 4, avx2::linear_bf16_pairs},
     {},
 };
 
 constexpr AttentionRow kAttention[] = {
-    {"attention_f32__avx2", CacheType::f32, 1e-5, avx2::attention_f32},
-    {"attention_f16__avx2", CacheType::f16, 1e-5, avx2::attention_f16},
+    {"attention_f32__avx2_6x16", CacheType::f32, 0, avx2::attention_f32, avx2::store_cache_f32},
+    {"attention_f16__avx2_6x16", CacheType::f16, 0, avx2::attention_f16, avx2::store_cache_f16},
     {},
 };
 
+constexpr TokenKernels kToken = {"avx2", avx2::norm, avx2::activate, avx2::split, avx2::quantize};
+
 }  // namespace
 
-const KernelTable kAvx2Kernels = {"avx2", kLinear, "quantize__avx2", avx2::quantize, kAttention};
+const KernelTable kAvx2Kernels = {"avx2", kLinear, &kToken, kAttention, avx2::kProbes};
 
 }  // namespace nibble

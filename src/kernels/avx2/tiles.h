@@ -40,26 +40,22 @@ inline __m256 load_f16(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 
-// r = bias, then the kept columns: 2 M accumulators, 2 weights, 1 broadcast.
-template <int M>
-[[gnu::always_inline]] inline void begin_outputs(const LinearArgs& args, int64_t m, int64_t panel, FloatTile<M>& out) {
-  FloatTile<M> r;
-  for (int h = 0; h < kHalves; ++h) {
-    const __m256 bias =
-        args.bias == nullptr ? _mm256_setzero_ps() : _mm256_loadu_ps(args.bias + panel * kLanes + 8 * h);
-    for (int i = 0; i < M; ++i) r[i][h] = bias;
-  }
-  const int64_t columns = args.kept.columns;
-  const uint16_t* kept = args.kept.values + panel * columns * kLanes;
-  const float* x = args.x_kept + m * args.kept_stride;
-  for (int64_t c = 0; c < columns; ++c, kept += kLanes) {
-    const __m256 w[kHalves] = {load_f16(kept), load_f16(kept + 8)};
-    for (int i = 0; i < M; ++i) {
-      const __m256 value = _mm256_broadcast_ss(x + i * args.kept_stride + c);
-      for (int h = 0; h < kHalves; ++h) r[i][h] = _mm256_fmadd_ps(value, w[h], r[i][h]);
-    }
-  }
-  store<M>(r, out);
+// Eight entries of a group's scales, zeros and sums, as float32 and int32.
+inline __m256 group_scales(const PackedDense& dense, int64_t at) {
+  if (dense.compact) return load_f16(static_cast<const uint16_t*>(dense.scales) + at);
+  return _mm256_loadu_ps(static_cast<const float*>(dense.scales) + at);
+}
+
+inline __m256i group_zeros(const PackedDense& dense, int64_t at) {  // not null
+  if (!dense.compact) return load_bytes(static_cast<const int32_t*>(dense.zeros) + at);
+  const auto* bytes = static_cast<const int8_t*>(dense.zeros) + at;
+  return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
+}
+
+inline __m256i group_sums(const PackedDense& dense, int64_t at) {
+  if (!dense.compact) return load_bytes(static_cast<const int32_t*>(dense.sums) + at);
+  const auto* words = static_cast<const int16_t*>(dense.sums) + at;
+  return _mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(words)));
 }
 
 // All ones in the first `count` of eight lanes.
@@ -69,7 +65,18 @@ inline __m256i first_lanes(int64_t count) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(limit), lane);
 }
 
-// Outputs from N on do not exist in y.
+// r: y as it is when it has begun, else the bias. Outputs from N on do not exist in y.
+template <int M>
+[[gnu::always_inline]] inline void begin_outputs(const LinearArgs& args, int64_t m, int64_t panel, FloatTile<M>& r) {
+  for (int h = 0; h < kHalves; ++h) {
+    const int64_t n = panel * kLanes + 8 * h;
+    const __m256i lanes = first_lanes(args.dense.n - n);
+    const __m256 bias = args.bias == nullptr ? _mm256_setzero_ps() : _mm256_loadu_ps(args.bias + n);
+    for (int i = 0; i < M; ++i)
+      r[i][h] = args.begun ? _mm256_maskload_ps(args.y + (m + i) * args.y_stride + n, lanes) : bias;
+  }
+}
+
 template <int M>
 [[gnu::always_inline]] inline void store_outputs(const LinearArgs& args, int64_t m, int64_t panel,
                                                  const FloatTile<M>& y) {

@@ -1,29 +1,38 @@
-// One query row against its cached keys and values. Three passes: scores, exponentials, weighted values.
+// Attention in tiles of up to 12 queries. Three phases over the context: scores, exponentials, weighted values; in the
+// first and the last a page of 64 positions is read once for all queries, from the L1 cache but for the first tile.
 //
-// Each score is one chain of fused multiply-adds over head_dim in 16 lanes and one fixed tree of additions, eight keys
-// at a time to hide latency; each output is one chain over the positions. Nothing depends on how positions are cut.
-// Registers: scores 8 accumulators + 1 query + 1 key; values 8 accumulators (128 outputs) + 1 weight.
-#include "kernels/avx512/rows.h"
-
+// Registers, scores: 12 queries x 2 panels of keys = 24 sums, 2 keys, broadcast queries (8 x 2, 4 x 4 and 1 x 4 for few
+// queries). Values: 12 queries x 32 outputs = 24 sums, 2 values, broadcast weights (8 x 32, 4 x 64, 1 x 128); the sums
+// wait in scratch between pages. What queries of a tile see in common they sum together, the rest one by one, so that
+// no query ever touches a position beyond its own.
 #include "kernels/avx512/intrinsics.h"
+
+#include "kernels/avx512/rows.h"
+#include "kernels/avx512/tiles.h"
 
 namespace nibble::avx512 {
 namespace {
+
+struct F32 {
+  using Value = float;
+  static __m512 load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, __m512 v) { _mm512_storeu_ps(p, v); }
+};
+
+struct F16 {
+  using Value = uint16_t;
+  static __m512 load(const uint16_t* p) { return load_f16(p); }
+  static void store(uint16_t* p, __m512 v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+};
 
 inline __mmask16 first_lanes(int64_t count) {
   return count >= 16 ? __mmask16{0xFFFF} : static_cast<__mmask16>((1u << count) - 1);
 }
 
-struct F32 {
-  using Value = float;
-  static __m512 load(const float* p, __mmask16 lanes) { return _mm512_maskz_loadu_ps(lanes, p); }
-};
-
-struct F16 {
-  using Value = uint16_t;
-  static __m512 load(const uint16_t* p, __mmask16 lanes) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p)); }
-};
-
+// Lane l += lane l + 8, + 4, + 2, + 1.
 inline float add_lanes(__m512 v) {
   const __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
   const __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -31,12 +40,11 @@ inline float add_lanes(__m512 v) {
   return _mm_cvtss_f32(_mm_add_ss(c, _mm_shuffle_ps(c, c, 1)));
 }
 
-// exp(x) for x <= 0: 2^n * e^r with |r| <= ln(2)/2, e^r by its Taylor polynomial of degree 7 (error 2 ulp).
 inline __m512 exponential(__m512 x) {
-  x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);  // the second operand, so that NaN stays NaN
+  x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x);  // the second operand, so that NaN stays NaN
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
+  r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), r);
   __m512 e = _mm512_set1_ps(1.0f / 5040);
   e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(1.0f / 720));
   e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(1.0f / 120));
@@ -48,80 +56,338 @@ inline __m512 exponential(__m512 x) {
   return _mm512_scalef_ps(e, n);
 }
 
-// Dot products of the query with keys j .. j + J - 1.
-template <class Cache, int J>
-[[gnu::always_inline]] inline void dot_keys(const AttentionArgs& args, int64_t j) {
-  const auto* keys = static_cast<const typename Cache::Value*>(args.keys) + j * args.head_dim;
-  __m512 acc[J] = {};
-  for (int64_t d = 0; d < args.head_dim; d += 16) {
-    const __mmask16 lanes = first_lanes(args.head_dim - d);
-    const __m512 q = _mm512_maskz_loadu_ps(lanes, args.q + d);
-    for (int i = 0; i < J; ++i) acc[i] = _mm512_fmadd_ps(q, Cache::load(keys + i * args.head_dim + d, lanes), acc[i]);
-  }
-  for (int i = 0; i < J; ++i) args.scores[j + i] = add_lanes(acc[i]);
+// Queries of a call, `width` registers wide: what is beyond `rows` repeats the last one.
+struct Tile {
+  const AttentionQuery* queries;
+  int rows, width;
+  float* q;         // [head_dim][width]; then totals [width]
+  float* y;         // [width][value_stride]: sums
+  float* most;      // [width][16]: greatest score so far, by lane
+  float* scores;    // [panel][width][16]
+  int64_t shared;   // positions that all queries see
+  int64_t longest;  // that some query sees
+};
+
+// Asks for kBytes that will be read soon, as far as the second-level cache.
+template <int64_t kBytes>
+[[gnu::always_inline]] inline void prefetch(const void* from) {
+  for (int64_t at = 0; at < kBytes; at += 64) _mm_prefetch(static_cast<const char*>(from) + at, _MM_HINT_T1);
 }
 
-// scores = scale * scores + bias; returns the greatest.
-float scale_scores(const AttentionArgs& args) {
-  const __m512 scale = _mm512_set1_ps(args.scale);
-  __m512 greatest = _mm512_set1_ps(-__builtin_inff());
-  for (int64_t j = 0; j <= args.position; j += 16) {
-    const __mmask16 lanes = first_lanes(args.position + 1 - j);
-    __m512 s = _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(lanes, args.scores + j));
-    if (args.bias != nullptr) s = _mm512_add_ps(s, _mm512_maskz_loadu_ps(lanes, args.bias + j));
-    _mm512_mask_storeu_ps(args.scores + j, lanes, s);
-    greatest = _mm512_mask_max_ps(greatest, lanes, greatest, s);
+// Keys or values of a run of positions, and as many that come next.
+template <class Cache>
+struct Source {
+  const typename Cache::Value *here, *ahead;
+  Source operator+(int64_t offset) const { return {here + offset, ahead + offset}; }
+};
+
+// a[r][p] = q[r] . key, a lane for each position of P panels; meanwhile as much is fetched from `ahead`.
+template <class Cache, int R, int P>
+[[gnu::always_inline]] inline void multiply_keys(const float* q, Source<Cache> keys, int64_t head_dim,
+                                                 __m512 (&a)[R][P]) {
+  __m512 acc[R][P];
+  unrolled<R>([&](auto r) { unrolled<P>([&](auto p) { acc[r][p] = _mm512_setzero_ps(); }); });
+  for (int64_t d = 0; d < head_dim; ++d) {
+    prefetch<P * kKeyPanel * sizeof(*keys.here)>(keys.ahead + d * P * kKeyPanel);
+    __m512 key[P];
+    unrolled<P>([&](auto p) { key[p] = Cache::load(keys.here + (p * head_dim + d) * kKeyPanel); });
+    unrolled<R>([&](auto r) {
+      const __m512 value = _mm512_set1_ps(q[d * R + r]);
+      unrolled<P>([&](auto p) { acc[r][p] = _mm512_fmadd_ps(value, key[p], acc[r][p]); });
+    });
   }
-  return _mm512_reduce_max_ps(greatest);
+  unrolled<R>([&](auto r) { unrolled<P>([&](auto p) { a[r][p] = acc[r][p]; }); });
 }
 
-// scores = exp(scores - greatest); returns their sum.
-float exponentiate(const AttentionArgs& args, float greatest) {
+// Scores of positions [j, j + 16 P), and what they add to the greatest ones. Lanes beyond a query's position are
+// written, but neither read nor counted.
+template <class Cache, int R, int P>
+void score_panels(const Tile& t, Source<Cache> keys, int64_t head_dim, float scale, int64_t j) {
+  __m512 a[R][P];
+  multiply_keys<Cache, R, P>(t.q, keys, head_dim, a);
+  const __m512i position = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(j)),
+                                            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  const __m512 factor = _mm512_set1_ps(scale);
+  unrolled<R>([&](auto r) {
+    const AttentionQuery& query = t.queries[r < t.rows ? r : t.rows - 1];
+    const __m512i last = _mm512_set1_epi32(static_cast<int>(query.position));
+    __m512 most = _mm512_load_ps(t.most + 16 * r);
+    unrolled<P>([&](auto p) {
+      const __mmask16 seen = _mm512_cmple_epi32_mask(_mm512_add_epi32(position, _mm512_set1_epi32(16 * p)), last);
+      __m512 x = _mm512_mul_ps(factor, a[r][p]);
+      if (query.bias != nullptr) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(seen, query.bias + j + 16 * p));
+      _mm512_store_ps(t.scores + (j + 16 * p) * R + 16 * r, x);
+      most = _mm512_mask_max_ps(most, seen, most, x);
+    });
+    _mm512_store_ps(t.most + 16 * r, most);
+  });
+}
+
+// y[r][16 i ..] += sum over j in [begin, end) of p[j] * values[j], in R x D registers; s is the first query's first
+// score of the block, queries 16 floats apart, panels s_stride.
+template <class Cache, int R, int D>
+void weigh_values(const float* s, int64_t s_stride, Source<Cache> values, int64_t value_stride, int64_t begin,
+                  int64_t end, float* y) {
+  __m512 acc[R][D];
+  unrolled<R>([&](auto r) { unrolled<D>([&](auto i) { acc[r][i] = _mm512_load_ps(y + r * value_stride + 16 * i); }); });
+  for (int64_t j = begin; j < end;) {
+    const int64_t panel = j / kKeyPanel, stop = smaller(end, (panel + 1) * kKeyPanel);
+    const float* p = s + panel * s_stride + j % kKeyPanel;
+    const typename Cache::Value *v = values.here + j * value_stride, *ahead = values.ahead + j * value_stride;
+    for (; j < stop; ++j, ++p, v += value_stride, ahead += value_stride) {
+      prefetch<16 * D * sizeof(*ahead)>(ahead);
+      __m512 value[D];
+      unrolled<D>([&](auto i) { value[i] = Cache::load(v + 16 * i); });
+      unrolled<R>([&](auto r) {
+        const __m512 weight = _mm512_set1_ps(p[r * kKeyPanel]);
+        unrolled<D>([&](auto i) { acc[r][i] = _mm512_fmadd_ps(weight, value[i], acc[r][i]); });
+      });
+    }
+  }
+  unrolled<R>([&](auto r) { unrolled<D>([&](auto i) { _mm512_store_ps(y + r * value_stride + 16 * i, acc[r][i]); }); });
+}
+
+// All outputs, in strips of D vectors while they last, then of half as many.
+template <class Cache, int R, int D>
+void weigh_strips(const float* s, int64_t s_stride, Source<Cache> values, int64_t value_stride, int64_t begin,
+                  int64_t end, float* y, int64_t from = 0) {
+  for (; from + 16 * D <= value_stride; from += 16 * D)
+    weigh_values<Cache, R, D>(s, s_stride, values + from, value_stride, begin, end, y + from);
+  if constexpr (D > 1) weigh_strips<Cache, R, D / 2>(s, s_stride, values, value_stride, begin, end, y, from);
+}
+
+// Scores to weights, from the first position to `seen`, zeros to the end of the panel; returns their sum.
+inline float exponentiate(float* s, int64_t stride, int64_t seen, float greatest) {
+  const __m512 most = _mm512_set1_ps(greatest);
   __m512 total = _mm512_setzero_ps();
-  for (int64_t j = 0; j <= args.position; j += 16) {
-    const __mmask16 lanes = first_lanes(args.position + 1 - j);
-    const __m512 s = _mm512_maskz_loadu_ps(lanes, args.scores + j);
-    const __m512 p = _mm512_maskz_mov_ps(lanes, exponential(_mm512_sub_ps(s, _mm512_set1_ps(greatest))));
-    _mm512_mask_storeu_ps(args.scores + j, lanes, p);
+  for (; seen >= kKeyPanel; seen -= kKeyPanel, s += stride) {
+    const __m512 p = exponential(_mm512_sub_ps(_mm512_load_ps(s), most));
+    _mm512_store_ps(s, p);
+    total = _mm512_add_ps(total, p);
+  }
+  if (seen > 0) {
+    const __m512 p = _mm512_maskz_mov_ps(first_lanes(seen), exponential(_mm512_sub_ps(_mm512_load_ps(s), most)));
+    _mm512_store_ps(s, p);
     total = _mm512_add_ps(total, p);
   }
   return add_lanes(total);
 }
 
-// y[d .. d + 16 D) = sum_j scores[j] * values[j] / total
-template <class Cache, int D>
-[[gnu::always_inline]] inline void add_values(const AttentionArgs& args, int64_t d, float total) {
-  const auto* values = static_cast<const typename Cache::Value*>(args.values) + d;
-  const __mmask16 last = first_lanes(args.head_dim - d - 16 * (D - 1));
-  __m512 acc[D] = {};
-  for (int64_t j = 0; j <= args.position; ++j, values += args.head_dim) {
-    const __m512 p = _mm512_set1_ps(args.scores[j]);
-    for (int i = 0; i < D; ++i) {
-      const __mmask16 lanes = i + 1 < D ? __mmask16{0xFFFF} : last;
-      acc[i] = _mm512_fmadd_ps(p, Cache::load(values + 16 * i, lanes), acc[i]);
+// Sixteen values i .. of the two halves of x, rotated. What is beyond `half` is zero.
+struct Turned {
+  __m512 low, high;
+};
+inline Turned turn(const float* x, const RotaryTables& angles, int64_t position, int64_t half, int64_t i) {
+  const __mmask16 lanes = first_lanes(half - i);
+  const __m512 c = _mm512_maskz_loadu_ps(lanes, angles.cosines + position * half + i);
+  const __m512 s = _mm512_maskz_loadu_ps(lanes, angles.sines + position * half + i);
+  const __m512 a = _mm512_maskz_loadu_ps(lanes, x + i), b = _mm512_maskz_loadu_ps(lanes, x + half + i);
+  return {_mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)), _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s))};
+}
+
+// x, or in `to` its rotation to `position`.
+const float* rotated(const float* x, const RotaryTables& angles, int64_t position, int64_t head_dim, float* to) {
+  if (angles.cosines == nullptr) return x;
+  const int64_t half = head_dim / 2;
+  for (int64_t i = 0; i < half; i += 16) {
+    const Turned turned = turn(x, angles, position, half, i);
+    _mm512_mask_storeu_ps(to + i, first_lanes(half - i), turned.low);
+    _mm512_mask_storeu_ps(to + half + i, first_lanes(half - i), turned.high);
+  }
+  return to;
+}
+
+// One call. Several tiles go through the context in blocks of half a page that are first widened to float32, which
+// pays for every tile but the first and leaves room in the L1 cache; a single tile reads the cache as it is.
+template <class Cache>
+struct Attention {
+  using Value = typename Cache::Value;
+  static constexpr int64_t kBlock = kPagePositions / 2;
+  const AttentionArgs& args;
+  const int64_t head_dim = args.cache.head_dim, value_stride = args.cache.value_stride;
+  float* const row = args.scratch;                   // [value_stride]
+  float* const block = args.scratch + value_stride;  // [32][value_stride]
+  Tile tiles[kMostQueries / 4];
+  int count = 0;
+  int64_t longest = 0;
+
+  explicit Attention(const AttentionArgs& arguments) : args(arguments) {}
+
+  const Value* keys(int64_t j) const {
+    return reinterpret_cast<const Value*>(args.cache.pages[j / kPagePositions] + args.cache.keys) +
+           j % kPagePositions * head_dim;
+  }
+  const Value* values(int64_t j) const {
+    return reinterpret_cast<const Value*>(args.cache.pages[j / kPagePositions] + args.cache.values) +
+           j % kPagePositions * value_stride;
+  }
+
+  void run() {
+    plan();
+    if (count == 1) {
+      run_phases<Cache, kPagePositions>([](const Value* from, const Value* next, int64_t) {
+        return Source<Cache>{from, next};
+      });
+    } else {
+      run_phases<F32, kBlock>(
+          [&](const Value* from, const Value* next, int64_t width) { return widened(from, next, kBlock * width); });
     }
   }
-  for (int i = 0; i < D; ++i) {
-    const __mmask16 lanes = i + 1 < D ? __mmask16{0xFFFF} : last;
-    _mm512_mask_storeu_ps(args.y + d + 16 * i, lanes, _mm512_div_ps(acc[i], _mm512_set1_ps(total)));
+
+  static Source<F32> widened(const float* from, const float* next, int64_t) { return {from, next}; }
+  Source<F32> widened(const uint16_t* from, const uint16_t* next, int64_t size) const {
+    for (int64_t i = 0; i < size; i += 16) {
+      prefetch<32>(next + i);
+      _mm512_store_ps(block + i, Cache::load(from + i));
+    }
+    return {block, block};
   }
+
+  template <class Read, int64_t kStep, class Fetch>
+  void run_phases(const Fetch& fetch) {
+    for (int64_t j = 0; j < longest; j += kStep) {
+      const Source<Read> k = fetch(keys(j), j + kStep < longest ? keys(j + kStep) : values(0), head_dim);
+      for (int i = 0; i < count; ++i)
+        if (j < tiles[i].longest) score(tiles[i], k, j, smaller(tiles[i].longest, j + kStep));
+    }
+    for (int i = 0; i < count; ++i)
+      for (int r = 0; r < tiles[i].rows; ++r) soften(tiles[i], r);
+    for (int64_t j = 0; j < longest; j += kStep) {
+      const Source<Read> v = fetch(values(j), values(j + kStep < longest ? j + kStep : j), value_stride);
+      for (int i = 0; i < count; ++i)
+        if (j < tiles[i].longest) weigh(tiles[i], v, j, j + kStep);
+    }
+    for (int i = 0; i < count; ++i)
+      for (int r = 0; r < tiles[i].rows; ++r) finish(tiles[i], r);
+  }
+
+  // Tiles of 12 queries, then one of 12, 8, 4 or 1.
+  void plan() {
+    float* scratch = block + kBlock * value_stride;
+    for (int64_t first = 0; first < args.count;) {
+      Tile& t = tiles[count++];
+      const int64_t left = args.count - first;
+      t.width = left > 8 ? 12 : left > 4 ? 8 : left > 1 ? 4 : 1;
+      t.rows = static_cast<int>(smaller(left, t.width));
+      t.queries = args.queries + first;
+      t.longest = t.shared = t.queries[0].position + 1;
+      for (int r = 1; r < t.rows; ++r) {
+        const int64_t seen = t.queries[r].position + 1;
+        t.shared = smaller(t.shared, seen);
+        t.longest = seen > t.longest ? seen : t.longest;
+      }
+      t.q = scratch;
+      t.y = t.q + t.width * value_stride;
+      t.most = t.y + t.width * value_stride;
+      t.scores = t.most + t.width * 16;
+      scratch = t.scores + t.width * ((t.longest + kPagePositions - 1) / kPagePositions * kPagePositions);
+      longest = t.longest > longest ? t.longest : longest;
+      for (int r = 0; r < t.width; ++r) begin(t, r);
+      first += t.rows;
+    }
+  }
+
+  void begin(const Tile& t, int r) const {
+    const AttentionQuery& query = t.queries[smaller(r, t.rows - 1)];
+    const float* q = rotated(query.q, args.angles, query.position, head_dim, row);
+    for (int64_t d = 0; d < head_dim; ++d) t.q[d * t.width + r] = q[d];
+    for (int64_t d = 0; d < value_stride; d += 16) _mm512_store_ps(t.y + r * value_stride + d, _mm512_setzero_ps());
+    _mm512_store_ps(t.most + 16 * r, _mm512_set1_ps(-__builtin_inff()));
+  }
+
+  template <class Read, int R, int P>
+  void score_tile(const Tile& t, Source<Read> k, int64_t begin, int64_t end) const {
+    for (int64_t j = begin; j < end; j += P * kKeyPanel)
+      score_panels<Read, R, P>(t, k + (j - begin) * head_dim, head_dim, args.scale, j);
+  }
+  template <class Read>
+  void score(const Tile& t, Source<Read> k, int64_t begin, int64_t end) const {
+    switch (t.width) {
+      case 12: return score_tile<Read, 12, 2>(t, k, begin, end);
+      case 8: return score_tile<Read, 8, 2>(t, k, begin, end);
+      case 4: return score_tile<Read, 4, 2>(t, k, begin, end);
+      default: return score_tile<Read, 1, 4>(t, k, begin, end);
+    }
+  }
+
+  void soften(const Tile& t, int r) const {
+    const float greatest = _mm512_reduce_max_ps(_mm512_load_ps(t.most + 16 * r));
+    // The packed queries have been used.
+    t.q[r] = exponentiate(t.scores + r * kKeyPanel, t.width * kKeyPanel, t.queries[r].position + 1, greatest);
+  }
+
+  template <class Read, int R, int D>
+  void weigh_tile(const Tile& t, Source<Read> v, int64_t begin, int64_t end) const {
+    const float* s = t.scores + begin * R;
+    const int64_t together = smaller(t.shared, end) - begin, first = together > 0 ? together : 0;
+    if (together > 0) weigh_strips<Read, R, D>(s, R * kKeyPanel, v, value_stride, 0, together, t.y);
+    for (int r = 0; r < t.rows; ++r) {
+      const int64_t last = smaller(t.queries[r].position + 1, end) - begin;
+      if (last > first)
+        weigh_strips<Read, 1, 8>(s + r * kKeyPanel, R * kKeyPanel, v, value_stride, first, last,
+                                 t.y + r * value_stride);
+    }
+  }
+  template <class Read>
+  void weigh(const Tile& t, Source<Read> v, int64_t begin, int64_t end) const {
+    switch (t.width) {
+      case 12: return weigh_tile<Read, 12, 2>(t, v, begin, end);
+      case 8: return weigh_tile<Read, 8, 2>(t, v, begin, end);
+      case 4: return weigh_tile<Read, 4, 4>(t, v, begin, end);
+      default: return weigh_tile<Read, 1, 8>(t, v, begin, end);
+    }
+  }
+
+  void finish(const Tile& t, int r) const {
+    const __m512 total = _mm512_set1_ps(t.q[r]);
+    for (int64_t d = 0; d < head_dim; d += 16)
+      _mm512_mask_storeu_ps(t.queries[r].y + d, first_lanes(head_dim - d),
+                            _mm512_div_ps(_mm512_load_ps(t.y + r * value_stride + d), total));
+  }
+};
+
+// Up to 16 values to one lane of a panel.
+template <class Cache>
+void spread(__m512 from, int64_t count, typename Cache::Value* key) {
+  alignas(64) typename Cache::Value lanes[16];
+  Cache::store(lanes, from);
+  if (count >= 16) return unrolled<16>([&](auto l) { key[l * kKeyPanel] = lanes[l]; });
+  for (int64_t l = 0; l < count; ++l) key[l * kKeyPanel] = lanes[l];
 }
 
 template <class Cache>
-void attention(const AttentionArgs& args) {
-  int64_t j = 0;
-  for (; j + 8 <= args.position + 1; j += 8) dot_keys<Cache, 8>(args, j);
-  for (; j <= args.position; ++j) dot_keys<Cache, 1>(args, j);
-  const float total = exponentiate(args, scale_scores(args));
-  int64_t d = 0;
-  for (; d + 128 <= args.head_dim; d += 128) add_values<Cache, 8>(args, d, total);
-  for (; d + 64 <= args.head_dim; d += 64) add_values<Cache, 4>(args, d, total);
-  for (; d < args.head_dim; d += 16) add_values<Cache, 1>(args, d, total);
+void store_token(const CacheStoreArgs& args, int64_t token) {
+  using Value = typename Cache::Value;
+  const int64_t head_dim = args.cache.head_dim, position = args.position + token, in_page = position % kPagePositions;
+  std::byte* page = args.cache.pages[position / kPagePositions];
+  Value* key = reinterpret_cast<Value*>(page + args.cache.keys) + in_page / kKeyPanel * head_dim * kKeyPanel +
+               in_page % kKeyPanel;
+  Value* value = reinterpret_cast<Value*>(page + args.cache.values) + in_page * args.cache.value_stride;
+  const float* from = args.keys + token * args.key_stride;
+  const int64_t half = args.angles.cosines != nullptr ? head_dim / 2 : 0;
+  for (int64_t i = 0; i < half; i += 16) {
+    const Turned turned = turn(from, args.angles, position, half, i);
+    spread<Cache>(turned.low, smaller(half - i, 16), key + i * kKeyPanel);
+    spread<Cache>(turned.high, smaller(half - i, 16), key + (half + i) * kKeyPanel);
+  }
+  for (int64_t d = 2 * half; d < head_dim; d += 16)
+    spread<Cache>(_mm512_maskz_loadu_ps(first_lanes(head_dim - d), from + d), smaller(head_dim - d, 16),
+                  key + d * kKeyPanel);
+  const float* v = args.values + token * args.value_stride;
+  for (int64_t d = 0; d < head_dim; d += 16)
+    Cache::store(value + d, _mm512_maskz_loadu_ps(first_lanes(head_dim - d), v + d));
+}
+
+template <class Cache>
+void store_tokens(const CacheStoreArgs& args) {
+  for (int64_t token = 0; token < args.count; ++token) store_token<Cache>(args, token);
 }
 
 }  // namespace
 
-void attention_f32(const AttentionArgs& args) { attention<F32>(args); }
-void attention_f16(const AttentionArgs& args) { attention<F16>(args); }
+void attention_f32(const AttentionArgs& args) { Attention<F32>(args).run(); }
+void attention_f16(const AttentionArgs& args) { Attention<F16>(args).run(); }
+void store_cache_f32(const CacheStoreArgs& args) { store_tokens<F32>(args); }
+void store_cache_f16(const CacheStoreArgs& args) { store_tokens<F16>(args); }
 
 }  // namespace nibble::avx512

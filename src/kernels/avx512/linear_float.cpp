@@ -1,162 +1,184 @@
-// Float32 input times float weights (f32, f16, bf16) and times integer weights (4 and 8 bits).
+// Float input times float weights: f32, f16 and bf16 weights with float32 input, bf16 weights with bf16 input.
 //
-// Every output is one chain of fused multiply-adds with K ascending, 24 chains to a tile.
-// Registers of the 6x64 tile: 24 accumulators + 4 weights + 1 broadcast = 29 of 32; integer weights also need the
-// raw codes of 4 panels, which are read again for every input (they are in the L1 cache), and 2 constants.
+// Every output is one chain of fused multiply-adds with K ascending, computed in blocks (blocks.h).
+#include "kernels/avx512/blocks.h"
 #include "kernels/avx512/rows.h"
 #include "kernels/avx512/tiles.h"
 
 namespace nibble::avx512 {
 namespace {
 
+// A kind of weights: whether and how a block of one panel becomes float32, and the input with it.
+
 struct F32 {
   using Value = float;
-  static __m512 load(const float* p) { return _mm512_loadu_ps(p); }
+  static constexpr bool kUnpacks = false, kPairs = false;
 };
+
+// Sixteen bf16, each in the low half of 32 bits.
+inline __m512 widen(__m512i halves) { return _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16)); }
+
+inline __m512i load_halves(const uint16_t* p) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 
 struct F16 {
   using Value = uint16_t;
-  static __m512 load(const uint16_t* p) { return load_f16(p); }
+  static constexpr bool kUnpacks = true, kPairs = false;
+  static void unpack(const uint16_t* from, int64_t inputs, float* to) {
+    for (int64_t i = 0; i < inputs * kLanes; i += kLanes) _mm512_store_ps(to + i, load_f16(from + i));
+  }
 };
 
 struct Bf16 {
   using Value = uint16_t;
-  static __m512 load(const uint16_t* p) {
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  static constexpr bool kUnpacks = true, kPairs = false;
+  static void unpack(const uint16_t* from, int64_t inputs, float* to) {
+    for (int64_t i = 0; i < inputs * kLanes; i += kLanes) _mm512_store_ps(to + i, widen(load_halves(from + i)));
   }
 };
 
-template <int M, int P>
-[[gnu::always_inline]] inline void multiply(const float* x, int64_t stride, const __m512 (&w)[P],
-                                            FloatTile<M, P>& acc) {
-  for (int i = 0; i < M; ++i) {
-    const __m512 value = _mm512_set1_ps(x[i * stride]);
-    for (int p = 0; p < P; ++p) acc[i][p] = _mm512_fmadd_ps(value, w[p], acc[i][p]);
+// bf16 weights and input, in pairs: both are unpacked with the second of a pair first, which is the order they are
+// multiplied in.
+struct Pairs {
+  using Value = uint16_t;
+  static constexpr bool kUnpacks = true, kPairs = true;
+  static constexpr int64_t kInputStride = kBlockInputs + kLanes;
+
+  static void unpack(const uint16_t* from, int64_t inputs, float* to) {
+    for (int64_t i = 0; i < inputs * kLanes; i += 2 * kLanes) {
+      const __m512i pairs = _mm512_loadu_si512(from + i);
+      _mm512_store_ps(to + i, _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536))));
+      _mm512_store_ps(to + i + kLanes, widen(pairs));
+    }
   }
-}
+
+  static __m512 swapped(__m512i halves) { return widen(_mm512_shuffle_epi32(halves, _MM_PERM_CDAB)); }
+
+  // Whole pairs of `count` tokens; the last vector of a row may reach beyond them.
+  static void unpack_input(const uint16_t* x, int64_t stride, int64_t count, int64_t inputs, float* to) {
+    for (; count > 0; --count, x += stride, to += kInputStride) {
+      int64_t i = 0;
+      for (; i + kLanes <= inputs; i += kLanes) _mm512_store_ps(to + i, swapped(load_halves(x + i)));
+      if (i == inputs) continue;
+      const auto left = static_cast<__mmask16>((1u << (inputs - i)) - 1);
+      _mm512_store_ps(to + i, swapped(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(left, x + i))));
+    }
+  }
+};
+
+// While one lives, subnormal numbers are zeros, as operands and as results.
+class Flushing {
+ public:
+  Flushing() : before_(_mm_getcsr()) { _mm_setcsr(before_ | _MM_FLUSH_ZERO_ON | 0x0040 /* denormals are zeros */); }
+  ~Flushing() { _mm_setcsr(before_); }
+  Flushing(const Flushing&) = delete;
+  Flushing& operator=(const Flushing&) = delete;
+
+ private:
+  unsigned before_;
+};
+
+// Outputs that are computed together: while the weights stream by, their accumulators and a block of their input stay
+// in the L2 cache.
+constexpr int64_t kTokens = 96, kPanels = 8;
 
 template <class Weights>
 struct Float {
-  template <int M, int P>
-  [[gnu::noinline]] static void tile(const LinearArgs& args, int64_t m, int64_t panel) {
-    const int64_t k_end = args.dense.k, panel_values = k_end * kLanes;
-    const auto* weights = static_cast<const typename Weights::Value*>(args.dense.codes) + panel * panel_values;
-    const float* x = args.x + m * args.x_stride;
-    FloatTile<M, P> tile, acc;
-    begin_outputs<M, P>(args, m, panel, tile);
-    load<M, P>(tile, acc);
-    for (int64_t k = 0; k < k_end; ++k, weights += kLanes) {
-      __m512 w[P];
-      for (int p = 0; p < P; ++p) w[p] = Weights::load(weights + p * panel_values);
-      multiply<M, P>(x + k, args.x_stride, w, acc);
-    }
-    store<M, P>(acc, tile);
-    store_outputs<M, P>(args, m, panel, tile);
-  }
-};
+  using Value = typename Weights::Value;
 
-// The level of input j of a step, exact in float32, for panel p of a tile, from the lane's 32 bits.
-struct W4 {
-  static constexpr int64_t kPanelsInStep = 2;
-  static __m512 level(__m512i raw, int64_t j, int p) {
-    const __m512 first = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    const __m512 second = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);
-    const auto shift = static_cast<int32_t>(j * 8 + p % 2 * 4);
-    const __m512i index = _mm512_srlv_epi32(raw, _mm512_set1_epi32(shift));  // the low four bits count
-    return _mm512_permutexvar_ps(index, p % 2 == 0 ? first : second);
-  }
-};
-
-struct W8 {
-  static constexpr int64_t kPanelsInStep = 1;
-  static __m512 level(__m512i raw, int64_t j, int) {
-    const auto shift = static_cast<int32_t>(24 - j * 8);
-    return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_sllv_epi32(raw, _mm512_set1_epi32(shift)), 24));
-  }
-};
-
-// kZeros: the layer has zeros to subtract.
-template <class Weights, bool kZeros>
-struct IntegerWeights {
-  template <int M, int P>
-  struct Step {
-    const uint8_t* weights;
-    int64_t stride;  // of the weights, from panel to panel (8 bits) or from pair to pair (4 bits)
-    const float* x;
-    int64_t x_stride;
-    __m512 zeros[P];
-
-    [[gnu::always_inline]] void multiply_input(int64_t j, FloatTile<M, P>& acc) const {
-      __m512 w[P];
-      for (int p = 0; p < P; ++p) {
-        const __m512i raw = _mm512_loadu_si512(weights + p / Weights::kPanelsInStep * stride);
-        w[p] = Weights::level(raw, j, p);
-        if constexpr (kZeros) w[p] = _mm512_sub_ps(w[p], zeros[p]);
-      }
-      multiply<M, P>(x + j, x_stride, w, acc);
-    }
+  // One tile: where it is, and its accumulators between blocks.
+  struct Work {
+    const LinearArgs& args;
+    Block block;
+    int64_t m, panel;
+    float* rest;
+    bool first, last;  // block
   };
 
   template <int M, int P>
-  [[gnu::always_inline]] static void load_zeros(const PackedDense& dense, int64_t panel, int64_t g,
-                                                __m512 (&zeros)[P]) {
-    for (int p = 0; p < P; ++p) {
-      const int64_t at = ((panel + p) * dense.groups + g) * kLanes;
-      zeros[p] = _mm512_cvtepi32_ps(_mm512_loadu_si512(dense.zeros + at));
+  [[gnu::noinline]] static void tile(const Work& work) {
+    auto& r = *reinterpret_cast<FloatTile<M, P>*>(work.rest);
+    if (work.first) begin_outputs<M, P>(work.args, work.m, work.panel, r);
+    multiply_block<M, P>(work.block, r);
+    if (work.last) store_outputs<M, P>(work.args, work.m, work.panel, r);
+  }
+
+  using Tile = void (*)(const Work&);
+  template <int P>
+  static constexpr Tile kTiles[] = {nullptr,     tile<1, P>,  tile<2, P>, tile<3, P>, tile<4, P>,
+                                    tile<5, P>,  tile<6, P>,  tile<7, P>, tile<8, P>, tile<9, P>,
+                                    tile<10, P>, tile<11, P>, tile<12, P>};
+
+  static int64_t inputs(const PackedDense& dense) { return Weights::kPairs ? (dense.k + 1) / 2 * 2 : dense.k; }
+
+  // Points the block to the weights of `panels` panels; `scratch` is [panel][kBlockInputs][16].
+  static void load_weights(const Work& work, int64_t panels, int64_t k, float* scratch, Block& block) {
+    const int64_t panel_values = inputs(work.args.dense) * kLanes;
+    const Value* from = static_cast<const Value*>(work.args.dense.codes) + work.panel * panel_values + k * kLanes;
+    if constexpr (!Weights::kUnpacks) {
+      block.weights = from;
+      block.panel_stride = panel_values;
+    } else {
+      block.weights = scratch;
+      block.panel_stride = kBlockInputs * kLanes;
+      for (int64_t p = 0; p < panels; ++p)
+        Weights::unpack(from + p * panel_values, block.inputs, scratch + p * block.panel_stride);
     }
   }
 
-  template <int M, int P>
-  [[gnu::noinline]] static void add_group(const LinearArgs& args, int64_t m, int64_t panel, int64_t g,
-                                          FloatTile<M, P>& f) {
-    const PackedDense& dense = args.dense;
-    const int64_t group_bytes = dense.group_steps * 64;
-    Step<M, P> step;
-    step.stride = dense.groups * group_bytes;
-    step.weights =
-        static_cast<const uint8_t*>(dense.codes) + panel / Weights::kPanelsInStep * step.stride + g * group_bytes;
-    step.x = args.x + m * args.x_stride + g * dense.group_size;
-    step.x_stride = args.x_stride;
-    if constexpr (kZeros) load_zeros<M, P>(dense, panel, g, step.zeros);
-    int64_t left = smaller(dense.group_size, dense.k - g * dense.group_size);
-    FloatTile<M, P> acc{};
-    for (; left >= 4; left -= 4) {
-      for (int64_t j = 0; j < 4; ++j) step.multiply_input(j, acc);
-      step.weights += 64;
-      step.x += 4;
-    }
-    for (int64_t j = 0; j < left; ++j) step.multiply_input(j, acc);
-    for (int p = 0; p < P; ++p) {
-      const __m512 scale = _mm512_loadu_ps(dense.scales + ((panel + p) * dense.groups + g) * kLanes);
-      for (int i = 0; i < M; ++i) f[i][p] = _mm512_fmadd_ps(scale, acc[i][p], f[i][p]);
+  // Inputs from k on, for all tokens and panels of `args`: at most kTokens and kPanels.
+  static void add_block(const LinearArgs& args, int64_t k, float* rest) {
+    alignas(64) float scratch[Weights::kUnpacks ? kBlockPanels * kBlockInputs * kLanes : 1];
+    alignas(64) float x[Weights::kPairs ? kBlockTokens * Pairs::kInputStride : 1];
+    Work work{args, {}, 0, args.panel_begin, rest, k == 0, k + kBlockInputs >= args.dense.k};
+    work.block.inputs = smaller(kBlockInputs, inputs(args.dense) - k);
+    for (; work.panel < args.panel_end; work.panel += kBlockPanels) {
+      const int64_t panels = smaller(kBlockPanels, args.panel_end - work.panel);
+      load_weights(work, panels, k, scratch, work.block);
+      each_tile(args.m_begin, args.m_end, [&](int64_t m, int64_t count) {
+        work.m = m;
+        if constexpr (Weights::kPairs) {
+          Pairs::unpack_input(args.halves + m * args.x_stride + k, args.x_stride, count, work.block.inputs, x);
+          work.block.x = x;
+          work.block.x_stride = Pairs::kInputStride;
+        } else {
+          work.block.x = args.x + m * args.x_stride + k;
+          work.block.x_stride = args.x_stride;
+        }
+        (panels == 2 ? kTiles<2> : kTiles<1>)[count](work);
+        work.rest += kTileValues;
+      });
     }
   }
 
-  template <int M, int P>
-  [[gnu::noinline]] static void tile(const LinearArgs& args, int64_t m, int64_t panel) {
-    FloatTile<M, P> f{}, r;
-    for (int64_t g = 0; g < args.dense.groups; ++g) add_group<M, P>(args, m, panel, g, f);
-    begin_outputs<M, P>(args, m, panel, r);
-    for (int i = 0; i < M; ++i)
-      for (int p = 0; p < P; ++p) r[i][p] = _mm512_add_ps(r[i][p], f[i][p]);
-    store_outputs<M, P>(args, m, panel, r);
+  static void run(const LinearArgs& args) {
+    alignas(64) float rest[kTokens / kBlockTokens * kPanels / kBlockPanels * kTileValues];
+    // Few tokens: the weights are read once, in order.
+    const int64_t width = args.m_end - args.m_begin <= kBlockTokens ? kBlockPanels : kPanels;
+    LinearArgs part = args;
+    for (part.m_begin = args.m_begin; part.m_begin < args.m_end; part.m_begin += kTokens) {
+      part.m_end = smaller(args.m_end, part.m_begin + kTokens);
+      for (part.panel_begin = args.panel_begin; part.panel_begin < args.panel_end; part.panel_begin += width) {
+        part.panel_end = smaller(args.panel_end, part.panel_begin + width);
+        int64_t k = 0;
+        do {  // once even without inputs: y must become r
+          add_block(part, k, rest);
+          k += kBlockInputs;
+        } while (k < args.dense.k);
+      }
+    }
   }
 };
 
 }  // namespace
 
-void linear_f32(const LinearArgs& args) { run_tiles<Float<F32>>(args); }
-void linear_f16(const LinearArgs& args) { run_tiles<Float<F16>>(args); }
-void linear_bf16(const LinearArgs& args) { run_tiles<Float<Bf16>>(args); }
-void linear_w4_f32(const LinearArgs& args) {
-  if (args.dense.zeros == nullptr) return run_tiles<IntegerWeights<W4, false>, 2>(args);
-  run_tiles<IntegerWeights<W4, true>, 2>(args);
-}
-
-void linear_w8_f32(const LinearArgs& args) {
-  if (args.dense.zeros == nullptr) return run_tiles<IntegerWeights<W8, false>>(args);
-  run_tiles<IntegerWeights<W8, true>>(args);
+void linear_f32(const LinearArgs& args) { Float<F32>::run(args); }
+void linear_f16(const LinearArgs& args) { Float<F16>::run(args); }
+void linear_bf16(const LinearArgs& args) { Float<Bf16>::run(args); }
+void linear_bf16_pairs(const LinearArgs& args) {
+  const Flushing flushing;
+  Float<Pairs>::run(args);
 }
 
 }  // namespace nibble::avx512

@@ -55,21 +55,13 @@ template <int M, int P>
   unrolled<M * P>([&](auto at) __attribute__((always_inline)) { acc[at / P][at % P] = _mm512_setzero_si512(); });
 }
 
-template <int M, int P>
-[[gnu::always_inline]] inline void store(const IntegerTile<M, P>& acc, IntegerTile<M, P>& sums) {
-  unrolled<M * P>([&](auto at) __attribute__((always_inline)) {
-    _mm512_store_si512(&sums[at / P][at % P], acc[at / P][at % P]);
-  });
-}
-
 struct W4 {
   // stored - level, of the first and the second panel of a pair.
   static constexpr int32_t kExcess[2] = {8, 0};
   static constexpr int64_t kPanelsInStep = 2;
 
   template <int M, int P>
-  [[gnu::always_inline]] static void dot(const Group& group, IntegerTile<M, 2 * P>& sums) {
-    IntegerTile<M, 2 * P> acc;
+  [[gnu::always_inline]] static void dot(const Group& group, IntegerTile<M, 2 * P>& acc) {
     clear<M, 2 * P>(acc);
     const __m512i low_bits = _mm512_set1_epi8(15);
     const uint8_t* weights = group.weights;
@@ -93,7 +85,6 @@ struct W4 {
       __m512i* pair = &acc[at / P][at % P * 2];
       pair[1] = _mm512_srai_epi32(_mm512_sub_epi32(pair[1], pair[0]), 4);
     });
-    store<M, 2 * P>(acc, sums);
   }
 };
 
@@ -102,8 +93,7 @@ struct W8 {
   static constexpr int64_t kPanelsInStep = 1;
 
   template <int M, int P>
-  [[gnu::always_inline]] static void dot(const Group& group, IntegerTile<M, 2 * P>& sums) {
-    IntegerTile<M, 2 * P> acc;
+  [[gnu::always_inline]] static void dot(const Group& group, IntegerTile<M, 2 * P>& acc) {
     clear<M, 2 * P>(acc);
     const uint8_t* weights = group.weights;
     const uint8_t* codes = group.codes;
@@ -118,32 +108,69 @@ struct W8 {
         unrolled<2 * P>([&](auto p) __attribute__((always_inline)) { dot4(acc[i][p], x, w[p]); });
       });
     }
-    store<M, 2 * P>(acc, sums);
   }
 };
 
-// Modulo 2^32, as all sums are.
-inline int32_t wrapping_product(int32_t a, int32_t b) {
-  return static_cast<int32_t>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b));
+// What corrects the raw sums of a group, of code * (level + excess), to those of (code - zero[m]) * (level - zero):
+//   - (excess + zero) * sum(codes) - zero[m] * sum(levels)
+// modulo 2^32. Groups of up to 128 inputs have factors of 16 bits: then one vpdpwssd makes both products, with
+// (sum(levels), excess + zero) in the lanes and (-zero[m], -sum(codes)) for the token.
+constexpr int64_t kShortGroup = 128;
+
+inline __m512i zeros_of(const PackedDense& dense, int64_t at, int32_t excess) {
+  const __m512i constant = _mm512_set1_epi32(excess);
+  return dense.zeros == nullptr ? constant : _mm512_add_epi32(constant, group_zeros(dense, at));
 }
 
-// f += scale * (acc - excess and zero * sum(codes) - zero[m] * sum(levels)) for one panel of one group.
+inline int32_t pair16(int32_t low, int32_t high) {
+  return static_cast<int32_t>((static_cast<uint32_t>(low) & 0xFFFF) | static_cast<uint32_t>(high) << 16);
+}
+
+// f += scale * corrected sums, for one panel of one group.
 template <int M, int P>
-[[gnu::always_inline]] inline void fold_panel(const LinearArgs& args, int64_t m, int64_t at, int64_t g, int p,
-                                              int32_t excess, const IntegerTile<M, P>& acc, FloatTile<M, P>& f) {
-  const PackedDense& dense = args.dense;
-  const __m512 scale = _mm512_loadu_ps(dense.scales + at);
-  const __m512i sums = _mm512_loadu_si512(dense.sums + at);
-  __m512i zeros = _mm512_set1_epi32(excess);
-  if (dense.zeros != nullptr) zeros = _mm512_add_epi32(zeros, _mm512_loadu_si512(dense.zeros + at));
-  for (int i = 0; i < M; ++i) {
-    const int32_t code_sum = args.rows.sums[(m + i) * dense.groups + g];
-    const __m512i by_code_sum = dense.zeros == nullptr ? _mm512_set1_epi32(wrapping_product(excess, code_sum))
-                                                       : _mm512_mullo_epi32(zeros, _mm512_set1_epi32(code_sum));
-    const __m512i by_zero = _mm512_mullo_epi32(sums, _mm512_set1_epi32(args.rows.zeros[m + i]));
-    const __m512i exact = _mm512_sub_epi32(_mm512_sub_epi32(acc[i][p], by_code_sum), by_zero);
+[[gnu::always_inline]] inline void fold_short(const LinearArgs& args, int64_t at, int p, int32_t excess,
+                                              const int32_t (&factors)[M], const IntegerTile<M, P>& acc,
+                                              FloatTile<M, P>& f) {
+  const __m512 scale = group_scales(args.dense, at);
+  const __m512i zeros = _mm512_slli_epi32(zeros_of(args.dense, at, excess), 16);
+  const __m512i levels = _mm512_mask_blend_epi16(0xAAAAAAAA, group_sums(args.dense, at), zeros);
+  unrolled<M>([&](auto i) __attribute__((always_inline)) {
+    const __m512i exact = _mm512_dpwssd_epi32(acc[i][p], levels, _mm512_set1_epi32(factors[i]));
     f[i][p] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(exact), f[i][p]);
+  });
+}
+
+template <int M, int P>
+[[gnu::always_inline]] inline void fold_long(const LinearArgs& args, int64_t m, int64_t at, int64_t g, int p,
+                                             int32_t excess, const IntegerTile<M, P>& acc, FloatTile<M, P>& f) {
+  const __m512 scale = group_scales(args.dense, at);
+  const __m512i sums = group_sums(args.dense, at), zeros = zeros_of(args.dense, at, excess);
+  unrolled<M>([&](auto i) __attribute__((always_inline)) {
+    const __m512i by_sum =
+        _mm512_mullo_epi32(zeros, _mm512_set1_epi32(args.rows.sums[g * args.rows.sum_stride + m + i]));
+    const __m512i by_zero = _mm512_mullo_epi32(sums, _mm512_set1_epi32(args.rows.zeros[m + i]));
+    const __m512i exact = _mm512_sub_epi32(_mm512_sub_epi32(acc[i][p], by_sum), by_zero);
+    f[i][p] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(exact), f[i][p]);
+  });
+}
+
+// All panels of one group; `excess` of even and odd panels.
+template <int M, int P>
+[[gnu::always_inline]] inline void fold(const LinearArgs& args, int64_t m, int64_t panel, int64_t g,
+                                        const int32_t (&excess)[2], const IntegerTile<M, P>& acc, FloatTile<M, P>& f) {
+  const auto entry = [&](int p) { return ((panel + p) * args.dense.groups + g) * kLanes; };
+  if (args.dense.group_size > kShortGroup) {
+    unrolled<P>([&](auto p) __attribute__((always_inline)) {
+      fold_long<M, P>(args, m, entry(p), g, p, excess[p % 2], acc, f);
+    });
+    return;
   }
+  int32_t factors[M];
+  for (int i = 0; i < M; ++i)
+    factors[i] = pair16(-args.rows.zeros[m + i], -args.rows.sums[g * args.rows.sum_stride + m + i]);
+  unrolled<P>([&](auto p) __attribute__((always_inline)) {
+    fold_short<M, P>(args, entry(p), p, excess[p % 2], factors, acc, f);
+  });
 }
 
 template <class Weights>
@@ -155,16 +182,23 @@ struct Integer {
     const int64_t group_bytes = dense.group_steps * 64, stride = dense.groups * group_bytes;
     Group group{static_cast<const uint8_t*>(dense.codes) + panel / Weights::kPanelsInStep * stride, stride,
                 args.rows.codes + m * args.rows.stride, args.rows.stride, dense.group_steps};
+    ask_for_outputs<M, 2 * P>(args, m, panel);
     FloatTile<M, 2 * P> f{};
     for (int64_t g = 0; g < dense.groups; ++g) {
       IntegerTile<M, 2 * P> acc;
       Weights::template dot<M, P>(group, acc);
-      for (int p = 0; p < 2 * P; ++p)
-        fold_panel<M, 2 * P>(args, m, ((panel + p) * dense.groups + g) * kLanes, g, p, Weights::kExcess[p % 2], acc, f);
+      fold<M, 2 * P>(args, m, panel, g, Weights::kExcess, acc, f);
       group.weights += group_bytes;
       group.codes += dense.group_steps * 4;
     }
     finish<M, 2 * P>(args, m, panel, f);
+  }
+
+  // Output lines lie a row apart, where no prefetcher looks; asked for before the multiplications they wait for.
+  template <int M, int P>
+  [[gnu::always_inline]] static void ask_for_outputs(const LinearArgs& args, int64_t m, int64_t panel) {
+    for (int i = 0; i < M; ++i)
+      for (int p = 0; p < P; ++p) __builtin_prefetch(args.y + (m + i) * args.y_stride + (panel + p) * kLanes, 1);
   }
 
   // y = scale[m] * f + (bias + kept columns)

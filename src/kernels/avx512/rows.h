@@ -12,8 +12,15 @@ void linear_w8_f32(const LinearArgs& args);
 void linear_f32(const LinearArgs& args);
 void linear_f16(const LinearArgs& args);
 void linear_bf16(const LinearArgs& args);
+void linear_bf16_pairs(const LinearArgs& args);
+void norm(const NormArgs& args);
+void activate(const ActivateArgs& args);
+void split(const SplitArgs& args);
 void quantize(const QuantizeArgs& args);
 void attention_f32(const AttentionArgs& args);
 void attention_f16(const AttentionArgs& args);
+void store_cache_f32(const CacheStoreArgs& args);
+void store_cache_f16(const CacheStoreArgs& args);
+extern const ProbeRow kProbes[];  // ends with a row whose `run` is null
 
 }  // namespace nibble::avx512

@@ -8,20 +8,23 @@ constexpr LinearRow kLinear[] = {
     {"linear_w8_a8__avx512vnni_12x32", PackedType::int8, true, 8, 1, 1, 12, avx512::linear_w8_a8},
     {"linear_w4_f32__avx512_6x64", PackedType::int4, false, 0, 1, 1, 6, avx512::linear_w4_f32},
     {"linear_w8_f32__avx512_6x64", PackedType::int8, false, 0, 1, 1, 6, avx512::linear_w8_f32},
-    {"linear_f32__avx512_6x64", PackedType::f32, false, 0, 1, 1, 6, avx512::linear_f32},
-    {"linear_f16__avx512_6x64", PackedType::f16, false, 0, 1, 1, 6, avx512::linear_f16},
-    {"linear_bf16__avx512_6x64", PackedType::bf16, false, 0, 1, 1, 6, avx512::linear_bf16},
+    {"linear_f32__avx512_12x32", PackedType::f32, false, 0, 1, 1, 12, avx512::linear_f32},
+    {"linear_f16__avx512_12x32", PackedType::f16, false, 0, 1, 1, 12, avx512::linear_f16},
+    {"linear_bf16__avx512_12x32", PackedType::bf16, false, 0, 1, 1, 12, avx512::linear_bf16},
+    {"linear_bf16_pairs__avx512_12x32", PackedType::bf16_pairs, false, 0, 1, 1, 12, avx512::linear_bf16_pairs},
     {},
 };
 
 constexpr AttentionRow kAttention[] = {
-    {"attention_f32__avx512", CacheType::f32, 1e-5, avx512::attention_f32},
-    {"attention_f16__avx512", CacheType::f16, 1e-5, avx512::attention_f16},
+    {"attention_f32__avx512_12x32", CacheType::f32, 0, avx512::attention_f32, avx512::store_cache_f32},
+    {"attention_f16__avx512_12x32", CacheType::f16, 0, avx512::attention_f16, avx512::store_cache_f16},
     {},
 };
 
+constexpr TokenKernels kToken = {"avx512", avx512::norm, avx512::activate, avx512::split, avx512::quantize};
+
 }  // namespace
 
-const KernelTable kAvx512Kernels = {"avx512vnni", kLinear, "quantize__avx512", avx512::quantize, kAttention};
+const KernelTable kAvx512Kernels = {"avx512vnni", kLinear, &kToken, kAttention, avx512::kProbes};
 
 }  // namespace nibble

@@ -53,27 +53,22 @@ inline __m512 load_f16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 
-// r = bias, then the kept columns: 24 accumulators, P weights, one broadcast.
-template <int M, int P>
-[[gnu::always_inline]] inline void begin_outputs(const LinearArgs& args, int64_t m, int64_t panel,
-                                                 FloatTile<M, P>& out) {
-  FloatTile<M, P> r;
-  for (int p = 0; p < P; ++p) {
-    const __m512 bias = args.bias == nullptr ? _mm512_setzero_ps() : _mm512_loadu_ps(args.bias + (panel + p) * kLanes);
-    for (int i = 0; i < M; ++i) r[i][p] = bias;
-  }
-  const int64_t columns = args.kept.columns;
-  const uint16_t* kept = args.kept.values + panel * columns * kLanes;
-  const float* x = args.x_kept + m * args.kept_stride;
-  for (int64_t c = 0; c < columns; ++c) {
-    __m512 w[P];
-    for (int p = 0; p < P; ++p) w[p] = load_f16(kept + (p * columns + c) * kLanes);
-    for (int i = 0; i < M; ++i) {
-      const __m512 value = _mm512_set1_ps(x[i * args.kept_stride + c]);
-      for (int p = 0; p < P; ++p) r[i][p] = _mm512_fmadd_ps(value, w[p], r[i][p]);
-    }
-  }
-  store<M, P>(r, out);
+// Sixteen entries of a group's scales, zeros and sums, as float32 and int32.
+inline __m512 group_scales(const PackedDense& dense, int64_t at) {
+  if (dense.compact) return load_f16(static_cast<const uint16_t*>(dense.scales) + at);
+  return _mm512_loadu_ps(static_cast<const float*>(dense.scales) + at);
+}
+
+inline __m512i group_zeros(const PackedDense& dense, int64_t at) {  // not null
+  if (!dense.compact) return _mm512_loadu_si512(static_cast<const int32_t*>(dense.zeros) + at);
+  const auto* bytes = static_cast<const int8_t*>(dense.zeros) + at;
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+}
+
+inline __m512i group_sums(const PackedDense& dense, int64_t at) {
+  if (!dense.compact) return _mm512_loadu_si512(static_cast<const int32_t*>(dense.sums) + at);
+  const auto* words = static_cast<const int16_t*>(dense.sums) + at;
+  return _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
 }
 
 // Outputs from N on do not exist in y, nor does a panel that is packed only to make a pair.
@@ -81,6 +76,17 @@ inline __mmask16 lanes_of(const LinearArgs& args, int64_t panel) {
   const int64_t left = smaller(args.dense.n, args.panel_end * kLanes) - panel * kLanes;
   if (left <= 0) return 0;
   return left >= kLanes ? __mmask16{0xFFFF} : static_cast<__mmask16>((1u << left) - 1);
+}
+
+// r: y as it is when it has begun, else the bias.
+template <int M, int P>
+[[gnu::always_inline]] inline void begin_outputs(const LinearArgs& args, int64_t m, int64_t panel, FloatTile<M, P>& r) {
+  for (int p = 0; p < P; ++p) {
+    const __mmask16 lanes = lanes_of(args, panel + p);
+    const float* from = args.y + m * args.y_stride + (panel + p) * kLanes;
+    const __m512 bias = args.bias == nullptr ? _mm512_setzero_ps() : _mm512_loadu_ps(args.bias + (panel + p) * kLanes);
+    for (int i = 0; i < M; ++i) r[i][p] = args.begun ? _mm512_maskz_loadu_ps(lanes, from + i * args.y_stride) : bias;
+  }
 }
 
 template <int M, int P>

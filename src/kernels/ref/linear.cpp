@@ -1,11 +1,14 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/half.h"
 #include "kernels/ref/rows.h"
 
 namespace nibble::ref {
 namespace {
+
+constexpr float kLeastNormal = std::numeric_limits<float>::min();
 
 // One output of the layer: its panel and its lane in it.
 struct Output {
@@ -34,10 +37,16 @@ int32_t level(const PackedDense& dense, Output n, int64_t g, int64_t i) {
 }
 
 int32_t zero(const PackedDense& dense, Output n, int64_t g) {
-  return dense.zeros == nullptr ? 0 : dense.zeros[entry(n, dense.groups, g)];
+  if (dense.zeros == nullptr) return 0;
+  const int64_t at = entry(n, dense.groups, g);
+  return dense.compact ? static_cast<const int8_t*>(dense.zeros)[at] : static_cast<const int32_t*>(dense.zeros)[at];
 }
 
-float scale(const PackedDense& dense, Output n, int64_t g) { return dense.scales[entry(n, dense.groups, g)]; }
+float scale(const PackedDense& dense, Output n, int64_t g) {
+  const int64_t at = entry(n, dense.groups, g);
+  if (dense.compact) return f16_to_f32(static_cast<const uint16_t*>(dense.scales)[at]);
+  return static_cast<const float*>(dense.scales)[at];
+}
 
 float float_value(const PackedDense& dense, Output n, int64_t k) {
   const int64_t at = entry(n, dense.k, k);
@@ -48,14 +57,11 @@ float float_value(const PackedDense& dense, Output n, int64_t k) {
   }
 }
 
-// Bias and kept columns.
+// What an output starts from.
 float base(const LinearArgs& args, int64_t m, Output n) {
-  float r = args.bias == nullptr ? 0.0f : args.bias[n.panel * kLanes + n.lane];
-  for (int64_t c = 0; c < args.kept.columns; ++c) {
-    const float w = f16_to_f32(args.kept.values[entry(n, args.kept.columns, c)]);
-    r = std::fma(args.x_kept[m * args.kept_stride + c], w, r);
-  }
-  return r;
+  const int64_t at = n.panel * kLanes + n.lane;
+  if (args.begun) return args.y[m * args.y_stride + at];
+  return args.bias == nullptr ? 0.0f : args.bias[at];
 }
 
 int32_t group_sum(const LinearArgs& args, int64_t m, Output n, int64_t g) {
@@ -93,6 +99,54 @@ float float_output(const LinearArgs& args, int64_t m, Output n) {
   return a;
 }
 
+float flushed(float value) { return std::abs(value) < kLeastNormal ? std::copysign(0.0f, value) : value; }
+
+float flushing_fma(float x, float w, float a) {
+  x = flushed(x);
+  w = flushed(w);
+  a = flushed(a);
+  const float value = std::fma(x, w, a);
+  if (value == 0 || !(std::abs(value) <= kLeastNormal)) return value;
+  // Where rounding to a subnormal would take part in the decision: once more 2^32 times as large. The smaller factor
+  // and the sum have room for that, or the result would not be this small.
+  constexpr float kScale = 4294967296.0f;
+  (std::abs(x) < std::abs(w) ? x : w) *= kScale;
+  return std::abs(std::fma(x, w, a * kScale)) < kLeastNormal * kScale ? std::copysign(0.0f, value) : value;
+}
+
+// A subnormal sum is exact.
+float flushing_add(float a, float b) { return flushed(flushed(a) + flushed(b)); }
+
+float bf16_tiles_output(const LinearArgs& args, int64_t m, Output n) {
+  constexpr int64_t kPairs = 16;  // of a block
+  const auto* weights = static_cast<const uint16_t*>(args.dense.codes);
+  const int64_t blocks = (args.dense.k + 2 * kPairs - 1) / (2 * kPairs);
+  float a = base(args, m, n);
+  for (int64_t block = 0; block < blocks; ++block) {
+    float sums[2] = {};
+    for (int64_t pair = block * kPairs; pair < (block + 1) * kPairs; ++pair)
+      for (int64_t i : {0, 1}) {
+        const uint16_t x = args.halves[m * args.x_stride + pair * 2 + i];
+        const uint16_t w = weights[entry(n, blocks * kPairs, pair) * 2 + i];
+        sums[i] = flushing_fma(bf16_to_f32(x), bf16_to_f32(w), sums[i]);
+      }
+    a = flushing_add(a, flushing_add(sums[0], sums[1]));
+  }
+  return a;
+}
+
+float bf16_pairs_output(const LinearArgs& args, int64_t m, Output n) {
+  const auto* weights = static_cast<const uint16_t*>(args.dense.codes);
+  const int64_t pairs = (args.dense.k + 1) / 2;
+  float a = base(args, m, n);
+  for (int64_t pair = 0; pair < pairs; ++pair)
+    for (int64_t i : {1, 0}) {
+      const uint16_t x = args.halves[m * args.x_stride + pair * 2 + i], w = weights[entry(n, pairs, pair) * 2 + i];
+      a = flushing_fma(bf16_to_f32(x), bf16_to_f32(w), a);
+    }
+  return a;
+}
+
 void each_output(const LinearArgs& args, float (*output)(const LinearArgs&, int64_t, Output)) {
   const int64_t end = std::min(args.dense.n, args.panel_end * kLanes);
   for (int64_t m = args.m_begin; m < args.m_end; ++m)
@@ -105,5 +159,7 @@ void each_output(const LinearArgs& args, float (*output)(const LinearArgs&, int6
 void linear_integer(const LinearArgs& args) { each_output(args, integer_output); }
 void linear_integer_weights(const LinearArgs& args) { each_output(args, integer_weights_output); }
 void linear_float(const LinearArgs& args) { each_output(args, float_output); }
+void linear_bf16_pairs(const LinearArgs& args) { each_output(args, bf16_pairs_output); }
+void linear_bf16_tiles(const LinearArgs& args) { each_output(args, bf16_tiles_output); }
 
 }  // namespace nibble::ref

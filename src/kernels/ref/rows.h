@@ -9,7 +9,14 @@ namespace nibble::ref {
 void linear_integer(const LinearArgs& args);          // int4 and int8 weights, quantized input
 void linear_integer_weights(const LinearArgs& args);  // int4 and int8 weights, float input
 void linear_float(const LinearArgs& args);            // f32, f16 and bf16 weights, float input
+void linear_bf16_pairs(const LinearArgs& args);       // bf16 weights, bf16 input
+void linear_bf16_tiles(const LinearArgs& args);
+void norm(const NormArgs& args);
+void activate(const ActivateArgs& args);
+void split(const SplitArgs& args);
 void quantize(const QuantizeArgs& args);
 void attention(const AttentionArgs& args);
+void store_cache(const CacheStoreArgs& args);
+extern const ProbeRow kProbes[];  // ends with a row whose `run` is null
 
 }  // namespace nibble::ref

@@ -11,17 +11,21 @@ constexpr LinearRow kLinear[] = {
     {"linear_f32__reference", PackedType::f32, false, 0, 1, 1, 1, ref::linear_float},
     {"linear_f16__reference", PackedType::f16, false, 0, 1, 1, 1, ref::linear_float},
     {"linear_bf16__reference", PackedType::bf16, false, 0, 1, 1, 1, ref::linear_float},
+    {"linear_bf16_pairs__reference", PackedType::bf16_pairs, false, 0, 1, 1, 1, ref::linear_bf16_pairs},
+    {"linear_bf16_tiles__reference", PackedType::bf16_tiles, false, 0, 1, 1, 1, ref::linear_bf16_tiles},
     {},
 };
 
 constexpr AttentionRow kAttention[] = {
-    {"attention_f32__reference", CacheType::f32, 0, ref::attention},
-    {"attention_f16__reference", CacheType::f16, 0, ref::attention},
+    {"attention_f32__reference", CacheType::f32, 0, ref::attention, ref::store_cache},
+    {"attention_f16__reference", CacheType::f16, 0, ref::attention, ref::store_cache},
     {},
 };
 
+constexpr TokenKernels kToken = {"reference", ref::norm, ref::activate, ref::split, ref::quantize};
+
 }  // namespace
 
-const KernelTable kReferenceKernels = {"portable", kLinear, "quantize__reference", ref::quantize, kAttention};
+const KernelTable kReferenceKernels = {"portable", kLinear, &kToken, kAttention, ref::kProbes};
 
 }  // namespace nibble

@@ -1,38 +1,28 @@
-// The whole-tensor operations of the forward pass that are not linear layers or attention. All data is float32, all
-// matrices are row-major with M rows (tokens). Rows, or fixed blocks of elements, are shared out among the threads;
-// results do not depend on how many there are.
+// The operations of the forward pass between the linear layers and attention. All data is float32, all matrices are
+// row-major with M rows (tokens). What is done to one row runs on the calling thread and can be the RowSource of a
+// linear layer's input; whole tensors are shared out among the threads by rows, which changes no result.
 //
-// Accuracy: sums in double; exp, erf and tanh within about two units in the last place.
+// Accuracy: sums in double; activation functions within a few units in the last place (kernels/abi/token.h).
 #pragma once
 
 #include <cstdint>
-#include <span>
 
+#include "core/cpu.h"
 #include "core/threads.h"
-#include "model/spec.h"
+#include "model/model.h"
 
 namespace nibble::ops {
 
-// y[m] = x[m] / sqrt(mean(x[m]^2) + eps) * gain.  x, y: [M][width], y may be x. gain: width values, or empty (ones).
-void rms_norm(const float* x, int64_t m, int64_t width, std::span<const float> gain, double eps, float* y,
-              ThreadPool& pool);
+// RMS or layer norm of a row of the Spec's hidden width; y may be x.
+void norm_row(const Spec& spec, const NormWeight& norm, const float* x, Isa isa, float* y);
+// The same for M rows.
+void normalize(const Spec& spec, const NormWeight& norm, const float* x, int64_t m, float* y, Isa isa,
+               ThreadPool& pool);
 
-// y[m] = (x[m] - mean) / sqrt(variance + eps) * gain + bias, the variance over width. gain and bias may be empty.
-void layer_norm(const float* x, int64_t m, int64_t width, std::span<const float> gain, std::span<const float> bias,
-                double eps, float* y, ThreadPool& pool);
+// y = f(x) * factor, or f(x) where factor is null, `count` values; y may be x or factor.
+void activate_row(Activation f, const float* x, const float* factor, int64_t count, Isa isa, float* y);
 
-// Rotates pairs (i, i + head_dim/2) of every head by the angle of the row's position, in place:
-//   x[i] = x[i] cos - x[i + h] sin;   x[i + h] = x[i + h] cos + x[i] sin      with h = head_dim / 2
-// x: [M][stride], heads of a row side by side; positions: M; cosine, sine: [positions][head_dim / 2].
-void rotary(float* x, int64_t m, int64_t stride, int64_t heads, int64_t head_dim, std::span<const int64_t> positions,
-            const float* cosine, const float* sine, ThreadPool& pool);
-
-// x = f(x), `count` elements in place.
-void activate(Activation f, float* x, int64_t count, ThreadPool& pool);
-// y = f(gate) * up, `count` elements; y may be gate or up.
-void activate_gated(Activation f, const float* gate, const float* up, float* y, int64_t count, ThreadPool& pool);
-
-// x += y, `count` elements.
-void add(float* x, const float* y, int64_t count, ThreadPool& pool);
+// x += y, M rows of `width` values.
+void add(float* x, const float* y, int64_t m, int64_t width, ThreadPool& pool);
 
 }  // namespace nibble::ops

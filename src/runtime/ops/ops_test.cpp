@@ -11,6 +11,16 @@
 namespace nibble::ops {
 namespace {
 
+std::vector<float> normalized(Norm kind, const std::vector<float>& x, int64_t m, const NormWeight& weight,
+                              ThreadPool& pool) {
+  Spec spec;
+  spec.norm = kind;
+  spec.hidden = static_cast<int64_t>(x.size()) / m;
+  std::vector<float> y(x.size());
+  normalize(spec, weight, x.data(), m, y.data(), detected_isa(), pool);
+  return y;
+}
+
 std::vector<float> normal_values(Random& random, int64_t count, float scale = 1, float shift = 0) {
   std::vector<float> values(static_cast<size_t>(count));
   for (float& value : values) value = random.normal() * scale + shift;
@@ -31,8 +41,7 @@ TEST(Norms, RmsNormFollowsItsFormula) {
       const int64_t m = 5;
       const auto x = normal_values(random, m * width, 3, 100);
       const auto gain = with_gain ? normal_values(random, width) : std::vector<float>();
-      std::vector<float> y(x.size());
-      rms_norm(x.data(), m, width, gain, 1e-5, y.data(), pool);
+      const auto y = normalized(Norm::rms, x, m, {gain, {}}, pool);
       for (size_t i = 0; i < y.size(); ++i) {
         const size_t row = i / static_cast<size_t>(width) * static_cast<size_t>(width), k = i - row;
         long double squares = 0;
@@ -55,8 +64,7 @@ TEST(Norms, LayerNormFollowsItsFormula) {
       const auto x = normal_values(random, m * width, 2, 5);
       const auto gain = options & 1 ? normal_values(random, width) : std::vector<float>();
       const auto bias = options & 2 ? normal_values(random, width) : std::vector<float>();
-      std::vector<float> y(x.size());
-      layer_norm(x.data(), m, width, gain, bias, 1e-5, y.data(), pool);
+      const auto y = normalized(Norm::layer, x, m, {gain, bias}, pool);
       for (size_t i = 0; i < y.size(); ++i) {
         const size_t row = i / static_cast<size_t>(width) * static_cast<size_t>(width), k = i - row;
         long double mean = 0, squares = 0;
@@ -75,41 +83,13 @@ TEST(Norms, LayerNormFollowsItsFormula) {
 TEST(Norms, InPlaceAndThreadsChangeNothing) {
   Random random(3);
   const auto x = normal_values(random, 200 * 300), gain = normal_values(random, 300);
+  Spec spec;
+  spec.hidden = 300;
   ThreadPool one(1), three(3);
   std::vector<float> y(x.size()), z = x;
-  rms_norm(x.data(), 200, 300, gain, 1e-6, y.data(), one);
-  rms_norm(z.data(), 200, 300, gain, 1e-6, z.data(), three);
+  normalize(spec, {gain, {}}, x.data(), 200, y.data(), detected_isa(), one);
+  normalize(spec, {gain, {}}, z.data(), 200, z.data(), detected_isa(), three);
   EXPECT_EQ(y, z);
-}
-
-TEST(Rotary, TurnsPairsOfHalves) {
-  Random random(4);
-  ThreadPool pool(2);
-  const int64_t m = 3, heads = 2, dim = 6, stride = 15;
-  const std::vector<int64_t> positions = {4, 0, 9};
-  std::vector<float> cosine, sine;
-  for (int64_t position = 0; position < 10; ++position)
-    for (int64_t i = 0; i < dim / 2; ++i) {
-      const double angle = static_cast<double>(position) * std::pow(100.0, -static_cast<double>(i) / 3);
-      cosine.push_back(static_cast<float>(std::cos(angle)));
-      sine.push_back(static_cast<float>(std::sin(angle)));
-    }
-  const auto before = normal_values(random, m * stride);
-  auto x = before;
-  rotary(x.data(), m, stride, heads, dim, positions, cosine.data(), sine.data(), pool);
-  for (int64_t row = 0; row < m; ++row) {
-    for (int64_t head = 0; head < heads; ++head) {
-      for (int64_t i = 0; i < dim / 2; ++i) {
-        const auto at = static_cast<size_t>(row * stride + head * dim + i), other = at + dim / 2;
-        const double angle =
-            static_cast<double>(positions[static_cast<size_t>(row)]) * std::pow(100.0, -static_cast<double>(i) / 3);
-        EXPECT_NEAR(x[at], before[at] * std::cos(angle) - before[other] * std::sin(angle), 1e-6);
-        EXPECT_NEAR(x[other], before[other] * std::cos(angle) + before[at] * std::sin(angle), 1e-6);
-      }
-    }
-    for (int64_t i = heads * dim; i < stride; ++i)
-      EXPECT_EQ(x[static_cast<size_t>(row * stride + i)], before[static_cast<size_t>(row * stride + i)]);
-  }
 }
 
 double exact(Activation f, double x) {
@@ -126,35 +106,32 @@ double exact(Activation f, double x) {
 constexpr Activation kAll[] = {Activation::silu, Activation::gelu, Activation::gelu_tanh, Activation::relu};
 
 TEST(Activations, AreAccurateEverywhere) {
-  ThreadPool pool(2);
   for (Activation f : kAll) {
     std::vector<float> x;
     for (float v = -120; v < 120; v += 0.00371f) x.push_back(v);
     for (float v : {0.0f, -0.0f, 1e-30f, -1e-38f, 3e38f, -3e38f}) x.push_back(v);
     auto y = x;
-    activate(f, y.data(), static_cast<int64_t>(y.size()), pool);
+    activate_row(f, y.data(), nullptr, static_cast<int64_t>(y.size()), detected_isa(), y.data());
     for (size_t i = 0; i < x.size(); ++i)
       expect_close(y[i], exact(f, x[i]), 5, 1e-7, "x = " + std::to_string(x[i]) + ", f " + std::to_string(int(f)));
   }
 }
 
 TEST(Activations, KeepNan) {
-  ThreadPool pool(1);
   for (Activation f : kAll) {
     std::vector<float> x(9, NAN);
-    activate(f, x.data(), 9, pool);
+    activate_row(f, x.data(), nullptr, 9, detected_isa(), x.data());
     for (float v : x) EXPECT_TRUE(std::isnan(v));
   }
 }
 
 TEST(Activations, GatedIsTheProduct) {
   Random random(5);
-  ThreadPool one(1), three(3);
   for (Activation f : kAll) {
-    const auto gate = normal_values(random, 50000, 3), up = normal_values(random, 50000);
+    const auto gate = normal_values(random, 5003, 3), up = normal_values(random, 5003);
     auto y = up, activated = gate;
-    activate_gated(f, gate.data(), y.data(), y.data(), 50000, three);
-    activate(f, activated.data(), 50000, one);
+    activate_row(f, gate.data(), y.data(), 5003, detected_isa(), y.data());
+    activate_row(f, activated.data(), nullptr, 5003, detected_isa(), activated.data());
     for (size_t i = 0; i < y.size(); ++i) ASSERT_EQ(y[i], activated[i] * up[i]);
   }
 }
@@ -164,7 +141,7 @@ TEST(Add, AddsEveryElement) {
   ThreadPool pool(3);
   const auto x = normal_values(random, 40001), y = normal_values(random, 40001);
   auto sum = x;
-  add(sum.data(), y.data(), 40001, pool);
+  add(sum.data(), y.data(), 13, 3077, pool);
   for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(sum[i], x[i] + y[i]);
 }
 

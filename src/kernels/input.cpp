@@ -1,0 +1,148 @@
+#include "kernels/input.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/checked.h"
+#include "core/half.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kTasksPerThread = 4;  // so that a slow core does not hold up the rest
+
+constexpr int64_t kBlockOfHalves = 32;  // rows of bf16 input are padded to it (kernels/abi/linear.h)
+
+// Bytes from token to token: an odd number of cache lines, so that the tokens of a register tile, which are read side
+// by side, do not fall into the same sets of the cache.
+int64_t spread(int64_t row_bytes) { return 64 * (ceil_div(row_bytes, 64) | 1); }
+
+// Whether rows of floats can stay where they are: all columns are used, and there are few tokens or they do not fall
+// into the same sets of the cache anyway.
+bool stays(const InputPlan& plan, int64_t x_stride, int64_t m) {
+  constexpr int64_t kFew = 12;
+  return plan.activations.levels == Levels::f32 && plan.kept_count() == 0 && (m <= kFew || x_stride % 64 != 0);
+}
+
+// The work on one token after the other; a thread has the rows from `room` on to itself.
+struct Preparation {
+  const InputPlan& plan;
+  PreparedInput& out;
+  const TokenKernels& kernels;
+  RowSource rows;
+
+  int64_t dense_begin() const { return round_up(plan.columns, 16); }
+  int64_t room_per_thread() const { return dense_begin() + round_up(plan.dense_count() + kSplitRoom, 16); }
+
+  void reserve(int64_t m, int threads) {
+    out.count = m;
+    out.kept_stride = plan.kept_count();
+    out.kept.reserve(m * out.kept_stride);
+    if (plan.kept_halves) {
+      out.kept_halves_stride = spread(round_up(plan.kept_count(), kBlockOfHalves) * 2) / 2;
+      out.kept_halves.reserve(m * out.kept_halves_stride);
+    }
+    out.room.reserve(threads * room_per_thread());
+    out.x = nullptr;
+    if (plan.activations.levels == Levels::bf16) {
+      out.stride = spread(round_up(plan.dense_count(), kBlockOfHalves) * 2);
+      out.x_stride = out.stride / 2;
+      out.halves.reserve(m * out.x_stride);
+      return;
+    }
+    if (!plan.activations.is_integer()) {
+      out.x_stride = spread((plan.dense_count() + kSplitRoom) * 4) / 4;
+      out.dense.reserve(m * out.x_stride);
+      out.x = out.dense.data();
+      return;
+    }
+    out.stride = spread(plan.groups * plan.group_stride);
+    out.codes.reserve(m * out.stride);
+    out.scales.reserve(m);
+    out.zeros.reserve(m);
+    out.sum_stride = round_up(m, 16);
+    out.sums.reserve(plan.groups * out.sum_stride);
+  }
+
+  void token(int64_t m, float* room) const {
+    float* const dense = room + dense_begin();
+    if (plan.activations.is_integer()) {
+      quantize(m, plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room));
+    } else if (plan.activations.levels == Levels::bf16) {
+      round(plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room), plan.dense_count(),
+            out.halves.data() + m * out.x_stride);
+    } else if (plan.kept_count() > 0) {
+      split(m, rows(m, room), out.dense.data() + m * out.x_stride);
+    } else {
+      copy(m, out.dense.data() + m * out.x_stride);
+    }
+  }
+
+  void copy(int64_t m, float* to) const {
+    const float* const row = rows(m, to);
+    if (row != to) std::memcpy(to, row, static_cast<size_t>(plan.columns) * sizeof(float));
+  }
+
+  // To bf16, zeros up to a whole block.
+  static void round(const float* x, int64_t count, uint16_t* to) {
+    for (int64_t i = 0; i < count; ++i) to[i] = f32_to_bf16(x[i]);
+    std::fill(to + count, to + round_up(count, kBlockOfHalves), uint16_t{0});
+  }
+
+  const float* split(int64_t m, const float* x, float* dense) const {
+    kernels.split({.x = x,
+                   .columns = plan.columns,
+                   .kept_columns = plan.kept_columns.data(),
+                   .kept_count = plan.kept_count(),
+                   .dense = dense,
+                   .kept = out.kept.data() + m * out.kept_stride});
+    if (plan.kept_halves)
+      round(out.kept.data() + m * out.kept_stride, plan.kept_count(),
+            out.kept_halves.data() + m * out.kept_halves_stride);
+    return dense;
+  }
+
+  void quantize(int64_t m, const float* x) const {
+    kernels.quantize({.x = x,
+                      .x_stride = 0,
+                      .m_begin = m,
+                      .m_end = m + 1,
+                      .columns = plan.dense_count(),
+                      .bits = plan.activations.bits,
+                      .asymmetric = plan.activations.offset,
+                      .group_size = plan.group_size,
+                      .groups = plan.groups,
+                      .group_stride = plan.group_stride,
+                      .codes = out.codes.data(),
+                      .stride = out.stride,
+                      .scales = out.scales.data(),
+                      .zeros = out.zeros.data(),
+                      .sums = out.sums.data(),
+                      .sum_stride = out.sum_stride});
+  }
+};
+
+}  // namespace
+
+void prepare(const InputPlan& plan, RowSource rows, int64_t m, Isa isa, PreparedInput& out, ThreadPool& pool) {
+  Preparation work{plan, out, token_kernels(isa), rows};
+  work.reserve(m, pool.size());
+  if (m == 0) return;
+  const int64_t grain = ceil_div(m, pool.size() * kTasksPerThread);
+  pool.run_by_thread(ceil_div(m, grain), [&](int64_t task, int thread) {
+    float* const room = out.room.data() + thread * work.room_per_thread();
+    for (int64_t i = task * grain; i < std::min(m, (task + 1) * grain); ++i) work.token(i, room);
+  });
+}
+
+void prepare(const InputPlan& plan, const float* x, int64_t x_stride, int64_t m, Isa isa, PreparedInput& out,
+             ThreadPool& pool) {
+  if (!stays(plan, x_stride, m))
+    return prepare(
+        plan, [=](int64_t i, float*) { return x + i * x_stride; }, m, isa, out, pool);
+  out.count = m;
+  out.x = x;
+  out.x_stride = x_stride;
+}
+
+}  // namespace nibble

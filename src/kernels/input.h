@@ -1,0 +1,58 @@
+// The input of a site, prepared once for all linears that read it: split into kept and dense columns, and quantized.
+//
+// Ownership: a PreparedInput belongs to one caller at a time.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/cpu.h"
+#include "core/function_ref.h"
+#include "core/threads.h"
+#include "format/number_format.h"
+#include "kernels/abi/token.h"
+
+namespace nibble {
+
+// How the input of a site is prepared for its linears: all linears of one site agree on it.
+struct InputPlan {
+  NumberFormat activations;  // f32: the input is used as it is; bf16: rounded to it
+  std::vector<int32_t> kept_columns;
+  bool kept_halves = false;  // the kept columns are rounded to bf16
+  int64_t columns = 0;       // K of the site
+  // Of the codes: inputs to a weight group, G, and bytes of a padded group. Zero, one, zero when nothing is quantized.
+  int64_t group_size = 0, groups = 1, group_stride = 0;
+  bool operator==(const InputPlan&) const = default;
+  int64_t kept_count() const { return static_cast<int64_t>(kept_columns.size()); }
+  int64_t dense_count() const { return columns - kept_count(); }
+};
+
+// The prepared input of M tokens: scratch that is reused from call to call.
+struct PreparedInput {
+  int64_t count = 0;         // M
+  const float* x = nullptr;  // float input of the dense columns
+  int64_t x_stride = 0;
+  AlignedBuffer<uint8_t> codes;
+  AlignedBuffer<float> scales, kept, dense;
+  AlignedBuffer<uint16_t> halves, kept_halves;  // in bf16: the dense columns and the kept ones
+  AlignedBuffer<int32_t> zeros, sums;
+  int64_t stride = 0, sum_stride = 0, kept_stride = 0, kept_halves_stride = 0;
+  AlignedBuffer<float> room;  // a row for each thread, before and after it is split
+};
+
+// Gives the row of token m, plan.columns values: makes it in `room`, or says where it lies. Any thread calls it, once
+// for each token, so that a row is made, split and quantized while it is in the nearest cache.
+using RowSource = FunctionRef<const float*(int64_t m, float* room)>;
+
+// Splits and quantizes the input of a site (or splits it only, or only makes its rows).
+void prepare(const InputPlan& plan, RowSource rows, int64_t m, Isa isa, PreparedInput& out, ThreadPool& pool);
+// The same for rows that lie in a matrix x: [M][x_stride]. Without quantization and kept columns nothing is copied:
+// `x` must outlive `out`'s use.
+void prepare(const InputPlan& plan, const float* x, int64_t x_stride, int64_t m, Isa isa, PreparedInput& out,
+             ThreadPool& pool);
+
+// The kernels that `isa` runs on a token's row.
+const TokenKernels& token_kernels(Isa isa);
+
+}  // namespace nibble

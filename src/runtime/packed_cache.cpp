@@ -1,0 +1,246 @@
+#include "runtime/packed_cache.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cstring>
+#include <set>
+
+#include "checkpoint/manifest.h"
+#include "core/checked.h"
+#include "core/hash.h"
+
+namespace nibble {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::string_view kMagic = "nibble packed 1\n";
+constexpr size_t kHashDigits = 64, kPrologue = kMagic.size() + kHashDigits + sizeof(uint64_t);
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kMaxHeader = int64_t{256} << 20;
+
+// Names of the files that weights are read from, in order.
+Result<std::set<std::string>> source_files(const fs::path& model) {
+  std::set<std::string> names = {"config.json"};
+  std::error_code error;
+  for (fs::directory_iterator it(model, error), end; !error && it != end; it.increment(error))
+    if (it->path().extension() == ".safetensors" || it->path().filename() == "model.safetensors.index.json")
+      names.insert(it->path().filename().string());
+  if (error) return system_failure(error.value(), "list", model);
+  return names;
+}
+
+Json shape_json(const PackedShape& shape) {
+  return {{"rows", shape.rows},
+          {"columns", shape.columns},
+          {"weights", to_string(shape.weights)},
+          {"activations", to_string(shape.activations)},
+          {"kept", shape.kept_columns},
+          {"kept_as", shape.kept_levels == Levels::bf16 ? "bf16" : "f16"},
+          {"bias", shape.bias}};
+}
+
+Result<std::vector<int32_t>> read_columns(const Json* list, const std::string& where) {
+  std::vector<int32_t> columns;
+  if (list == nullptr || !list->is_array()) return fail(ErrorCode::corrupt, "{}: \"kept\" is not a list", where);
+  for (const Json& column : *list) {
+    const bool fits = column.is_number_integer() && column >= 0 && column <= INT32_MAX;
+    if (!fits) return fail(ErrorCode::corrupt, "{}: \"kept\" has {}, which is no column", where, dump_json(column));
+    columns.push_back(column.get<int32_t>());
+  }
+  return columns;
+}
+
+Result<PackedShape> read_shape(JsonReader& reader) {
+  PackedShape shape;
+  NIBBLE_TRY(shape.rows, reader.integer("rows", 0, INT32_MAX));
+  NIBBLE_TRY(shape.columns, reader.integer("columns", 0, INT32_MAX));
+  NIBBLE_TRY(const std::string weights, reader.string("weights"));
+  NIBBLE_TRY(shape.weights, parse_format(weights));
+  NIBBLE_TRY(const std::string activations, reader.string("activations"));
+  NIBBLE_TRY(shape.activations, parse_format(activations));
+  NIBBLE_TRY(shape.kept_columns, read_columns(reader.find("kept"), reader.where()));
+  NIBBLE_TRY(const std::string kept_as, reader.string("kept_as"));
+  shape.kept_levels = kept_as == "bf16" ? Levels::bf16 : Levels::f16;
+  NIBBLE_TRY(shape.bias, reader.boolean("bias"));
+  return shape;
+}
+
+// The header's text, or what is wrong with the file.
+Result<std::string_view> read_header(std::string_view text, const std::string& where) {
+  if (!text.starts_with(kMagic)) return fail(ErrorCode::corrupt, "{} is not a packed cache of this version", where);
+  if (text.size() < kPrologue) return fail(ErrorCode::corrupt, "{} is cut off", where);
+  uint64_t size = 0;
+  std::memcpy(&size, text.data() + kMagic.size() + kHashDigits, sizeof size);
+  if (size > static_cast<uint64_t>(kMaxHeader) || size > text.size() - kPrologue)
+    return fail(ErrorCode::corrupt, "{}: a header of {} bytes in a file of {}", where, size, text.size());
+  const std::string_view header = text.substr(kPrologue, static_cast<size_t>(size));
+  if (sha256(header) != text.substr(kMagic.size(), kHashDigits))
+    return fail(ErrorCode::corrupt, "{}: the header's hash does not match", where);
+  return header;
+}
+
+std::string first_difference(const Json& found, const Json& wanted) {
+  for (const auto& item : wanted.items())
+    if (!found.is_object() || !found.contains(item.key()) || found[item.key()] != item.value()) return item.key();
+  return "key";
+}
+
+// Entering a map page by page while computing would cost a fault for every few pages.
+void enter_pages(std::span<const std::byte> bytes, ThreadPool& pool) {
+#ifdef MADV_POPULATE_READ
+  constexpr int64_t kPiece = int64_t{32} << 20;
+  pool.run_ranges(static_cast<int64_t>(bytes.size()), kPiece, [&](int64_t begin, int64_t end) {
+    // Where the system does not know the request, pages are entered as they are read.
+    ::madvise(const_cast<std::byte*>(bytes.data()) + begin, static_cast<size_t>(end - begin), MADV_POPULATE_READ);
+  });
+#else
+  (void)bytes;
+  (void)pool;
+#endif
+}
+
+}  // namespace
+
+Result<Json> packed_cache_key(const fs::path& model, Isa isa, std::string_view weights) {
+  Json key = {{"layout", PackedLinear::kLayoutVersion}, {"isa", to_string(isa)}, {"converted", weights}};
+  NIBBLE_TRY(const std::set<std::string> names, source_files(model));
+  Json files = Json::array();
+  for (const std::string& name : names) {
+    struct stat info {};
+    if (::stat((model / name).c_str(), &info) != 0) return system_failure(errno, "look at", model / name);
+    const int64_t nanoseconds = info.st_mtim.tv_sec * int64_t{1'000'000'000} + info.st_mtim.tv_nsec;
+    files.push_back({name, static_cast<int64_t>(info.st_size), nanoseconds});
+  }
+  key["files"] = std::move(files);
+  std::error_code error;
+  if (fs::is_regular_file(model / kManifestName, error)) {
+    NIBBLE_TRY(const std::string hash, sha256_file(model / kManifestName));
+    key["manifest"] = hash;
+  }
+  return key;
+}
+
+Result<PackedCache> PackedCache::open(const fs::path& path, const Json& key, ThreadPool& pool) {
+  PackedCache cache;
+  cache.where_ = path.string();
+  NIBBLE_TRY(cache.file_, MappedFile::open(path));
+  NIBBLE_TRY(const std::string_view text, read_header(cache.file_.text(), cache.where_));
+  NIBBLE_TRY(const Json header, parse_json(text, cache.where_));
+  const Json *found = find_path(header, {"key"}), *items = find_path(header, {"items"});
+  if (found == nullptr || *found != key)
+    return fail(ErrorCode::corrupt, "{} was made from something else: its \"{}\" differs", cache.where_,
+                first_difference(found == nullptr ? Json() : *found, key));
+  if (items == nullptr || !items->is_array()) return fail(ErrorCode::corrupt, "{}: no items", cache.where_);
+  for (const Json& item : *items) NIBBLE_DO(cache.read_item(item));
+  enter_pages(cache.file_.bytes(), pool);
+  return cache;
+}
+
+Status PackedCache::read_item(const Json& value) {
+  NIBBLE_TRY(JsonReader reader, JsonReader::open(value, where_));
+  NIBBLE_TRY(const std::string name, reader.string("name"));
+  const auto size = static_cast<int64_t>(file_.bytes().size());
+  NIBBLE_TRY(const int64_t offset, reader.integer("offset", 0, size));
+  NIBBLE_TRY(const int64_t bytes, reader.integer("bytes", 0, size - offset));
+  if (offset % kAlignment != 0) return fail(ErrorCode::corrupt, "{}: \"{}\" is at {}", where_, name, offset);
+  Item item;
+  item.bytes = file_.bytes().subspan(static_cast<size_t>(offset), static_cast<size_t>(bytes));
+  if (reader.has("rows")) {
+    NIBBLE_TRY(item.shape, read_shape(reader));
+  }
+  if (!items_.emplace(name, std::move(item)).second)
+    return fail(ErrorCode::corrupt, "{}: \"{}\" is there twice", where_, name);
+  return {};
+}
+
+Result<const PackedCache::Item*> PackedCache::find(const std::string& name) const {
+  const auto found = items_.find(name);
+  if (found == items_.end()) return fail(ErrorCode::corrupt, "{}: \"{}\" is missing", where_, name);
+  return &found->second;
+}
+
+Result<const PackedCache::Item*> PackedCache::find(const std::string& name, int64_t rows, int64_t columns) const {
+  NIBBLE_TRY(const Item* item, find(name));
+  if (item->shape.rows != rows || item->shape.columns != columns)
+    return fail(ErrorCode::corrupt, "{}: \"{}\" is {} x {}, expected {} x {}", where_, name, item->shape.rows,
+                item->shape.columns, rows, columns);
+  return item;
+}
+
+Result<PackedLinear> PackedCache::linear(const std::string& name, int64_t rows, int64_t columns, Isa isa) const {
+  NIBBLE_TRY(const Item* item, find(name, rows, columns));
+  auto made = PackedLinear::view(item->shape, isa, item->bytes, std::make_shared<const MappedFile>(file_));
+  if (!made) return fail(made.error().code, "{}: \"{}\": {}", where_, name, made.error().message);
+  return made;
+}
+
+Result<LinearWeight> PackedCache::matrix(const std::string& name, int64_t rows, int64_t columns) const {
+  NIBBLE_TRY(const Item* item, find(name, rows, columns));
+  const Levels levels = item->shape.weights.levels;
+  if (levels == Levels::integer) return fail(ErrorCode::corrupt, "{}: \"{}\" is not in floats", where_, name);
+  LinearWeight weight =
+      float_linear(rows, columns, levels, CodeBytes::borrowed(item->bytes, file_.borrow(item->bytes)), {});
+  NIBBLE_DO(weight.validate(where_ + ": " + name));
+  return weight;
+}
+
+Result<std::vector<float>> PackedCache::floats(const std::string& name) const {
+  NIBBLE_TRY(const Item* item, find(name));
+  std::vector<float> values(item->bytes.size() / sizeof(float));
+  if (!values.empty()) std::memcpy(values.data(), item->bytes.data(), values.size() * sizeof(float));
+  return values;
+}
+
+void PackedCacheWriter::add(const std::string& name, const PackedLinear& linear) {
+  add(name, linear.image(), shape_json(linear.shape()));
+}
+
+void PackedCacheWriter::add(const std::string& name, const LinearWeight& matrix) {
+  PackedShape shape;
+  shape.rows = matrix.rows;
+  shape.columns = matrix.columns;
+  shape.weights = matrix.format;
+  shape.activations = matrix.activations;
+  add(name, {matrix.codes.data(), matrix.codes.size()}, shape_json(shape));
+}
+
+void PackedCacheWriter::add(const std::string& name, std::span<const float> values) {
+  add(name, std::as_bytes(values), Json::object());
+}
+
+void PackedCacheWriter::add(const std::string& name, std::span<const std::byte> bytes, Json item) {
+  item["name"] = name;
+  item["offset"] = end_;
+  item["bytes"] = bytes.size();
+  items_.push_back(std::move(item));
+  parts_.push_back(bytes);
+  end_ = round_up(end_ + static_cast<int64_t>(bytes.size()), kAlignment);
+}
+
+Status PackedCacheWriter::write(const fs::path& path, const Json& key) const {
+  // The first item begins at a multiple of the alignment after a header whose own size depends on that number's digits:
+  // room is left for it.
+  Json header = {{"key", key}, {"items", items_}};
+  const int64_t items = static_cast<int64_t>(items_.size());
+  const int64_t room = static_cast<int64_t>(dump_json(header).size()) + 20 * items;
+  const int64_t begin = round_up(static_cast<int64_t>(kPrologue) + room, 4096);
+  for (Json& item : header["items"]) item["offset"] = item["offset"].get<int64_t>() + begin;
+  std::string text = dump_json(header);
+  text.resize(static_cast<size_t>(begin) - kPrologue, ' ');
+  const uint64_t size = text.size();
+  NIBBLE_TRY(DurableFile file, DurableFile::create(path));
+  NIBBLE_DO(file.write(kMagic));
+  NIBBLE_DO(file.write(sha256(text)));
+  NIBBLE_DO(file.write(std::as_bytes(std::span(&size, 1))));
+  NIBBLE_DO(file.write(text));
+  constexpr std::byte kZeros[kAlignment] = {};
+  for (std::span<const std::byte> part : parts_) {
+    NIBBLE_DO(file.write(part));
+    const auto filled = static_cast<int64_t>(part.size());
+    NIBBLE_DO(file.write(std::span(kZeros).first(static_cast<size_t>(round_up(filled, kAlignment) - filled))));
+  }
+  return file.commit();
+}
+
+}  // namespace nibble
