@@ -1,0 +1,108 @@
+#include "bench/cases.h"
+
+#include <fnmatch.h>
+
+#include <algorithm>
+
+#include "kernels/list.h"
+
+namespace nibble::bench {
+namespace {
+
+constexpr LayerKind kEverywhere[] = {
+    {"int4:row", "int8:token:asym"},
+    {"int4:g128", "int8:token:asym"},
+    {"int8:row", "int8:token:asym"},
+    {"int8:g128", "int8:token:asym"},
+    {"int4:row", "f32"},
+    {"int4:g128", "f32"},
+    {"int8:row", "f32"},
+    {"int8:g128", "f32"},
+    {"bf16", "bf16"},
+    {"bf16", "f32"},
+    {"f16", "f32"},
+    {"f32", "f32"},
+};
+
+// On the first shape only.
+constexpr LayerKind kOnce[] = {
+    {"int4:row", "int4:token:asym"},      {"int4:g128", "int4:token:asym"},     {"int8:row", "int4:token:asym"},
+    {"int4:row", "int8:token:asym", 256}, {"int4:row", "int4:token:asym", 256}, {"int8:row", "int8:token:asym", 256},
+};
+
+// Attention and MLP of LLaMA-2-7B, up and down, its head; the narrowest and the widest hidden state of the family.
+constexpr Shape kShapes[] = {{4096, 4096}, {11008, 4096}, {4096, 11008}, {32000, 4096}, {2048, 2048}, {8192, 8192}};
+
+constexpr Shape kQuickShapes[] = {{512, 512}};
+constexpr int64_t kTokens[] = {1, 2, 4, 8, 16, 32, 128, 512}, kQuickTokens[] = {1, 16, 64};
+constexpr int64_t kMostTokens = 1 << 16, kMostWidth = 1 << 18, kMostWeights = int64_t{1} << 30;
+
+// Most columns kept are what the widest kind above keeps; a narrow layer keeps a sixteenth.
+std::vector<Task> tasks_on(std::span<const Shape> shapes) {
+  std::vector<Task> tasks;
+  for (const LayerKind& kind : kEverywhere)
+    for (const Shape& shape : shapes) tasks.push_back({kind, shape});
+  for (LayerKind kind : kOnce) {
+    kind.kept = std::min(kind.kept, shapes[0].k / 16);
+    tasks.push_back({kind, shapes[0]});
+  }
+  return tasks;
+}
+
+Status validate(const Wish& wish) {
+  for (const Shape& shape : wish.shapes)
+    if (shape.n < 16 || shape.k < 16 || shape.n > kMostWidth || shape.k > kMostWidth ||
+        shape.n * shape.k > kMostWeights)
+      return fail(ErrorCode::usage, "shape {}x{}: expected N x K of 16 to {} each and at most {} weights", shape.n,
+                  shape.k, kMostWidth, kMostWeights);
+  for (int64_t m : wish.tokens)
+    if (m < 1 || m > kMostTokens) return fail(ErrorCode::usage, "{} tokens: expected 1 to {}", m, kMostTokens);
+  return {};
+}
+
+template <class T>
+std::vector<T> either(const std::vector<T>& wished, std::span<const T> usual) {
+  return wished.empty() ? std::vector<T>(usual.begin(), usual.end()) : wished;
+}
+
+bool fits(const LinearRow& row, Isa level, Isa isa, const std::string& glob) {
+  if (level > isa) return false;
+  // Hundreds of times slower than the others: only when it is meant.
+  if (level == Isa::portable && isa != Isa::portable && glob.find("reference") == std::string::npos) return false;
+  if (!glob.empty()) return ::fnmatch(glob.c_str(), row.name, 0) == 0;
+  return level >= std::min(isa, Isa::avx512vnni);
+}
+
+}  // namespace
+
+Result<Plan> make_plan(const Wish& wish) {
+  NIBBLE_DO(validate(wish));
+  Plan plan{.tasks = {},
+            .tokens = either<int64_t>(wish.tokens, kTokens),
+            .memory_bytes = int64_t{512} << 20,
+            .rotation_bytes = int64_t{400} << 20,
+            .case_seconds = 0.2,
+            .least_slices = 7,
+            .most_slices = 40};
+  if (wish.quick) {
+    plan.tokens = either<int64_t>(wish.tokens, kQuickTokens);
+    plan.memory_bytes = int64_t{64} << 20;
+    plan.rotation_bytes = 1;
+    plan.case_seconds = 0;
+    plan.least_slices = plan.most_slices = 2;
+  }
+  plan.tasks = tasks_on(either<Shape>(wish.shapes, wish.quick ? std::span<const Shape>(kQuickShapes) : kShapes));
+  return plan;
+}
+
+Result<std::vector<KernelRow>> chosen_kernels(Isa isa, const std::string& glob) {
+  std::vector<KernelRow> rows;
+  for (const IsaTable& entry : all_tables())
+    for (const LinearRow* row = entry.table->linear; row->kernel != nullptr; ++row)
+      if (fits(*row, entry.isa, isa, glob)) rows.push_back({row, entry.isa});
+  if (!rows.empty()) return rows;
+  return fail(ErrorCode::usage, "no kernel that {} can run fits \"{}\"; they are named like linear_w4_a8__avx2_6x16",
+              to_string(isa), glob);
+}
+
+}  // namespace nibble::bench

@@ -1,0 +1,67 @@
+// What `nibble bench --roofline` measures: kernels x kinds of layers x shapes x numbers of tokens, as data.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/cpu.h"
+#include "core/result.h"
+#include "kernels/abi/linear.h"
+
+namespace nibble::bench {
+
+// N outputs, K inputs.
+struct Shape {
+  int64_t n, k;
+  bool operator==(const Shape&) const = default;
+};
+
+// Formats spelt as in recipes, and how many columns are kept in float16.
+struct LayerKind {
+  std::string_view weights, activations;
+  int64_t kept = 0;
+  bool operator==(const LayerKind&) const = default;
+};
+
+// What one kind is measured on.
+struct Task {
+  LayerKind kind;
+  Shape shape;
+};
+
+// How long and on what.
+struct Plan {
+  std::vector<Task> tasks;
+  std::vector<int64_t> tokens;  // M
+  int64_t memory_bytes;         // that the bandwidth probe reads through
+  int64_t rotation_bytes;       // of weights that are used in turn, so that they come from memory
+  double case_seconds;          // to spend on a case, its least number of slices permitting
+  int least_slices, most_slices;
+};
+// What a run is asked for; empty lists: the plan's own.
+struct Wish {
+  bool quick = false;
+  std::vector<Shape> shapes;
+  std::vector<int64_t> tokens;
+};
+
+// The layers of models of 1 to 70 billion parameters, which takes minutes; or quick, one small shape, to see that
+// everything works: its weights fit the caches, so that it has no figures to quote. `usage` for shapes and tokens out
+// of range.
+Result<Plan> make_plan(const Wish& wish);
+
+// A kernel and the instruction set whose table lists it.
+struct KernelRow {
+  const LinearRow* row;
+  Isa isa;
+};
+
+// Those that `isa` can run and whose name fits the glob (`*`, `?`, `[...]`), best first; the reference only where the
+// glob says "reference". Without a glob those of the best levels: of everything from avx512vnni on where there is
+// AVX-512, else of `isa` alone. `usage` when nothing fits.
+Result<std::vector<KernelRow>> chosen_kernels(Isa isa, const std::string& glob);
+
+}  // namespace nibble::bench

@@ -1,0 +1,64 @@
+#include "bench/model.h"
+
+#include <algorithm>
+
+#include "kernels/list.h"
+
+namespace nibble::bench {
+namespace {
+
+// The instruction set whose table lists the row.
+Isa level_of(const LinearRow& wanted) {
+  for (const IsaTable& entry : all_tables())
+    for (const LinearRow* row = entry.table->linear; row->kernel != nullptr; ++row)
+      if (row == &wanted) return entry.isa;
+  return Isa::portable;
+}
+
+Unit& unit_of(const PackedLinear& layer, int64_t tokens, Machine& machine) {
+  const LinearRow& row = layer.row_for(tokens);
+  return machine.unit_for(level_of(row), arithmetic_of(row));
+}
+
+double operations_per_token(const PackedLinear& layer) {
+  return 2.0 * static_cast<double>(layer.outputs()) * static_cast<double>(layer.inputs());
+}
+
+}  // namespace
+
+template <class Visit>
+void ModelRoof::each_linear(Visit visit) const {
+  for (int64_t layer = 0; layer < model_.spec().layers; ++layer)
+    for (const auto& linear : model_.block(layer).linears)
+      if (linear) visit(*linear);
+}
+
+double ModelRoof::cache_bytes_per_position() const {
+  const Spec& spec = model_.spec();
+  const double values = 2.0 * static_cast<double>(spec.layers * spec.kv_heads * spec.head_dim);
+  return values * (model_.new_sequence().type() == CacheType::f32 ? 4 : 2);
+}
+
+void ModelRoof::probe(int64_t tokens) {
+  std::vector<Unit*> units;
+  each_linear([&](const PackedLinear& layer) {
+    Unit* const unit = &unit_of(layer, tokens, machine_);
+    if (std::find(units.begin(), units.end(), unit) == units.end()) units.push_back(unit);
+  });
+  for (Unit* unit : units) machine_.probe(*unit);
+  machine_.probe_reading();
+}
+
+double ModelRoof::least_seconds(const Pass& pass) const {
+  double computing = 0, bytes = cache_bytes_per_position() * static_cast<double>(pass.positions);
+  const auto add = [&](const PackedLinear& layer, int64_t tokens) {
+    const double operations = operations_per_token(layer) * static_cast<double>(tokens);
+    computing += operations / unit_of(layer, tokens, machine_).rates.recent();
+    bytes += static_cast<double>(layer.bytes());
+  };
+  each_linear([&](const PackedLinear& layer) { add(layer, pass.tokens); });
+  if (pass.logits > 0) add(model_.head(), pass.logits);
+  return std::max(computing, bytes / machine_.bandwidth_now());
+}
+
+}  // namespace nibble::bench

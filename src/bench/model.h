@@ -1,0 +1,37 @@
+// A model's own roof: the least time a forward pass can take on this machine.
+#pragma once
+
+#include "bench/machine.h"
+#include "runtime/model.h"
+
+namespace nibble::bench {
+
+// Tokens of one forward pass, logits that are wanted, and cached positions that attention reads (of all sequences
+// together).
+struct Pass {
+  int64_t tokens = 0, logits = 0, positions = 0;
+};
+
+// Operations are those of the linear layers, 2 N K for each token, at the peak of the unit that each layer's kernel
+// uses; bytes are the packed weights, read once, and the cached keys and values. Attention's own operations, norms and
+// the like are not counted: they are what keeps a model below its roof.
+class ModelRoof {
+ public:
+  // Both must outlive this.
+  ModelRoof(const Model& model, Machine& machine) : model_(model), machine_(machine) {}
+
+  // Probes memory and the units that a pass of that many tokens uses.
+  void probe(int64_t tokens);
+  // By what was probed of late.
+  double least_seconds(const Pass& pass) const;
+
+ private:
+  template <class Visit>
+  void each_linear(Visit visit) const;
+  double cache_bytes_per_position() const;
+
+  const Model& model_;
+  Machine& machine_;
+};
+
+}  // namespace nibble::bench
