@@ -350,7 +350,7 @@ TEST(Cli, InspectCountsParametersOfEveryFamily) {
 }
 
 TEST(Cli, BenchForms) {
-  const Arguments arguments = {"bench", quantized(), "--decode", "4", "--repetitions", "2", "-o"};
+  const Arguments arguments = {"bench", quantized(), "--decode", "4", "--batch", "1,3", "--repetitions", "2", "-o"};
   const auto form = [&](const char* name) {
     Arguments with = arguments;
     with.push_back(name);
@@ -363,9 +363,33 @@ TEST(Cli, BenchForms) {
   EXPECT_EQ(found.json["prompt_tokens"], 64);  // the model's positions
   EXPECT_EQ(found.json["generated_tokens"], 4);
   EXPECT_EQ(found.json["decode_measured"].size(), 2u);
+  expect_keys(found.json, {"prefill", "decode", "batched_decode", "peaks", "load_seconds", "first_token_seconds",
+                           "peak_resident_bytes"});
+  EXPECT_EQ(found.json["prefill"].size(), 1u);  // 512 and 2048, both capped to 64
+  ASSERT_EQ(found.json["batched_decode"].size(), 2u);
+  EXPECT_EQ(found.json["batched_decode"][1]["batch"], 3);
+  EXPECT_GT(found.json["batched_decode"][1]["tokens_per_second"], 0);
+  EXPECT_GT(found.json["batched_decode"][1]["share"], 0);
   EXPECT_NE(form("markdown").out.find("|---|"), std::string::npos);
   EXPECT_NE(form("csv").out.find("model,test,tokens"), std::string::npos);
   EXPECT_NE(form("table").out.find("prefill"), std::string::npos);
+}
+
+// The shortened benchmark of the machine: the form of what it says, and the plot.
+TEST(Cli, RooflineQuick) {
+  const std::string plot = fresh("roofline") + ".svg";
+  const Outcome found = nibble_run({"bench", "--roofline", "--quick", "--tokens", "1,16", "--svg", plot, "--json"});
+  ASSERT_EQ(found.code, 0) << found.err << found.out;
+  for (const char* peak : {"int8", "f32", "bandwidth"}) EXPECT_GT(found.json["peaks"][peak], 0) << peak;
+  ASSERT_FALSE(found.json["rows"].empty());
+  std::set<std::string> weights;
+  for (const Json& row : found.json["rows"]) {
+    expect_keys(row, {"kernel", "m", "n", "k", "weights", "activations", "gops", "gbps", "share"});
+    EXPECT_GT(row["share"], 0) << row;
+    weights.insert(row["weights"]);
+  }
+  EXPECT_TRUE(weights.contains("int4:row") && weights.contains("int8:row") && weights.contains("f32"));
+  EXPECT_TRUE(contents(plot).starts_with("<svg "));
 }
 
 // The effective weights, run as an ordinary float model, must score like the weight-only quantized model itself.
@@ -411,6 +435,13 @@ TEST(CliErrors, Usage) {
   expect_error(nibble_run({"generate", model(), "--json"}), 2, "prompt");
   expect_error(nibble_run({"generate", model(), "-p", "a", "--top-p", "0", "--json"}), 2, "top_p");
   expect_error(nibble_run({"bench", model(), "--repetitions", "0", "--json"}), 2, "repetitions");
+  expect_error(nibble_run({"bench", "--json"}), 2, "--roofline");
+  expect_error(nibble_run({"bench", model(), "--quick", "--json"}), 2, "--roofline");
+  expect_error(nibble_run({"bench", model(), "--batch", "0", "--json"}), 2, "batch");
+  expect_error(nibble_run({"bench", model(), "--roofline", "--json"}), 2, "excludes");
+  expect_error(nibble_run({"bench", "--roofline", "--kernels", "no_such*", "--json"}), 2, "no_such");
+  expect_error(nibble_run({"bench", "--roofline", "--shapes", "4096", "--json"}), 2, "4096");
+  expect_error(nibble_run({"bench", "--roofline", "--quick", "--svg", fresh("no") + "/x.svg", "--json"}), 7, "x.svg");
   expect_error(nibble_run({"tokenize", model(), "1 two", "--decode", "--json"}), 2, "two");
   expect_error(nibble_run({"quantize", model(), "-o", fresh("x"), "--recipe", "quik-5b", "--json"}), 2, "quik-4b");
   expect_error(nibble_run(quik(fresh("x"), {"--set", "solve.dampp=1"})), 2, "dampp");

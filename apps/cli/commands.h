@@ -17,13 +17,14 @@ void add_inspect(CLI::App& program, Session& session);
 void add_dequantize(CLI::App& program, Session& session);
 void add_bench(CLI::App& program, Session& session);
 void add_recipe(CLI::App& program, Session& session);
+void add_random(CLI::App& program, Session& session);
 void add_report(CLI::App& program, Session& session);
 void add_verify(CLI::App& program, Session& session);
 
 // In the order of the help.
 inline constexpr void (*kCommands[])(CLI::App&, Session&) = {
-    add_quantize, add_perplexity, add_compare, add_eval,       add_report,   add_verify,
-    add_generate, add_bench,      add_inspect, add_dequantize, add_tokenize, add_recipe,
+    add_quantize, add_perplexity, add_compare,    add_eval,     add_report, add_verify, add_generate,
+    add_bench,    add_inspect,    add_dequantize, add_tokenize, add_recipe, add_random,
 };
 
 }  // namespace nibble::cli

@@ -108,12 +108,18 @@ void add_type_options(CLI::App& command, RunOptions& options) {
       ->type_name("TYPE");
   command.add_option("--weights", options.weights, "Convert float weights to f32, f16 or bf16 (default: as stored)")
       ->type_name("TYPE");
+  command
+      .add_option("--activations", options.activations,
+                  "Type of the input of float weights: f32, or bf16 with bf16 weights (default: f32)")
+      ->type_name("TYPE");
 }
 
 void add_run_options(CLI::App& command, RunOptions& options) {
   add_model_option(command, options.model);
   add_threads_option(command, options.threads);
   add_type_options(command, options);
+  command.add_flag("--packed-cache", options.packed_cache,
+                   "Keep the packed weights in MODEL/nibble.packed-cache, so that the next start is quick");
   command.add_flag("--explain", options.explain, "Say which kernel runs each layer and why faster ones do not serve");
 }
 
@@ -143,7 +149,10 @@ std::string describe(const TextProtocol& protocol) {
 Result<LoadOptions> load_options(const RunOptions& options) {
   LoadOptions wanted;
   wanted.threads = options.threads;
-  for (const auto& [name, type] : {std::pair(&options.cache, &wanted.cache), {&options.weights, &wanted.weights}}) {
+  wanted.packed_cache = options.packed_cache;
+  for (const auto& [name, type] : {std::pair(&options.cache, &wanted.cache),
+                                   {&options.weights, &wanted.weights},
+                                   {&options.activations, &wanted.activations}}) {
     if (name->empty()) continue;
     const auto found = float_type_named(*name);
     if (!found) return error_of(found);
@@ -180,6 +189,7 @@ Result<Json> explanation_json(const LanguageModel& model) {
 }
 
 Status explain_first(const RunOptions& options, const LanguageModel& model, const Session& session, Json& json) {
+  if (const std::string note = model.load_note(); !note.empty()) session.note(note);
   if (!options.explain) return {};
   if (session.json) {
     auto list = explanation_json(model);

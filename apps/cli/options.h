@@ -17,11 +17,12 @@ void add_threads_option(CLI::App& command, int& threads);
 
 // What load() needs, as typed.
 struct RunOptions {
-  std::string model, cache, weights;
+  std::string model, cache, weights, activations;
   int threads = 0;
   bool explain = false;
+  bool packed_cache = false;
 };
-void add_type_options(CLI::App& command, RunOptions& options);  // --cache and --weights
+void add_type_options(CLI::App& command, RunOptions& options);  // --cache, --weights and --activations
 void add_run_options(CLI::App& command, RunOptions& options);   // all of them
 Result<LanguageModel> load(const RunOptions& options);
 
@@ -30,7 +31,7 @@ void add_protocol_options(CLI::App& command, TextProtocol& protocol);
 // "protocol windows, windows of 256", with the stride and the preset where there are any.
 std::string describe(const TextProtocol& protocol);
 
-// The types that --cache and --weights name, as far as they were given.
+// The types that --cache, --weights and --activations name, as far as they were given.
 Result<LoadOptions> load_options(const RunOptions& options);
 
 // The kernels of every layer as text for --explain; layers that choose alike are put together.

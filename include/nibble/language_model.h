@@ -1,6 +1,7 @@
 // A model that is ready to run: measuring, generating, timing.
 #pragma once
 
+#include <nibble/bench.h>
 #include <nibble/progress.h>
 #include <nibble/result.h>
 #include <nibble/text_tokenizer.h>
@@ -19,11 +20,18 @@ namespace nibble {
 enum class FloatType { f32, f16, bf16 };
 // "f32", "f16" or "bf16"; `usage` for any other name.
 Result<FloatType> float_type_named(std::string_view name);
+std::string_view name_of(FloatType type);
 
 struct LoadOptions {
   int threads = 0;                   // 0: NIBBLE_THREADS, or else one per usable processor
   std::optional<FloatType> cache;    // of keys and values, f32 or f16; default: what the model's recipe says, else f32
   std::optional<FloatType> weights;  // convert weights that are stored as floats; default: as stored
+  // What the input of linears with float weights is rounded to: f32 (default), or bf16 where the weights are bf16,
+  // which runs on the processor's 16-bit multiplier. Quantized linears are not concerned.
+  std::optional<FloatType> activations;
+  // Reads the packed weights from the file nibble.packed-cache in the model's folder when it fits the model, this
+  // program and this machine; otherwise packs them and writes it. LanguageModel::load_note() says which.
+  bool packed_cache = false;
 };
 
 // Which tokens of a text are predicted, and from what. The text is tokenised once with the tokenizer's own special
@@ -83,28 +91,6 @@ struct GenerateReport {
 // Gets text as it appears: whole code points, never part of a stop text. Returning false ends the generation.
 using TextCallback = std::function<bool(std::string_view)>;
 
-struct BenchOptions {
-  int64_t prompt_tokens = 512;    // capped by the model's positions
-  int64_t generated_tokens = 32;  // capped likewise; they follow the prompt (its beginning, when it fills the context)
-  int repetitions = 5;            // after one run that is not counted
-  ProgressCallback progress;
-};
-
-// Tokens per second over the repetitions.
-struct Rate {
-  double median = 0;
-  double low = 0, high = 0;      // quartiles: half of the repetitions lie between them
-  std::vector<double> measured;  // in order
-};
-
-struct BenchReport {
-  int64_t prompt_tokens = 0, generated_tokens = 0;
-  int repetitions = 0, threads = 0;
-  std::string isa;
-  Rate prefill, decode;
-  int64_t packed_bytes = 0;  // weights in memory, in the kernels' layout
-};
-
 // Which kernel runs one linear layer, and why better ones do not serve.
 struct KernelChoice {
   std::string layer;    // "blocks.3.q"
@@ -133,6 +119,8 @@ class LanguageModel {
   int64_t layers() const;
   int threads() const;
   std::string isa() const;
+  // One line about the packed cache, when it was asked for: mapped, written, or ignored and why; else empty.
+  std::string load_note() const;
 
   // `usage` when the text does not fill one window, the window does not fit the model, or the protocol contradicts
   // itself; `corrupt` for a line of the text that its preset cannot read; `failure` when the model's logits are not
@@ -146,7 +134,7 @@ class LanguageModel {
   // Zero-shot and few-shot tasks (nibble/evaluate.h says which errors).
   Result<EvaluateReport> evaluate(const EvaluateRequest& request) const;
 
-  // Prefill and decoding of pseudo-random tokens, timed apart.
+  // Prefill, decoding and batched decoding of pseudo-random tokens, timed apart, with their shares of the roof.
   Result<BenchReport> bench(const BenchOptions& options = {}) const;
 
   // One entry per linear layer of the blocks, in execution order. prefill_tokens >= 1.

@@ -23,11 +23,13 @@
 // amx: at most these instructions).
 #pragma once
 
+#include <nibble/bench.h>
 #include <nibble/compare.h>
 #include <nibble/evaluate.h>
 #include <nibble/inspect.h>
 #include <nibble/language_model.h>
 #include <nibble/quantize.h>
+#include <nibble/random_model.h>
 #include <nibble/report.h>
 #include <nibble/result.h>
 #include <nibble/text_tokenizer.h>

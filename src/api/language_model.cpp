@@ -98,6 +98,7 @@ int64_t LanguageModel::vocabulary() const { return impl_->model.spec().vocabular
 int64_t LanguageModel::layers() const { return impl_->model.spec().layers; }
 int LanguageModel::threads() const { return impl_->pool->size(); }
 std::string LanguageModel::isa() const { return to_string(impl_->model.isa()); }
+std::string LanguageModel::load_note() const { return impl_->model.note(); }
 
 Result<PerplexityReport> LanguageModel::perplexity(std::string_view text, const PerplexityOptions& options) const {
   return guarded([&]() -> Result<PerplexityReport> {

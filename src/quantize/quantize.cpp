@@ -10,10 +10,12 @@
 #include "checkpoint/output_folder.h"
 #include "checkpoint/safetensors.h"
 #include "model/end_tokens.h"
+#include "model/globals.h"
 #include "model/storage.h"
 #include "quantize/pipeline/block.h"
 #include "quantize/pipeline/estimate.h"
 #include "quantize/pipeline/fingerprint.h"
+#include "quantize/pipeline/head.h"
 #include "quantize/pipeline/record.h"
 #include "quantize/pipeline/statistics_file.h"
 
@@ -235,7 +237,9 @@ Result<std::optional<Record>> Run::record_of_manifest() const {
 
 Status Run::start() {
   NIBBLE_DO(output_->require_space(prepared_.needs.output + prepared_.needs.hidden));
-  NIBBLE_TRY(const GlobalWeights globals, prepared_.source->globals());
+  NIBBLE_TRY(GlobalWeights globals, prepared_.source->globals());
+  NIBBLE_DO(quantize_head(options_.recipe, globals, pool_));
+  if (options_.recipe.head) record_.linears[std::string(name_of(Global::head))] = linear_entry(*globals.head);
   NIBBLE_DO(write_shard(global_tensors(globals), 0));
   NIBBLE_TRY(const Embedder embedder, Embedder::make(spec(), globals, isa_, pool_));
   for (HiddenStream* stream : streams()) NIBBLE_DO(stream->embed(embedder, pool_));
@@ -289,7 +293,8 @@ Status Run::advance_prompt(int64_t index, const BlockWeights& weights) {
 
 Status Run::write_config() const {
   Json config = prepared_.source->config();
-  config["quantization_config"] = quantization_config_for(options_.recipe.source, spec(), record_.linears);
+  config["quantization_config"] =
+      quantization_config_for(options_.recipe.source, stored_spec(spec(), options_.recipe), record_.linears);
   return write_durably(folder() / "config.json", dump_json(config, 2) + "\n");
 }
 
@@ -307,7 +312,7 @@ Status Run::write_rest() {
 Result<Json> Run::manifest_fields() {
   Json fields = Json::object();
   fields["inputs"] = record_.inputs;
-  fields["spec"] = to_json(spec());
+  fields["spec"] = to_json(stored_spec(spec(), options_.recipe));
   fields["tensor_bytes"] = record_.tensor_bytes;
   fields["linears"] = Json::array();
   for (const LinearReport& report : record_.reports) fields["linears"].push_back(to_json(report));
@@ -382,6 +387,9 @@ Result<QuantizeEstimate> estimate(const QuantizeOptions& options) {
   out.disk = prepared.needs.output + prepared.needs.hidden;
   out.bits_per_weight = 8.0 * static_cast<double>(prepared.needs.output) / static_cast<double>(parameter_count(spec));
   out.plan = describe(spec, prepared.plans);
+  if (const auto& head = options.recipe.head)
+    out.plan.push_back(fmt::format("head: weights {}, activations {}; rounded to nearest", to_string(head->weights),
+                                   to_string(head->activations)));
   return out;
 }
 

@@ -55,7 +55,7 @@ class CheckpointWriter {
 };
 
 // A LLaMA of three layers with two loud channels.
-CheckpointWriter random_llama() {
+CheckpointWriter random_llama(bool tied = false) {
   CheckpointWriter out(1);
   out.add("model.embed_tokens.weight", {kVocabulary, kHidden}, 0, 1);
   for (int64_t i = 0; i < kLayers; ++i) {
@@ -73,7 +73,7 @@ CheckpointWriter random_llama() {
     }
   }
   out.add("model.norm.weight", {kHidden}, 1, 0.1f);
-  out.add("lm_head.weight", {kVocabulary, kHidden}, 0, 0.2f);
+  if (!tied) out.add("lm_head.weight", {kVocabulary, kHidden}, 0, 0.2f);
   return out;
 }
 
@@ -100,7 +100,7 @@ std::string byte_tokenizer() {
   return dump_json(out);
 }
 
-void write_model(const fs::path& folder, const CheckpointWriter& weights) {
+void write_model(const fs::path& folder, const CheckpointWriter& weights, bool tied = false) {
   fs::create_directories(folder);
   const Json config = {{"architectures", {"LlamaForCausalLM"}},
                        {"model_type", "llama"},
@@ -113,7 +113,7 @@ void write_model(const fs::path& folder, const CheckpointWriter& weights) {
                        {"vocab_size", kVocabulary},
                        {"max_position_embeddings", kPositions},
                        {"rms_norm_eps", 1e-5},
-                       {"tie_word_embeddings", false}};
+                       {"tie_word_embeddings", tied}};
   testing::put(folder / "config.json", dump_json(config));
   testing::put(folder / "tokenizer.json", byte_tokenizer());
   testing::put(folder / "generation_config.json", "{\"eos_token_id\": 10}");
@@ -191,6 +191,50 @@ TEST_F(Quantize, EveryShippedRecipeGivesAFolderThatRuns) {
     ASSERT_TRUE(plan);
     EXPECT_NEAR(plan->bits_per_weight, report->bits_per_weight, 1e-3 * report->bits_per_weight) << shipped.name;
   }
+}
+
+// The head alone in 8 bits: also where it is the embedding, which stays what it was.
+TEST_F(Quantize, AHeadMayHaveAFormatOfItsOwn) {
+  ThreadPool pool(2);
+  for (bool tied : {false, true}) {
+    write_model(folder_ / "model", random_llama(tied), tied);
+    QuantizeOptions wanted = options("rtn-w8a8", tied ? "tied" : "untied");
+    Json source = wanted.recipe.source;
+    source["head"] = {{"weights", "int8:row"}};
+    source["weights"] = "f32";
+    source["activations"] = "f32";
+    wanted.recipe = *parse_recipe(source, "test");
+    const auto report = quantize(wanted, pool);
+    ASSERT_TRUE(report) << report.error().message;
+    EXPECT_NEAR(estimate(wanted)->bits_per_weight, report->bits_per_weight, 1e-3 * report->bits_per_weight);
+    EXPECT_TRUE(check_manifest(wanted.output));
+    const auto original = open_model(wanted.model), stored = open_model(wanted.output);
+    ASSERT_TRUE(stored) << stored.error().message;
+    EXPECT_FALSE((*stored)->spec().tied_head);
+    const GlobalWeights before = *(*original)->globals(), after = *(*stored)->globals();
+    EXPECT_EQ(after.embedding.codes, before.embedding.codes);
+    ASSERT_TRUE(after.head);
+    EXPECT_EQ(to_string(after.head->format), "int8:row");
+    const LinearWeight& expected = tied ? before.embedding : *before.head;
+    std::vector<float> a(kHidden), b(kHidden);
+    for (int64_t n = 0; n < kVocabulary; ++n) {
+      decode_row(expected, n, a);
+      decode_row(*after.head, n, b);
+      const float most = std::fabs(
+          *std::max_element(a.begin(), a.end(), [](float x, float y) { return std::fabs(x) < std::fabs(y); }));
+      for (size_t k = 0; k < a.size(); ++k) ASSERT_NEAR(a[k], b[k], 0.5001f * most / 127);
+    }
+    EXPECT_TRUE(Model::load(wanted.output, {}, pool));
+  }
+  EXPECT_EQ(parse_recipe(Json{{"name", "x"},
+                              {"weights", "f32"},
+                              {"activations", "f32"},
+                              {"steps", Json::array()},
+                              {"head", {{"weights", "f16"}}}},
+                         "test")
+                .error()
+                .code,
+            ErrorCode::usage);
 }
 
 TEST_F(Quantize, BytesDoNotDependOnThreadsOrMemory) {

@@ -29,6 +29,7 @@ struct SiteWork {
   std::vector<int32_t> kept;                   // ascending columns that stay in 16 bits
   // What the linears of the site can share of a solver's work, by a name that the solver chooses.
   std::map<std::string, std::shared_ptr<const void>, std::less<>> shared;
+  Levels kept_levels = Levels::f16;  // what kept columns are stored as: f16 or bf16
 };
 
 // A linear on its way through the steps.

@@ -64,7 +64,7 @@ class BlockQuantizer {
       result_.absmax.insert(result_.absmax.end(), calibration.absmax.begin(), calibration.absmax.end());
     }
     if (measures(plan)) NIBBLE_DO(observe(*streams_.validation, plan, kGram, validation));
-    SiteWork site{plan.name, plan.inputs, spec_.hidden, plan.sparse24(), &calibration, {}, {}};
+    SiteWork site{plan.name, plan.inputs, spec_.hidden, plan.sparse24(), &calibration, {}, {}, Levels::f16};
     for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_site(site, pool_));
     for (const LinearPlan& linear : plan.linears) NIBBLE_DO(quantize_linear(linear, site, calibration, validation));
     return {};

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/globals.h"
+#include "quantize/pipeline/head.h"
 
 namespace nibble {
 namespace {
@@ -74,14 +75,23 @@ int64_t floats_per_token(const Spec& spec) {
   return 5 * spec.hidden + 2 * heads + 4 * cache + 2 * spec.ffn + std::max({spec.hidden, heads, spec.ffn});
 }
 
-// Everything outside the blocks: matrices and positions in the type of the checkpoint, which its size tells, and the
-// norm in float32.
+// Bytes of a value outside the blocks: in the type of the checkpoint, which its size tells.
+int64_t bytes_of_global(const ModelSource& source) {
+  return source.file_bytes() > 3 * parameter_count(source.spec()) ? 4 : 2;
+}
+
+// Of a head that is not the embedding.
+int64_t stored_head_bytes(const ModelSource& source) {
+  const Shape shape = shape_of(source.spec(), Global::head);
+  return source.spec().tied_head ? 0 : shape.rows * shape.columns * bytes_of_global(source);
+}
+
+// Everything outside the blocks: matrices and positions, and the norm in float32.
 int64_t global_bytes(const ModelSource& source) {
   const Spec& spec = source.spec();
   int64_t parameters = position_rows_of(spec) * spec.hidden;
   for (Global linear : globals_of(spec)) parameters += shape_of(spec, linear).rows * shape_of(spec, linear).columns;
-  const int64_t each = source.file_bytes() > 3 * parameter_count(spec) ? 4 : 2;
-  return parameters * each + (spec.final_norm ? norm_bytes(spec) : 0);
+  return parameters * bytes_of_global(source) + (spec.final_norm ? norm_bytes(spec) : 0);
 }
 
 std::string description(const SitePlan& site, const LinearPlan& linear, const Spec& spec) {
@@ -147,6 +157,7 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
   const bool text = calibrated || validated;
   const int64_t globals = global_bytes(source);
   needs.output += globals;
+  if (options.recipe.head) needs.output += head_bytes(spec, *options.recipe.head) - stored_head_bytes(source);
   // A block: as read, as run (float32 once it is quantized), as stored; one linear as floats, effective and rounded;
   // the Gram matrices and the factorisation of the widest site.
   const int64_t matrices = 8 * (3 * most.widest * most.widest + int{validated} * most.inputs * most.inputs);

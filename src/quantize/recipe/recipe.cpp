@@ -189,6 +189,21 @@ Status read_cache(JsonReader& reader, Json& canonical) {
   return {};
 }
 
+Result<std::optional<HeadFormats>> read_head(JsonReader& reader, Json& canonical) {
+  const Json* source = reader.find("head");
+  if (source == nullptr) return std::nullopt;
+  const std::string where = reader.where() + ", \"head\"";
+  NIBBLE_TRY(JsonReader head, JsonReader::open(*source, where, ErrorCode::usage));
+  Json formats = Json::object();
+  NIBBLE_TRY(const FormatPair pair, read_formats(head, formats));
+  NIBBLE_DO(head.refuse_unknown());
+  if (!pair.weights || !pair.weights->is_integer())
+    return fail(ErrorCode::usage, "{}: expected integer \"weights\"; without \"head\" the checkpoint's type is kept",
+                where);
+  canonical["head"] = std::move(formats);
+  return HeadFormats{*pair.weights, pair.activations.value_or(NumberFormat())};
+}
+
 Json canonical_steps(const std::vector<PlannedStep>& steps) {
   Json list = Json::array();
   for (const PlannedStep& step : steps) {
@@ -275,12 +290,14 @@ Result<Recipe> parse_recipe(const Json& source, std::string where) {
   for (const char* key : {"weights", "activations"})
     if (!canonical.contains(key)) return fail(ErrorCode::usage, "{}: \"{}\" is missing", reader.where(), key);
   NIBBLE_DO(read_cache(reader, canonical));
+  NIBBLE_TRY(const std::optional<HeadFormats> head, read_head(reader, canonical));
   NIBBLE_TRY(const std::vector<PlannedStep> steps, read_steps(reader));
   NIBBLE_DO(check_sequence(steps, reader.where()));
   canonical["steps"] = canonical_steps(steps);
   NIBBLE_DO(read_list(reader, "except", canonical,
                       [&](const Json& entry, const std::string& at) { return read_exception(entry, steps, at); }));
   Recipe recipe;
+  recipe.head = head;
   NIBBLE_DO(read_list(reader, "overrides", canonical, [&](const Json& entry, const std::string& at) {
     return read_override(entry, recipe.override_patterns, at);
   }));

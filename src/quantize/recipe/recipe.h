@@ -3,6 +3,7 @@
 //   { "name": "...", "paper": "...", "summary": "...",
 //     "weights": FORMAT, "activations": FORMAT,
 //     "cache": "f32" | "f16",                        optional: type of the KV cache
+//     "head": {"weights": FORMAT, "activations": FORMAT},   optional: the output matrix, rounded to nearest
 //     "steps": [ {"id": ID, KIND: {parameters}} ... ],
 //     "except": [ {"roles": [...], "families": [...], "blocks": [...] | "first:N" | "last:N",
 //                  "weights": FORMAT, "activations": FORMAT, "set": {ID: {parameter: value}}} ... ],
@@ -15,6 +16,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,12 +24,19 @@
 
 #include "core/json.h"
 #include "core/result.h"
+#include "format/number_format.h"
 #include "quantize/recipe/name_pattern.h"
 
 namespace nibble {
 
+// Integer weights of the output matrix; a tied one is then stored apart from the embedding, which stays as it is.
+struct HeadFormats {
+  NumberFormat weights, activations;
+};
+
 struct Recipe {
   std::string name;
+  std::optional<HeadFormats> head;             // nothing: the head keeps the type that the checkpoint has
   Json source;                                 // canonical JSON after --set and --override: what is stored in the model
   std::vector<NamePattern> override_patterns;  // "linears" of its overrides, in order
 };

@@ -47,7 +47,7 @@ Recipe good() {
 }
 
 TEST(Recipe, ShippedOnesParseAndFitEveryFamily) {
-  EXPECT_EQ(shipped_recipes().size(), 9u);
+  EXPECT_EQ(shipped_recipes().size(), 10u);
   for (const ShippedRecipe& shipped : shipped_recipes()) {
     const auto recipe = load_recipe(std::string(shipped.name));
     ASSERT_TRUE(recipe) << recipe.error().message;
@@ -352,7 +352,7 @@ TEST(Recipe, MistakesAreNamed) {
       {"/steps/0", "{\"id\": \"first\", \"round\": {}}", "step keep works on sites and must come before step first"},
       {"/steps/3", "{\"round\": {}}", "steps solve and round both solve"},
       {"/steps/1/split/by", "\"gram\"", "\"by\" is \"gram\"; supported is \"absmax\""},
-      {"/steps/1/split/as", "\"bf16\"", "\"as\" is \"bf16\"; supported is \"f16\""},
+      {"/steps/1/split/as", "\"f32\"", "\"as\" is \"f32\"; supported are"},
       {"/steps/1/split/columns", "\"2/1\"", "a fraction below 1"},
       {"/steps/1/split/columns", "-1", "\"columns\" is -1"},
       {"/steps/1/split/columns", "", "\"columns\" is missing"},

@@ -41,6 +41,7 @@ LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form) {
   weight.activations = form.activations;
   weight.sparse24 = form.sparse24;
   weight.kept_columns = form.kept;
+  weight.kept_levels = form.kept_levels;
   weight.bias = layer.bias;
   const RowSizes row = row_sizes(form.weights, weight.dense_columns(), form.sparse24);
   weight.codes.resize(static_cast<size_t>(layer.rows * row.codes));
@@ -53,8 +54,8 @@ LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form) {
 
 namespace {
 
-template <class T>
-std::span<T> row_of(std::vector<T>& all, int64_t n, int64_t rows) {
+template <class Values>
+auto row_of(Values& all, int64_t n, int64_t rows) {
   const size_t size = all.size() / static_cast<size_t>(rows);
   return std::span(all).subspan(static_cast<size_t>(n) * size, size);
 }
@@ -95,12 +96,12 @@ void store_row(LinearWeight& weight, int64_t n, const SolvedRow& row) {
     if (weight.format.offset) weight.offsets[at] = static_cast<uint8_t>(row.grids[g].offset);
   }
   for (size_t i = 0; i < row.kept.size(); ++i)
-    weight.kept[static_cast<size_t>(n) * row.kept.size() + i] = f32_to_f16(row.kept[i]);
+    weight.kept[static_cast<size_t>(n) * row.kept.size() + i] = round_kept(row.kept[i], weight.kept_levels);
 }
 
 Status check_kept(const LinearWeight& weight, std::string_view name) {
   for (size_t i = 0; i < weight.kept.size(); ++i)
-    if (!std::isfinite(f16_to_f32(weight.kept[i])))
+    if (!std::isfinite(kept_value(weight.kept[i], weight.kept_levels)))
       return fail(ErrorCode::failure, "{}: a kept weight of row {}, column {} does not fit a 16-bit float", name,
                   i / weight.kept_columns.size(), weight.kept_columns[i % weight.kept_columns.size()]);
   return {};

@@ -31,8 +31,9 @@ Result<FloatLayer> float_layer(const LinearWeight& weight, std::string name, Thr
 struct LayerForm {
   NumberFormat weights;  // integer, shared by row or group
   NumberFormat activations;
-  std::vector<int32_t> kept;  // ascending columns that stay float16
-  bool sparse24 = false;      // needs a number of dense columns that 4 divides
+  std::vector<int32_t> kept;         // ascending columns that stay in 16 bits
+  bool sparse24 = false;             // needs a number of dense columns that 4 divides
+  Levels kept_levels = Levels::f16;  // or bf16
 };
 
 // Solved values of one row, dense columns in stored order.

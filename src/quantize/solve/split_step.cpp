@@ -10,7 +10,7 @@ namespace {
 
 class Split final : public Step {
  public:
-  explicit Split(const KeptCount& rule) : rule_(rule) {}
+  Split(const KeptCount& rule, Levels as) : rule_(rule), as_(as) {}
   unsigned needs() const override { return kAbsmax; }
 
   Status apply_to_site(SiteWork& site, ThreadPool&) const override {
@@ -21,11 +21,13 @@ class Split final : public Step {
       return fail(ErrorCode::usage, "{}: the recipe keeps {} of {} input columns; fewer must be kept than there are",
                   site.name, count, site.inputs);
     site.kept = loudest_columns(absmax, count);
+    site.kept_levels = as_;
     return {};
   }
 
  private:
   KeptCount rule_;
+  Levels as_;
 };
 
 bool parse_positive(std::string_view text, int64_t& out) {
@@ -61,7 +63,9 @@ Status read_only(JsonReader& parameters, std::string_view key, std::string_view 
 Result<StepPointer> read_split(JsonReader& parameters) {
   KeptCount rule;
   NIBBLE_DO(read_only(parameters, "by", "absmax"));
-  NIBBLE_DO(read_only(parameters, "as", "f16"));
+  NIBBLE_TRY(const std::string as, parameters.string("as", "f16"));
+  if (as != "f16" && as != "bf16")
+    return fail(ErrorCode::usage, "{}: \"as\" is \"{}\"; supported are \"f16\" and \"bf16\"", parameters.where(), as);
   NIBBLE_DO(read_columns(parameters, rule));
   NIBBLE_TRY(rule.at_most, parameters.integer("at_most", 0, INT64_MAX, INT64_MAX));
   if (parameters.find("scale_with") != nullptr) {
@@ -69,7 +73,7 @@ Result<StepPointer> read_split(JsonReader& parameters) {
     rule.scale_with_width = true;
   }
   NIBBLE_TRY(rule.threshold, parameters.number("threshold", 0, 1e30, 0));
-  return std::make_shared<Split>(rule);
+  return std::make_shared<Split>(rule, as == "bf16" ? Levels::bf16 : Levels::f16);
 }
 
 }  // namespace nibble
