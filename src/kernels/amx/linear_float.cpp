@@ -52,10 +52,10 @@ void configure(const Tokens& tokens) {
   load_shapes(shapes);
 }
 
-template <_mm_hint kHint>
+// Into the cache of that level.
+template <int kLevel>
 inline void ask_for_tile(const uint8_t* weights) {
-  for (int64_t line = 0; line < kTileBytes; line += kLine)
-    _mm_prefetch(reinterpret_cast<const char*>(weights + line), kHint);
+  for (int64_t line = 0; line < kTileBytes; line += kLine) __builtin_prefetch(weights + line, 0, 4 - kLevel);
 }
 
 // A part of the inputs of a strip, and what to ask for while it is multiplied: how many tiles of the next chunk with
@@ -129,11 +129,11 @@ struct Strip {
         multiply_tiles<3, 5, 7>();
       }
       if (chunk.share < 0) {
-        ask_for_tile<_MM_HINT_T0>(at + kAhead * kTileBytes);
-        ask_for_tile<_MM_HINT_T0>(at + panel_bytes + kAhead * kTileBytes);
+        ask_for_tile<1>(at + kAhead * kTileBytes);
+        ask_for_tile<1>(at + panel_bytes + kAhead * kTileBytes);
       } else if (block - chunk.begin < chunk.share) {
-        ask_for_tile<_MM_HINT_T1>(next);
-        ask_for_tile<_MM_HINT_T1>(next + panel_bytes);
+        ask_for_tile<2>(next);
+        ask_for_tile<2>(next + panel_bytes);
         next += kTileBytes;
       }
     }
