@@ -11,8 +11,11 @@ namespace {
 constexpr int64_t kStripPanels = 4;         // the widest register tile
 constexpr int64_t kTasksPerThread = 8;      // so that a slow core does not hold up the rest
 constexpr int64_t kSmallestTask = 1 << 16;  // multiplications worth a thread's attention
-constexpr int64_t kLargestTask = 1 << 26;   // multiplications, a tenth of a millisecond: what the others may wait for
 constexpr int64_t kInputBytes = 1 << 20;    // of the tokens of a task: what stays in a core's second cache
+
+// Multiplications of a task, a tenth of a millisecond or two: what the others may wait for. Rows with tiles of 32
+// tokens do some eight times as many in that time.
+int64_t largest_task(const LinearRow& row) { return int64_t{1} << (row.tile_m < 32 ? 26 : 29); }
 
 int64_t panels_of(const LinearOutput& output) { return ceil_div(output.layer->outputs(), kLanes); }
 
@@ -40,7 +43,8 @@ struct Tasks {
     for (const LinearOutput& output : outputs) panels += panels_of(output);
     const int64_t panel_work = kLanes * k * std::min(m, tasks.tokens);
     const int64_t even = panels * tasks.token_tasks / (threads * kTasksPerThread);
-    tasks.panels = std::max(std::min(even, kLargestTask / panel_work), ceil_div(kSmallestTask, panel_work));
+    tasks.panels =
+        std::max(std::min(even, largest_task(row_of(outputs[0], m)) / panel_work), ceil_div(kSmallestTask, panel_work));
     tasks.panels = kStripPanels * std::max<int64_t>(1, tasks.panels / kStripPanels);
     for (const LinearOutput& output : outputs) tasks.panel_tasks += tasks.of(output);
     return tasks;

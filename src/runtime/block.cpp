@@ -37,7 +37,7 @@ struct BlockRun {
   auto activated() const {
     return [this](int64_t i, float* room) -> const float* {
       const float* const up = ws.up.data() + i * spec.ffn;
-      const float* const gate = ws.gate.data() + i * spec.ffn;
+      const float* const gate = spec.gated ? ws.gate.data() + i * spec.ffn : nullptr;
       ops::activate_row(spec.activation, spec.gated ? gate : up, spec.gated ? up : nullptr, spec.ffn, isa, room);
       return room;
     };
