@@ -54,7 +54,7 @@ void configure(const Tokens& tokens) {
 
 // Into the cache of that level.
 template <int kLevel>
-inline void ask_for_tile(const uint8_t* weights) {
+[[gnu::always_inline]] inline void ask_for_tile(const uint8_t* weights) {
   for (int64_t line = 0; line < kTileBytes; line += kLine) __builtin_prefetch(weights + line, 0, 4 - kLevel);
 }
 
