@@ -314,6 +314,42 @@ TEST_P(TrainedModel, SixteenBits) {
   EXPECT_LE(half.packed_bytes(), model_->packed_bytes());
 }
 
+// The same logits, bit for bit, however the tokens reach the model.
+TEST_P(TrainedModel, ChunksBatchesAndThreadsChangeNothing) {
+  Tokens ids = golden_["sequences"]["len37"]["ids"];
+  ids.resize(23);
+  std::vector<int64_t> all(ids.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int64_t>(i);
+  const std::vector<float> expected = logits_at(*model_, ids, all, pool_);
+  const auto width = static_cast<size_t>(model_->spec().vocabulary);
+  for (int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    for (size_t batch : {1, 3, 8}) {
+      for (size_t chunk : {1, 5, 23}) {
+        std::vector<Sequence> sequences;
+        for (size_t i = 0; i < batch; ++i) sequences.push_back(model_->new_sequence());
+        Workspace workspace;
+        for (size_t at = 0; at < ids.size(); at += chunk) {
+          const size_t count = std::min(chunk, ids.size() - at);
+          std::vector<Segment> segments;
+          Tokens tokens;  // the other sequences read other tokens
+          for (size_t i = 0; i < batch; ++i) {
+            segments.push_back({&sequences[i], static_cast<int64_t>(count), 0});
+            for (size_t j = 0; j < count; ++j)
+              tokens.push_back(ids[i == batch - 1 ? at + j : (at + j * i) % ids.size()]);
+          }
+          std::vector<int64_t> wanted(count);
+          for (size_t j = 0; j < count; ++j) wanted[j] = static_cast<int64_t>((batch - 1) * count + j);
+          std::vector<float> logits(count * width);
+          ASSERT_TRUE(model_->forward(tokens, segments, wanted, logits.data(), workspace, pool));
+          ASSERT_EQ(std::memcmp(logits.data(), expected.data() + at * width, logits.size() * sizeof(float)), 0)
+              << threads << " threads, batch of " << batch << ", chunks of " << chunk << ", token " << at;
+        }
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Shared, TrainedModel,
                          testing::Values(Trained{"tiny-llama", "tiny-llama"}, Trained{"tiny-opt", "tiny-opt"},
                                          Trained{"tiny-falcon", "tiny-falcon"},

@@ -151,15 +151,15 @@ std::vector<double> oracle(const Attended& attended, const Pages& pages, int64_t
 
 TEST(Attention, EveryRowIsNearTheOracle) {
   Random random(3);
-  for (int i = 0; i < 150; ++i) {
-    Attended attended(random, 1 + i, 1 + i * 7 % 90, i % 3 != 0);
+  for (int i = 0; i < 600; ++i) {
+    Attended attended(random, 1 + i % 150, 1 + i * 7 % 90, i % 3 != 0);
     attended.with_bias = i % 2 == 0;
     for (const AttentionRow* row : attention_rows(detected_isa())) {
       const Pages pages = stored(*row, attended);
       const auto y = run(*row, attended, pages, {attended.positions - 1});
       const auto expected = oracle(attended, pages, attended.positions - 1);
       for (size_t d = 0; d < y.size(); ++d)
-        ASSERT_NEAR(y[d], expected[d], 2e-5) << row->name << " head_dim " << attended.head_dim << " output " << d;
+        ASSERT_NEAR(y[d], expected[d], 5e-6) << row->name << " head_dim " << attended.head_dim << " output " << d;
     }
   }
 }
