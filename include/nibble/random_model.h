@@ -39,7 +39,7 @@ struct RandomModelOutcome {
   double seconds = 0;
 };
 
-// Writes a Hugging Face folder: config.json as the model has it, a placeholder tokenizer that covers the vocabulary and
+// Writes a Hugging Face folder: config.json as the model has it, a byte-level tokenizer that covers the vocabulary and
 // can encode any text, and normal weights of standard deviation 0.02 (less where they write to the residual stream, so
 // that logits stay finite). It streams: a few MB per thread are held. The same request gives the same bytes, whatever
 // the threads. `output` appears only when it is complete. `usage` for an unknown shape, with the list, or when `output`

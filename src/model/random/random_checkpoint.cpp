@@ -11,7 +11,7 @@
 #include "core/half.h"
 #include "core/json.h"
 #include "core/random.h"
-#include "model/random/placeholder_tokenizer.h"
+#include "model/random/byte_tokenizer.h"
 #include "model/shard_plan.h"
 #include "model/storage.h"
 #include "model/tensor_map.h"
@@ -240,8 +240,8 @@ SpecialIds special_ids(const Json& config) {
 Status write_all(Writer& writer, const Json& config, int64_t vocabulary, const fs::path& folder) {
   const SpecialIds special = special_ids(config);
   NIBBLE_DO(writer.write_shards(folder));
-  NIBBLE_DO(write_durably(folder / "tokenizer.json", placeholder_tokenizer_json(vocabulary, special)));
-  NIBBLE_DO(write_durably(folder / "tokenizer_config.json", placeholder_tokenizer_config(special)));
+  NIBBLE_DO(write_durably(folder / "tokenizer.json", byte_tokenizer_json(vocabulary, special)));
+  NIBBLE_DO(write_durably(folder / "tokenizer_config.json", byte_tokenizer_config(special)));
   return write_durably(folder / "config.json", dump_json(config, 2) + "\n");
 }
 

@@ -33,7 +33,7 @@ struct RandomCheckpointSummary {
   Levels levels = Levels::f32;
 };
 
-// Writes config.json, a placeholder tokenizer and the weights. The folder appears complete or not at all
+// Writes config.json, a byte-level tokenizer and the weights. The folder appears complete or not at all
 // (checkpoint/output_folder.h); its bytes depend on the arguments only, never on the threads. Holds a few MB per
 // thread.
 Result<RandomCheckpointSummary> write_random_checkpoint(const RandomCheckpoint& wanted,

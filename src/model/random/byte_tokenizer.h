@@ -16,8 +16,8 @@ struct SpecialIds {
 // other ids, ascending, the 256 bytes, then pairs and triples of printable ASCII characters until the vocabulary is
 // full. A text begins with bos. `vocabulary` is at least 256 plus the number of special tokens and at most a few
 // 100,000.
-std::string placeholder_tokenizer_json(int64_t vocabulary, const SpecialIds& special);
+std::string byte_tokenizer_json(int64_t vocabulary, const SpecialIds& special);
 // The tokenizer_config.json beside it.
-std::string placeholder_tokenizer_config(const SpecialIds& special);
+std::string byte_tokenizer_config(const SpecialIds& special);
 
 }  // namespace nibble

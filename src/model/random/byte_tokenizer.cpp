@@ -1,4 +1,4 @@
-#include "model/random/placeholder_tokenizer.h"
+#include "model/random/byte_tokenizer.h"
 
 #include <map>
 #include <vector>
@@ -81,7 +81,7 @@ std::string bos_template(int64_t id, const std::string& content) {
 
 }  // namespace
 
-std::string placeholder_tokenizer_json(int64_t vocabulary, const SpecialIds& special) {
+std::string byte_tokenizer_json(int64_t vocabulary, const SpecialIds& special) {
   const std::map<int64_t, std::string> specials = special_tokens(special);
   std::string added, vocab, merges;
   const auto append = [](std::string& list, const std::string& item) { list += (list.empty() ? "" : ",\n") + item; };
@@ -105,7 +105,7 @@ std::string placeholder_tokenizer_json(int64_t vocabulary, const SpecialIds& spe
       added, kByteLevel, post, kByteLevel, vocab, merges);
 }
 
-std::string placeholder_tokenizer_config(const SpecialIds& special) {
+std::string byte_tokenizer_config(const SpecialIds& special) {
   const std::map<int64_t, std::string> specials = special_tokens(special);
   Json config = {{"tokenizer_class", "PreTrainedTokenizerFast"}};
   if (special.bos) config["bos_token"] = specials.at(*special.bos);
