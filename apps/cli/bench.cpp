@@ -15,12 +15,16 @@ constexpr const char* kFooter =
     "several\n"
     "at once. One run is not counted; of the others the median is reported, and the quartiles between which half of\n"
     "them lie. The share is that of the roof: what the multipliers and the memory, probed between the passes, allow.\n"
+    "\nWith --roofline: linear layers, causal attention and the quantization of a layer's input, on kernels that fit\n"
+    "GLOB. The whole takes some minutes; an estimate is printed first. --shapes and --tokens are those of linear\n"
+    "layers; --kernels 'linear_*' leaves the rest out.\n"
     "\nExamples:\n"
     "  nibble bench opt-125m-quik\n"
     "  nibble bench opt-125m-quik --prefill 512,2048 --decode 64 --batch 1,8,32 -o markdown\n"
     "  NIBBLE_ISA=avx2 nibble bench opt-125m-quik --explain --threads 4 --json\n"
     "  nibble bench --roofline --threads 1 --svg roofline.svg\n"
-    "  nibble bench --roofline --kernels '*w4_a8*' --shapes 4096x4096 --tokens 1,512\n";
+    "  nibble bench --roofline --kernels '*w4_a8*' --shapes 4096x4096 --tokens 1,512\n"
+    "  nibble bench --roofline --threads 2 --kernels 'attention*' -o markdown\n";
 
 struct Options {
   RunOptions run;
@@ -224,12 +228,15 @@ std::vector<CLI::Option*> add_model_options(CLI::App& command, Options& options)
 
 // Options that need --roofline.
 std::vector<CLI::Option*> add_roofline_options(CLI::App& command, Options& options) {
-  return {
-      command.add_flag("--quick", options.machine.quick, "One small shape, to see that it works"),
-      command.add_option("--kernels", options.machine.kernels, "Only kernels whose names fit")->type_name("GLOB"),
-      command.add_option("--shapes", options.shapes, "Outputs x inputs")->delimiter(',')->type_name("NxK,.."),
-      command.add_option("--tokens", options.machine.tokens, "Numbers of tokens")->delimiter(',')->type_name("M,.."),
-      command.add_option("--svg", options.plot, "Write a plot to this file")->type_name("FILE")};
+  return {command.add_flag("--quick", options.machine.quick, "One small shape, to see that it works"),
+          command.add_option("--kernels", options.machine.kernels, "Only kernels whose names fit")->type_name("GLOB"),
+          command.add_option("--shapes", options.shapes, "Outputs x inputs of linear layers")
+              ->delimiter(',')
+              ->type_name("NxK,.."),
+          command.add_option("--tokens", options.machine.tokens, "Their numbers of tokens")
+              ->delimiter(',')
+              ->type_name("M,.."),
+          command.add_option("--svg", options.plot, "Write a plot to this file")->type_name("FILE")};
 }
 
 }  // namespace

@@ -11,9 +11,17 @@ std::string figure(double value) {
   return value >= 10 ? fmt::format("{:.1f}", value) : fmt::format("{:.2f}", value);
 }
 
+std::string percent(double share) { return fmt::format("{:.1f} %", 100 * share); }
+const char* limit_of(const RoofFigures& row) { return row.memory_bound ? "memory" : "compute"; }
+
 std::string formats_of(const RooflineRow& row) {
-  std::string out = row.weights + " x " + row.activations;
-  return row.kept > 0 ? fmt::format("{}, {} kept", out, row.kept) : out;
+  const std::string out = row.weights + " x " + row.activations;
+  return row.kept > 0 ? fmt::format("{}, {} kept in {}", out, row.kept, row.kept_as) : out;
+}
+
+std::string heads_of(const AttentionRoofRow& row) {
+  const std::string out = fmt::format("{} heads of {}", row.heads, row.head_dim);
+  return row.kv_heads < row.heads ? fmt::format("{}, {} of keys and values", out, row.kv_heads) : out;
 }
 
 // `null` where there is no such unit.
@@ -31,12 +39,13 @@ Json row_json(const RooflineRow& row) {
           {"weights", row.weights},
           {"activations", row.activations},
           {"kept_columns", row.kept},
+          {"kept_as", row.kept > 0 ? Json(row.kept_as) : Json()},
           {"gops", row.gops},
           {"gbps", row.gbps},
           {"share", row.share},
           {"middle_share", row.middle_share},
           {"prepare_share", row.prepare_share},
-          {"bound", row.memory_bound ? "memory" : "compute"},
+          {"bound", limit_of(row)},
           {"unit", row.unit},
           {"unit_gops", row.peak_gops},
           {"bandwidth", row.bandwidth_gbps},
@@ -44,6 +53,54 @@ Json row_json(const RooflineRow& row) {
           {"seconds", row.seconds},
           {"isa", row.isa},
           {"chosen", row.chosen}};
+}
+
+Json row_json(const AttentionRoofRow& row) {
+  return {{"kernel", row.kernel},
+          {"m", row.m},
+          {"context", row.context},
+          {"heads", row.heads},
+          {"kv_heads", row.kv_heads},
+          {"head_dim", row.head_dim},
+          {"cache", row.cache},
+          {"gops", row.gops},
+          {"gbps", row.gbps},
+          {"share", row.share},
+          {"middle_share", row.middle_share},
+          {"bound", limit_of(row)},
+          {"unit", row.unit},
+          {"unit_gops", row.peak_gops},
+          {"bandwidth", row.bandwidth_gbps},
+          {"operations_per_byte", row.operations_per_byte},
+          {"seconds", row.seconds},
+          {"isa", row.isa},
+          {"chosen", row.chosen}};
+}
+
+Json row_json(const QuantizeRoofRow& row) {
+  return {{"kernel", row.kernel},
+          {"m", row.m},
+          {"n", row.n},
+          {"k", row.k},
+          {"weights", row.weights},
+          {"activations", row.activations},
+          {"kept_columns", row.kept},
+          {"gbps", row.gbps},
+          {"share", row.share},
+          {"middle_share", row.middle_share},
+          {"bandwidth", row.bandwidth_gbps},
+          {"seconds", row.seconds},
+          {"gemm", row.gemm},
+          {"share_of_gemm", row.of_gemm},
+          {"isa", row.isa},
+          {"chosen", row.chosen}};
+}
+
+template <class Row>
+Json rows_json(const std::vector<Row>& rows) {
+  Json out = Json::array();
+  for (const Row& row : rows) out.push_back(row_json(row));
+  return out;
 }
 
 std::string peaks_text(const RooflineReport& report) {
@@ -56,9 +113,116 @@ std::string peaks_text(const RooflineReport& report) {
   return out;
 }
 
+// "amx int8 5700, ... GOP/s; reading 16.1, copying 8.0 GB/s"
+std::string peaks_line(const RooflineReport& report) {
+  std::string out;
+  for (const UnitPeak& unit : report.units)
+    out += fmt::format("{}{} {} {}", out.empty() ? "" : ", ", unit.isa, unit.arithmetic, figure(unit.gops));
+  return out + fmt::format(" GOP/s; reading {}, copying {} GB/s", figure(report.bandwidth), figure(report.copy));
+}
+
 std::string note_of(const RooflineReport& report) {
   if (!report.quick) return "";
   return "Quick: weights lie in the caches and slices are few. To see that it works, not to quote.\n";
+}
+
+const char* star(bool chosen) { return chosen ? "  *" : ""; }
+
+// Lines under a heading that is written again only when it changes.
+class Sections {
+ public:
+  explicit Sections(std::string head) : head_(std::move(head)) {}
+
+  void add(const std::string& title, const std::string& line) {
+    if (title != last_) text_ += "\n" + title + "\n" + head_;
+    last_ = title;
+    text_ += line;
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string head_, last_, text_;
+};
+
+std::string linear_table(const RooflineReport& report) {
+  Sections out(fmt::format("{:>8} {:>9} {:>8} {:>8} {:>8} {:>8} {:>9}\n", "tokens", "GOP/s", "GB/s", "share", "middle",
+                           "limit", "prepare"));
+  for (const RooflineRow& row : report.rows)
+    out.add(fmt::format("{}: {}, {} outputs x {} inputs; {}", row.kernel, formats_of(row), row.n, row.k, row.unit),
+            fmt::format("{:>8} {:>9} {:>8} {:>8} {:>8} {:>8} {:>9}{}\n", row.m, figure(row.gops), figure(row.gbps),
+                        percent(row.share), percent(row.middle_share), limit_of(row), percent(row.prepare_share),
+                        star(row.chosen)));
+  return out.text();
+}
+
+std::string attention_table(const RooflineReport& report) {
+  Sections out(fmt::format("{:>8} {:>8} {:>9} {:>8} {:>8} {:>8} {:>8}\n", "tokens", "context", "GOP/s", "GB/s", "share",
+                           "middle", "limit"));
+  for (const AttentionRoofRow& row : report.attention)
+    out.add(
+        fmt::format("{}: causal attention, {}; {}", row.kernel, heads_of(row), row.unit),
+        fmt::format("{:>8} {:>8} {:>9} {:>8} {:>8} {:>8} {:>8}{}\n", row.m, row.context, figure(row.gops),
+                    figure(row.gbps), percent(row.share), percent(row.middle_share), limit_of(row), star(row.chosen)));
+  return out.text();
+}
+
+std::string quantization_table(const RooflineReport& report) {
+  Sections out(fmt::format("{:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>12}\n", "tokens", "inputs", "kept", "GB/s",
+                           "of copy", "middle", "of its GEMM"));
+  for (const QuantizeRoofRow& row : report.quantization)
+    out.add(fmt::format("{}: {}; its GEMM: {}, {} outputs", row.kernel, row.activations, row.gemm, row.n),
+            fmt::format("{:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>12}{}\n", row.m, row.k, row.kept, figure(row.gbps),
+                        percent(row.share), percent(row.middle_share), percent(row.of_gemm), star(row.chosen)));
+  return out.text();
+}
+
+// "81 % (640)", in bold where a model would run it.
+std::string share_cell(const RooflineRow& row) {
+  const std::string mark = row.chosen ? "**" : "";
+  return fmt::format("{}{:.0f} %{} ({})", mark, 100 * row.share, mark, figure(row.gops));
+}
+
+bool same_line(const RooflineRow& a, const RooflineRow& b) {
+  return a.kernel == b.kernel && formats_of(a) == formats_of(b) && a.n == b.n && a.k == b.k;
+}
+
+// A line for each kernel and layer, a column for each number of tokens, which all of them have.
+std::string linear_markdown(const std::vector<RooflineRow>& rows) {
+  if (rows.empty()) return "";
+  std::string head = "| kernel | weights x activations | N x K |", rule = "|---|---|---|", lines;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const RooflineRow& row = rows[i];
+    if (i == 0 || !same_line(rows[i - 1], row))
+      lines += fmt::format("\n| `{}` | {} | {} x {} |", row.kernel, formats_of(row), row.n, row.k);
+    lines += " " + share_cell(row) + " |";
+    if (same_line(rows[0], row)) {
+      head += fmt::format(" M={} |", row.m);
+      rule += "---:|";
+    }
+  }
+  return "\nShare of the roof (GOP/s); bold: what a model would run.\n\n" + head + "\n" + rule + lines + "\n";
+}
+
+std::string attention_markdown(const std::vector<AttentionRoofRow>& rows) {
+  if (rows.empty()) return "";
+  std::string out =
+      "\n| attention kernel | heads | tokens | context | GOP/s | GB/s | share of the roof | limit |\n"
+      "|---|---|---:|---:|---:|---:|---:|---|\n";
+  for (const AttentionRoofRow& row : rows)
+    out += fmt::format("| `{}` | {} | {} | {} | {} | {} | {:.0f} % | {} |\n", row.kernel, heads_of(row), row.m,
+                       row.context, figure(row.gops), figure(row.gbps), 100 * row.share, limit_of(row));
+  return out;
+}
+
+std::string quantization_markdown(const std::vector<QuantizeRoofRow>& rows) {
+  if (rows.empty()) return "";
+  std::string out =
+      "\n| quantization kernel | to | M | K | kept | GB/s | share of copying | of its GEMM |\n"
+      "|---|---|---:|---:|---:|---:|---:|---:|\n";
+  for (const QuantizeRoofRow& row : rows)
+    out += fmt::format("| `{}` | {} | {} | {} | {} | {} | {:.0f} % | {:.1f} % |\n", row.kernel, row.activations, row.m,
+                       row.k, row.kept, figure(row.gbps), 100 * row.share, 100 * row.of_gemm);
+  return out;
 }
 
 }  // namespace
@@ -84,55 +248,49 @@ Json peaks_json(double int8, double bf16, double f32, double bandwidth) {
 }
 
 Json roofline_json(const RooflineReport& report) {
-  Json units = Json::array(), rows = Json::array();
+  Json units = Json::array();
   for (const UnitPeak& unit : report.units) units.push_back(unit_json(unit));
-  for (const RooflineRow& row : report.rows) rows.push_back(row_json(row));
   Json peaks = peaks_json(report.int8, report.bf16, report.f32, report.bandwidth);
   peaks["copy"] = report.copy;
   peaks["units"] = std::move(units);
   return {{"peaks", std::move(peaks)},
-          {"rows", std::move(rows)},
+          {"rows", rows_json(report.rows)},
+          {"attention", rows_json(report.attention)},
+          {"quantization", rows_json(report.quantization)},
           {"isa", report.isa},
           {"threads", report.threads},
-          {"quick", report.quick}};
+          {"quick", report.quick},
+          {"seconds", report.seconds}};
 }
 
 std::string roofline_table(const RooflineReport& report) {
-  std::string out = peaks_text(report);
-  std::string last;
-  for (const RooflineRow& row : report.rows) {
-    const std::string title =
-        fmt::format("\n{}: {}, {} outputs x {} inputs; {}\n", row.kernel, formats_of(row), row.n, row.k, row.unit);
-    if (title != last) {
-      out += title;
-      out += fmt::format("{:>8} {:>9} {:>8} {:>7} {:>8} {:>8} {:>9}\n", "tokens", "GOP/s", "GB/s", "share", "middle",
-                         "limit", "prepare");
-    }
-    last = title;
-    out += fmt::format("{:>8} {:>9} {:>8} {:>5.1f} % {:>6.1f} % {:>8} {:>7.1f} %{}\n", row.m, figure(row.gops),
-                       figure(row.gbps), 100 * row.share, 100 * row.middle_share,
-                       row.memory_bound ? "memory" : "compute", 100 * row.prepare_share, row.chosen ? "  *" : "");
-  }
-  return out + "\n* the kernel that a model would run\n" + note_of(report);
+  return peaks_text(report) + linear_table(report) + attention_table(report) + quantization_table(report) +
+         fmt::format("\n* the kernel that a model would run; {} in all\n", human_seconds(report.seconds)) +
+         note_of(report);
 }
 
 std::string roofline_markdown(const RooflineReport& report) {
-  std::string out =
-      "| kernel | weights x activations | N | K | M | GOP/s | GB/s | share of the roof | limit |\n"
-      "|---|---|---:|---:|---:|---:|---:|---:|---|\n";
-  for (const RooflineRow& row : report.rows)
-    out += fmt::format("| `{}` | {} | {} | {} | {} | {} | {} | {:.1f} % | {} |\n", row.kernel, formats_of(row), row.n,
-                       row.k, row.m, figure(row.gops), figure(row.gbps), 100 * row.share,
-                       row.memory_bound ? "memory" : "compute");
-  return out;
+  return fmt::format("{} on {} threads: ", report.isa, report.threads) + peaks_line(report) + "\n" +
+         linear_markdown(report.rows) + attention_markdown(report.attention) +
+         quantization_markdown(report.quantization);
 }
 
+// One table for all: what a row does not have stays empty.
 std::string roofline_csv(const RooflineReport& report) {
-  std::string out = "kernel,weights,activations,kept_columns,m,n,k,gops,gbps,share,bound\n";
+  std::string out =
+      "kernel,weights,activations,kept_columns,kept_as,m,n,k,heads,kv_heads,head_dim,context,cache,gops,gbps,share,"
+      "bound,share_of_gemm\n";
   for (const RooflineRow& row : report.rows)
-    out += fmt::format("{},{},{},{},{},{},{},{:.3f},{:.3f},{:.4f},{}\n", row.kernel, row.weights, row.activations,
-                       row.kept, row.m, row.n, row.k, row.gops, row.gbps, row.share,
-                       row.memory_bound ? "memory" : "compute");
+    out +=
+        fmt::format("{},{},{},{},{},{},{},{},,,,,,{:.3f},{:.3f},{:.4f},{},\n", row.kernel, row.weights, row.activations,
+                    row.kept, row.kept_as, row.m, row.n, row.k, row.gops, row.gbps, row.share, limit_of(row));
+  for (const AttentionRoofRow& row : report.attention)
+    out +=
+        fmt::format("{},,,,,{},,,{},{},{},{},{},{:.3f},{:.3f},{:.4f},{},\n", row.kernel, row.m, row.heads, row.kv_heads,
+                    row.head_dim, row.context, row.cache, row.gops, row.gbps, row.share, limit_of(row));
+  for (const QuantizeRoofRow& row : report.quantization)
+    out += fmt::format("{},{},{},{},,{},{},{},,,,,,,{:.3f},{:.4f},memory,{:.4f}\n", row.kernel, row.weights,
+                       row.activations, row.kept, row.m, row.n, row.k, row.gbps, row.share, row.of_gemm);
   return out;
 }
 

@@ -22,10 +22,10 @@ struct RooflineOptions {
   int threads = 0;                 // 0: NIBBLE_THREADS, or else one per usable processor
   bool quick = false;              // one small shape, seconds: to see that it works, not to quote
   std::string kernels;             // a glob over their names; empty: those of the best instruction sets
-  std::vector<LayerShape> shapes;  // in place of the usual ones
+  std::vector<LayerShape> shapes;  // of linear layers, in place of the usual ones
   std::vector<int64_t> tokens;     // M, likewise
   std::filesystem::path plot;      // an SVG file to write; empty: none
-  ProgressCallback progress;
+  ProgressCallback progress;       // the first, at 0, estimates the time of the whole
 };
 
 // A multiplier: one arithmetic on one instruction set.
@@ -36,28 +36,56 @@ struct UnitPeak {
   double gops = 0;          // 10^9 operations per second, all threads; a multiply-add counts two
 };
 
-// One kernel on one layer y = W x with M tokens, N outputs and K inputs. The time is that of the whole operation: input
-// quantized, multiplied, scaled to floats. Weights come from memory (copies are used in turn, more than the caches
-// hold).
-struct RooflineRow {
-  std::string kernel, isa;
-  int64_t m = 0, n = 0, k = 0;
-  std::string weights, activations;  // formats as in recipes: "int4:g128", "int8:token:asym", "f32"
-  int64_t kept = 0;                  // columns in float16 beside the others
-  bool chosen = false;               // a model would run this kernel here
-  double seconds = 0;                // of the fastest slice
-  double gops = 0;                   // 2 M N K / seconds / 10^9
-  double gbps = 0;                   // bytes (packed weights, float input and output) / seconds / 10^9
+// How fast something ran, and how fast it could have.
+struct RoofFigures {
+  double seconds = 0;  // of the fastest slice
+  double gops = 0;     // operations / seconds / 10^9; a multiply-add counts two
+  double gbps = 0;     // bytes / seconds / 10^9
   double operations_per_byte = 0;
   // Of the roof: the least time that the unit's peak and the bandwidth, both probed between the slices, allow, over the
   // time of the fastest slice.
   double share = 0;
   double middle_share = 0;    // the middle of the slices' shares; far below `share`: something else was running
-  double prepare_share = 0;   // of the time: quantizing and splitting the input
   bool memory_bound = false;  // which of the two roofs is the lower one
-  std::string unit;           // what it multiplies with: "avx512vnni int8"
+  std::string unit;           // what it multiplies with: "avx512vnni int8"; empty: it multiplies nothing
   double peak_gops = 0;       // of that unit, probed beside it
-  double bandwidth_gbps = 0;  // likewise
+  double bandwidth_gbps = 0;  // likewise, of reading
+};
+
+// One kernel on one layer y = W x with M tokens, N outputs and K inputs: 2 M N K operations; the bytes are packed
+// weights, float input and output. The time is that of the whole operation: input quantized, multiplied, scaled to
+// floats. Weights come from memory (copies are used in turn, more than the caches hold).
+struct RooflineRow : RoofFigures {
+  std::string kernel, isa;
+  int64_t m = 0, n = 0, k = 0;
+  std::string weights, activations;  // formats as in recipes: "int4:g128", "int8:token:asym", "f32"
+  int64_t kept = 0;                  // columns in 16-bit floats beside the others
+  std::string kept_as;               // "f16" or "bf16"; empty where nothing is kept
+  bool chosen = false;               // a model would run this kernel here
+  double prepare_share = 0;          // of the time: quantizing and splitting the input
+};
+
+// One kernel on causal attention as a model runs it: new keys are rotated and stored, `m` new tokens of one sequence
+// attend to `context` tokens before them and to each other. With P pairs of a token and a position it sees,
+// 4 P heads head_dim operations; the bytes are the cached keys and values, once, and what is projected and comes out.
+struct AttentionRoofRow : RoofFigures {
+  std::string kernel, isa;
+  int64_t m = 0, context = 0;
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  std::string cache;  // of keys and values: "f16", "f32"
+  bool chosen = false;
+};
+
+// The kernels that split and quantize a layer's input, on `m` tokens that come from memory. There are no operations;
+// the bytes are what is read and what is written, and the bandwidth that of copying with both counted.
+struct QuantizeRoofRow : RoofFigures {
+  std::string kernel, isa;
+  int64_t m = 0, n = 0, k = 0;  // of the layer that the input is for
+  std::string weights, activations;
+  int64_t kept = 0;
+  bool chosen = false;
+  std::string gemm;    // the kernel that a model would run on the prepared input
+  double of_gemm = 0;  // time to prepare over time to multiply, with an input that was just made (in cache)
 };
 
 struct RooflineReport {
@@ -68,6 +96,9 @@ struct RooflineReport {
   double bandwidth = 0, copy = 0;      // reading; copying, bytes counted once; 10^9 bytes per second
   std::vector<UnitPeak> units;
   std::vector<RooflineRow> rows;
+  std::vector<AttentionRoofRow> attention;
+  std::vector<QuantizeRoofRow> quantization;
+  double seconds = 0;  // that all this took
 };
 
 // Probes the machine and times its kernels, in slices of about a millisecond between which the probes are repeated, so

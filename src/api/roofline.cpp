@@ -2,6 +2,7 @@
 
 #include "api/guard.h"
 #include "api/threads.h"
+#include "bench/clock.h"
 #include "bench/roofline.h"
 #include "core/file.h"
 
@@ -21,9 +22,26 @@ bench::Wish wish_of(const RooflineOptions& options) {
   return wish;
 }
 
+RoofFigures figures_of(const bench::Measurement& measured, const bench::Unit* unit) {
+  const double seconds = measured.time.total;
+  RoofFigures out;
+  out.seconds = seconds;
+  out.gops = measured.work.operations / seconds / kGiga;
+  out.gbps = measured.work.bytes / seconds / kGiga;
+  out.operations_per_byte = measured.work.operations / measured.work.bytes;
+  out.share = measured.share;
+  out.middle_share = measured.middle_share;
+  out.memory_bound = bench::memory_bound(measured.work, measured.roof);
+  out.bandwidth_gbps = measured.roof.bytes / kGiga;
+  if (unit == nullptr) return out;
+  out.unit = name_of(*unit);
+  out.peak_gops = measured.roof.operations / kGiga;
+  return out;
+}
+
 RooflineRow row_of(const bench::Case& one) {
-  const bench::Measurement& measured = one.measured;
   RooflineRow row;
+  static_cast<RoofFigures&>(row) = figures_of(one.measured, one.unit);
   row.kernel = one.kernel.row->name;
   row.isa = to_string(one.kernel.isa);
   row.m = one.m;
@@ -32,19 +50,47 @@ RooflineRow row_of(const bench::Case& one) {
   row.weights = one.kind.weights;
   row.activations = one.kind.activations;
   row.kept = one.kind.kept;
+  if (row.kept > 0) row.kept_as = one.kind.kept_as;
   row.chosen = one.chosen;
-  row.seconds = measured.seconds;
-  row.gops = measured.work.operations / measured.seconds / kGiga;
-  row.gbps = measured.work.bytes / measured.seconds / kGiga;
-  row.operations_per_byte = measured.work.operations / measured.work.bytes;
-  row.share = measured.share;
-  row.middle_share = measured.middle_share;
-  row.prepare_share = measured.prepare_seconds / measured.seconds;
-  row.memory_bound = bench::memory_bound(measured.work, measured.roof);
-  row.unit = name_of(*one.unit);
-  row.peak_gops = measured.roof.operations / kGiga;
-  row.bandwidth_gbps = measured.roof.bytes / kGiga;
+  row.prepare_share = one.measured.time.prepare / one.measured.time.total;
   return row;
+}
+
+AttentionRoofRow row_of(const bench::AttentionCase& one) {
+  AttentionRoofRow row;
+  static_cast<RoofFigures&>(row) = figures_of(one.measured, one.unit);
+  row.kernel = one.kernel.row->name;
+  row.isa = to_string(one.kernel.isa);
+  row.m = one.task.tokens;
+  row.context = one.task.context;
+  row.heads = one.task.heads;
+  row.kv_heads = one.task.kv_heads;
+  row.head_dim = one.task.head_dim;
+  row.cache = one.kernel.row->type == CacheType::f32 ? "f32" : "f16";
+  row.chosen = one.chosen;
+  return row;
+}
+
+QuantizeRoofRow row_of(const bench::QuantizeCase& one) {
+  QuantizeRoofRow row;
+  static_cast<RoofFigures&>(row) = figures_of(one.measured.alone, nullptr);
+  row.kernel = one.kernel.name;
+  row.isa = to_string(one.kernel.isa);
+  row.m = one.task.m;
+  row.n = one.task.shape.n;
+  row.k = one.task.shape.k;
+  row.weights = one.task.kind.weights;
+  row.activations = one.task.kind.activations;
+  row.kept = one.task.kind.kept;
+  row.chosen = one.chosen;
+  row.gemm = one.measured.gemm->name;
+  row.of_gemm = one.measured.of_gemm;
+  return row;
+}
+
+template <class From, class Row>
+void add_rows(const std::vector<From>& cases, std::vector<Row>& rows) {
+  for (const From& one : cases) rows.push_back(row_of(one));
 }
 
 void fill_peaks(const bench::Machine& machine, RooflineReport& report) {
@@ -67,6 +113,7 @@ Result<RooflineReport> roofline(const RooflineOptions& options) {
     NIBBLE_TRY(const Isa isa, selected_isa());
     NIBBLE_TRY(const auto kernels, bench::chosen_kernels(isa, options.kernels));
     NIBBLE_TRY(const bench::Plan plan, bench::make_plan(wish_of(options)));
+    const bench::Stopwatch watch;
     ThreadPool pool(threads);
     bench::Machine machine(isa, plan.memory_bytes, pool);
     machine.probe_all(kFirstSlices);
@@ -75,8 +122,11 @@ Result<RooflineReport> roofline(const RooflineOptions& options) {
     report.isa = to_string(isa);
     report.threads = threads;
     report.quick = options.quick;
-    for (const bench::Case& one : cases) report.rows.push_back(row_of(one));
+    add_rows(cases.linear, report.rows);
+    add_rows(cases.attention, report.attention);
+    add_rows(cases.quantization, report.quantization);
     fill_peaks(machine, report);
+    report.seconds = watch.seconds();
     if (!options.plot.empty()) NIBBLE_DO(write_durably(options.plot, bench::svg(bench::plot_of(machine, cases))));
     return report;
   });

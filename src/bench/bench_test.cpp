@@ -80,42 +80,122 @@ TEST(Cases, ImpossibleWishesAreRefused) {
 TEST(Cases, GlobChoosesKernels) {
   const auto chosen = chosen_kernels(Isa::portable, "linear_w?_a8*");
   ASSERT_TRUE(chosen);
-  EXPECT_EQ(chosen->size(), 2u);
+  EXPECT_EQ(chosen->linear.size(), 2u);
+  EXPECT_TRUE(chosen->attention.empty() && chosen->quantize.empty());
   const auto none = chosen_kernels(Isa::portable, "*avx2*");  // not within `portable`
   ASSERT_FALSE(none);
   EXPECT_EQ(none.error().code, ErrorCode::usage);
   const auto usual = chosen_kernels(Isa::avx2, "");
   ASSERT_TRUE(usual);
-  for (const KernelRow& kernel : *usual) EXPECT_EQ(kernel.isa, Isa::avx2) << kernel.row->name;
+  for (const KernelRow& kernel : usual->linear) EXPECT_EQ(kernel.isa, Isa::avx2) << kernel.row->name;
+  EXPECT_EQ(usual->attention.size(), 2u);  // f16 and f32
+  const auto quantize = chosen_kernels(Isa::avx2, "quantize*");
+  ASSERT_TRUE(quantize);
+  EXPECT_TRUE(quantize->linear.empty() && quantize->attention.empty());
+  ASSERT_EQ(quantize->quantize.size(), 1u);
+  EXPECT_EQ(quantize->quantize[0].name, "quantize__avx2");
+}
+
+// --- What has to be done -------------------------------------------------------------------------------------------
+
+TEST(Work, Linear) {
+  const Work work = work_of(1000, {4, 3}, 2);
+  EXPECT_EQ(work.operations, 2 * 2 * 4 * 3);
+  EXPECT_EQ(work.bytes, 1000 + 2 * (4 + 3) * 4);  // float input and output
+}
+
+// Counted one by one instead.
+TEST(Work, Attention) {
+  for (const AttentionTask& task : {AttentionTask{6, 2, 5, 7, 0}, AttentionTask{6, 2, 5, 1, 9}, {4, 4, 8, 3, 2}}) {
+    double operations = 0;
+    for (int64_t token = 0; token < task.tokens; ++token)
+      for (int64_t seen = 0; seen <= task.context + token; ++seen)
+        operations += 2.0 * static_cast<double>(task.heads * task.head_dim * 2);  // q k, and p v
+    const Work work = work_of(task, CacheType::f16);
+    EXPECT_EQ(work.operations, operations);
+    const int64_t key = task.kv_heads * task.head_dim, query = task.heads * task.head_dim;
+    EXPECT_EQ(work.bytes, static_cast<double>((task.context + task.tokens) * 2 * key * 2 +
+                                              task.tokens * (query + key + key + query) * 4));
+    EXPECT_EQ(work_of(task, CacheType::f32).bytes - work.bytes,
+              static_cast<double>((task.context + task.tokens) * 2 * key * 2));
+  }
+}
+
+TEST(Work, Quantization) {
+  const Work work = work_of(QuantizeTask{{"int4:row", "int8:token:asym", 16}, {8, 256}, 3});
+  EXPECT_EQ(work.operations, 0);
+  EXPECT_EQ(work.bytes, 3 * (256 * 4 + 240 + 16 * 4 + 12));
+}
+
+TEST(ExpectedSeconds, SlicesOfAMillisecondUntilTheTimeIsSpent) {
+  Plan plan{};
+  plan.case_seconds = 0.2;
+  plan.least_slices = 5;
+  plan.most_slices = 40;
+  EXPECT_NEAR(expected_seconds(1, plan), 6, 0.1);         // one call to begin with, five slices
+  EXPECT_NEAR(expected_seconds(0.01, plan), 0.21, 0.01);  // until the time is spent
+  EXPECT_NEAR(expected_seconds(1e-5, plan), 0.16, 0.01);  // most slices
 }
 
 // --- A run, as small as can be -------------------------------------------------------------------------------------
 
-TEST(Roofline, EveryKernelOfTheMachineIsMeasured) {
-  const auto plan = make_plan({true, {{64, 128}}, {1, 3}});
-  ASSERT_TRUE(plan);
-  const auto kernels = chosen_kernels(detected_isa(), "");
-  ASSERT_TRUE(kernels);
-  ThreadPool pool(2);
-  Machine machine(detected_isa(), 1, pool);
-  EXPECT_GT(machine.best_peak(Arithmetic::int8), 0);
-  EXPECT_GT(machine.best_peak(Arithmetic::f32), 0);
-  EXPECT_GT(machine.bandwidth(), 0);
-  const auto cases = run_cases(machine, *plan, *kernels, {});
+class SmallRun : public testing::Test {
+ protected:
+  Plan plan_ = *make_plan({true, {{64, 128}}, {1, 3}});
+  Kernels kernels_ = *chosen_kernels(detected_isa(), "");
+  ThreadPool pool_{2};
+  Machine machine_{detected_isa(), 1, pool_};
+};
+
+TEST_F(SmallRun, EveryKernelOfTheMachineIsMeasured) {
+  EXPECT_GT(machine_.best_peak(Arithmetic::int8), 0);
+  EXPECT_GT(machine_.best_peak(Arithmetic::f32), 0);
+  EXPECT_GT(machine_.bandwidth(), 0);
+  const auto cases = run_cases(machine_, plan_, kernels_, {});
   ASSERT_TRUE(cases) << cases.error().message;
-  for (const KernelRow& kernel : *kernels) {
+  for (const KernelRow& kernel : kernels_.linear) {
     int found = 0, chosen = 0;
-    for (const Case& one : *cases) {
+    for (const Case& one : cases->linear) {
       found += one.kernel.row == kernel.row;
       chosen += one.chosen;
       EXPECT_EQ(one.measured.work.operations, 2.0 * 64 * 128 * static_cast<double>(one.m));
       EXPECT_GT(one.measured.share, 0);
-      EXPECT_LE(one.measured.prepare_seconds, one.measured.seconds);
+      EXPECT_LE(one.measured.time.prepare, one.measured.time.total);
     }
     EXPECT_GT(found, 0) << kernel.row->name;
     EXPECT_GT(chosen, 0);
   }
-  EXPECT_NE(svg(plot_of(machine, *cases)).find("</svg>"), std::string::npos);
+  const auto kept_as = [&](std::string_view type) {
+    return std::any_of(cases->linear.begin(), cases->linear.end(),
+                       [&](const Case& one) { return one.kind.kept > 0 && one.kind.kept_as == type; });
+  };
+  EXPECT_TRUE(kept_as("f16") && kept_as("bf16"));
+  EXPECT_EQ(cases->attention.size(), kernels_.attention.size() * plan_.attention.size());
+  for (const AttentionCase& one : cases->attention) {
+    EXPECT_GT(one.measured.share, 0);
+    EXPECT_TRUE(one.chosen);
+    EXPECT_EQ(one.unit->probe->arithmetic, Arithmetic::f32);
+  }
+  EXPECT_EQ(cases->quantization.size(), kernels_.quantize.size() * plan_.quantization.size());
+  for (const QuantizeCase& one : cases->quantization) {
+    EXPECT_GT(one.measured.alone.share, 0);
+    EXPECT_GT(one.measured.of_gemm, 0);
+  }
+  const std::string drawing = svg(plot_of(machine_, *cases));
+  EXPECT_NE(drawing.find("</svg>"), std::string::npos);
+  EXPECT_NE(drawing.find(">attention</text>"), std::string::npos);
+}
+
+TEST_F(SmallRun, ProgressEstimatesFirstAndEndsWhole) {
+  const auto kernels = chosen_kernels(detected_isa(), "attention*");
+  ASSERT_TRUE(kernels);
+  std::vector<Progress> said;
+  const auto cases = run_cases(machine_, plan_, *kernels, [&](const Progress& one) { said.push_back(one); });
+  ASSERT_TRUE(cases && cases->linear.empty() && cases->quantization.empty());
+  ASSERT_EQ(said.size(), 1 + cases->attention.size());
+  EXPECT_EQ(said.front().done, 0);
+  EXPECT_GT(said.front().seconds_left, 0);
+  EXPECT_NEAR(said.back().done, 1, 1e-9);
 }
 
 // --- The plot ------------------------------------------------------------------------------------------------------

@@ -26,14 +26,38 @@ constexpr LayerKind kEverywhere[] = {
 
 // On the first shape only.
 constexpr LayerKind kOnce[] = {
-    {"int4:row", "int4:token:asym"},      {"int4:g128", "int4:token:asym"},     {"int8:row", "int4:token:asym"},
-    {"int4:row", "int8:token:asym", 256}, {"int4:row", "int4:token:asym", 256}, {"int8:row", "int8:token:asym", 256},
+    {"int4:row", "int4:token:asym"},
+    {"int4:g128", "int4:token:asym"},
+    {"int8:row", "int4:token:asym"},
+    {"int4:row", "int8:token:asym", 256},
+    {"int4:row", "int8:token:asym", 256, "bf16"},
+    {"int4:row", "int4:token:asym", 256},
+    {"int4:row", "int4:token:asym", 256, "bf16"},
+    {"int8:row", "int8:token:asym", 256},
+    {"int8:row", "int8:token:asym", 256, "bf16"},
 };
 
 // Attention and MLP of LLaMA-2-7B, up and down, its head; the narrowest and the widest hidden state of the family.
 constexpr Shape kShapes[] = {{4096, 4096}, {11008, 4096}, {4096, 11008}, {32000, 4096}, {2048, 2048}, {8192, 8192}};
 
 constexpr Shape kQuickShapes[] = {{512, 512}};
+// LLaMA-2-7B, and with a quarter of its key and value heads.
+constexpr AttentionTask kAttention[] = {
+    {32, 32, 128, 512, 0}, {32, 32, 128, 2048, 0}, {32, 32, 128, 1, 4096},
+    {32, 8, 128, 512, 0},  {32, 8, 128, 2048, 0},  {32, 8, 128, 1, 4096},
+};
+constexpr AttentionTask kQuickAttention[] = {{4, 2, 64, 64, 0}, {4, 2, 64, 1, 128}};
+
+// What enters attention and MLP of the same model, and what enters its down projection.
+constexpr QuantizeTask kQuantization[] = {
+    {{"int4:row", "int8:token:asym"}, {4096, 4096}, 512},  {{"int4:row", "int8:token:asym", 256}, {4096, 4096}, 512},
+    {{"int4:row", "int4:token:asym"}, {4096, 4096}, 512},  {{"int4:row", "int4:token:asym", 256}, {4096, 4096}, 512},
+    {{"int4:row", "int8:token:asym"}, {4096, 11008}, 512}, {{"int4:row", "int8:token:asym", 256}, {4096, 11008}, 512},
+    {{"int4:row", "int4:token:asym"}, {4096, 11008}, 512}, {{"int4:row", "int4:token:asym", 256}, {4096, 11008}, 512},
+};
+constexpr QuantizeTask kQuickQuantization[] = {{{"int4:row", "int8:token:asym"}, {512, 512}, 16},
+                                               {{"int4:row", "int4:token:asym", 32}, {512, 512}, 16}};
+
 constexpr int64_t kTokens[] = {1, 2, 4, 8, 16, 32, 128, 512}, kQuickTokens[] = {1, 16, 64};
 constexpr int64_t kMostTokens = 1 << 16, kMostWidth = 1 << 18, kMostWeights = int64_t{1} << 30;
 
@@ -65,12 +89,17 @@ std::vector<T> either(const std::vector<T>& wished, std::span<const T> usual) {
   return wished.empty() ? std::vector<T>(usual.begin(), usual.end()) : wished;
 }
 
-bool fits(const LinearRow& row, Isa level, Isa isa, const std::string& glob) {
+bool fits(const std::string& name, Isa level, Isa isa, const std::string& glob) {
   if (level > isa) return false;
   // Hundreds of times slower than the others: only when it is meant.
   if (level == Isa::portable && isa != Isa::portable && glob.find("reference") == std::string::npos) return false;
-  if (!glob.empty()) return ::fnmatch(glob.c_str(), row.name, 0) == 0;
+  if (!glob.empty()) return ::fnmatch(glob.c_str(), name.c_str(), 0) == 0;
   return level >= std::min(isa, Isa::avx512vnni);
+}
+
+template <class T, size_t count>
+std::vector<T> listed(const T (&values)[count]) {
+  return std::vector<T>(std::begin(values), std::end(values));
 }
 
 }  // namespace
@@ -79,13 +108,17 @@ Result<Plan> make_plan(const Wish& wish) {
   NIBBLE_DO(validate(wish));
   Plan plan{.tasks = {},
             .tokens = either<int64_t>(wish.tokens, kTokens),
+            .attention = listed(kAttention),
+            .quantization = listed(kQuantization),
             .memory_bytes = int64_t{512} << 20,
             .rotation_bytes = int64_t{400} << 20,
             .case_seconds = 0.2,
-            .least_slices = 7,
+            .least_slices = 5,
             .most_slices = 40};
   if (wish.quick) {
     plan.tokens = either<int64_t>(wish.tokens, kQuickTokens);
+    plan.attention = listed(kQuickAttention);
+    plan.quantization = listed(kQuickQuantization);
     plan.memory_bytes = int64_t{64} << 20;
     plan.rotation_bytes = 1;
     plan.case_seconds = 0;
@@ -95,14 +128,31 @@ Result<Plan> make_plan(const Wish& wish) {
   return plan;
 }
 
-Result<std::vector<KernelRow>> chosen_kernels(Isa isa, const std::string& glob) {
-  std::vector<KernelRow> rows;
+Result<Kernels> chosen_kernels(Isa isa, const std::string& glob) {
+  Kernels out;
+  for (const IsaTable& entry : all_tables()) {
+    const KernelTable& table = *entry.table;
+    for (const LinearRow* row = table.linear; row->kernel != nullptr; ++row)
+      if (fits(row->name, entry.isa, isa, glob)) out.linear.push_back({row, entry.isa});
+    if (table.attention != nullptr)
+      for (const AttentionRow* row = table.attention; row->kernel != nullptr; ++row)
+        if (fits(row->name, entry.isa, isa, glob)) out.attention.push_back({row, entry.isa});
+    if (table.token == nullptr) continue;
+    std::string name = std::string("quantize__") + table.token->isa;
+    if (fits(name, entry.isa, isa, glob)) out.quantize.push_back({std::move(name), entry.isa});
+  }
+  if (!out.linear.empty() || !out.attention.empty() || !out.quantize.empty()) return out;
+  return fail(ErrorCode::usage,
+              "no kernel that {} can run fits \"{}\"; they are named like linear_w4_a8__avx2_6x16, "
+              "attention_f16__avx2_6x16 or quantize__avx2",
+              to_string(isa), glob);
+}
+
+Isa level_of(const LinearRow& wanted) {
   for (const IsaTable& entry : all_tables())
     for (const LinearRow* row = entry.table->linear; row->kernel != nullptr; ++row)
-      if (fits(*row, entry.isa, isa, glob)) rows.push_back({row, entry.isa});
-  if (!rows.empty()) return rows;
-  return fail(ErrorCode::usage, "no kernel that {} can run fits \"{}\"; they are named like linear_w4_a8__avx2_6x16",
-              to_string(isa), glob);
+      if (row == &wanted) return entry.isa;
+  return Isa::portable;
 }
 
 }  // namespace nibble::bench

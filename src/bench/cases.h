@@ -1,4 +1,5 @@
-// What `nibble bench --roofline` measures: kernels x kinds of layers x shapes x numbers of tokens, as data.
+// What `nibble bench --roofline` measures, as data: kernels x kinds of layers x shapes x numbers of tokens, attention,
+// and the quantization of a layer's input.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 
 #include "core/cpu.h"
 #include "core/result.h"
+#include "kernels/abi/attention.h"
 #include "kernels/abi/linear.h"
 
 namespace nibble::bench {
@@ -19,10 +21,11 @@ struct Shape {
   bool operator==(const Shape&) const = default;
 };
 
-// Formats spelt as in recipes, and how many columns are kept in float16.
+// Formats spelt as in recipes, and how many columns are kept in 16-bit floats.
 struct LayerKind {
   std::string_view weights, activations;
   int64_t kept = 0;
+  std::string_view kept_as = "f16";  // or "bf16"
   bool operator==(const LayerKind&) const = default;
 };
 
@@ -32,16 +35,33 @@ struct Task {
   Shape shape;
 };
 
+// `tokens` new tokens of one sequence attend to the `context` before them and to each other, causally. Prefill: no
+// context; decoding: one token.
+struct AttentionTask {
+  int64_t heads, kv_heads, head_dim;
+  int64_t tokens, context;
+  bool operator==(const AttentionTask&) const = default;
+};
+
+// The input of `m` tokens is prepared (split and quantized) for a layer of this kind and shape.
+struct QuantizeTask {
+  LayerKind kind;
+  Shape shape;
+  int64_t m;
+};
+
 // How long and on what.
 struct Plan {
   std::vector<Task> tasks;
   std::vector<int64_t> tokens;  // M
-  int64_t memory_bytes;         // that the bandwidth probe reads through
-  int64_t rotation_bytes;       // of weights that are used in turn, so that they come from memory
-  double case_seconds;          // to spend on a case, its least number of slices permitting
+  std::vector<AttentionTask> attention;
+  std::vector<QuantizeTask> quantization;
+  int64_t memory_bytes;    // that the bandwidth probe reads through
+  int64_t rotation_bytes;  // of weights that are used in turn, so that they come from memory
+  double case_seconds;     // to spend on a case, its least number of slices permitting
   int least_slices, most_slices;
 };
-// What a run is asked for; empty lists: the plan's own.
+// What a run is asked for; empty lists: the plan's own. Shapes and tokens are those of linear layers.
 struct Wish {
   bool quick = false;
   std::vector<Shape> shapes;
@@ -53,15 +73,31 @@ struct Wish {
 // of range.
 Result<Plan> make_plan(const Wish& wish);
 
-// A kernel and the instruction set whose table lists it.
+// Kernels and the instruction sets whose tables list them.
 struct KernelRow {
   const LinearRow* row;
   Isa isa;
+};
+struct AttentionKernelRow {
+  const AttentionRow* row;
+  Isa isa;
+};
+struct QuantizeKernelRow {
+  std::string name;  // "quantize__avx512"
+  Isa isa;
+};
+struct Kernels {
+  std::vector<KernelRow> linear;
+  std::vector<AttentionKernelRow> attention;
+  std::vector<QuantizeKernelRow> quantize;
 };
 
 // Those that `isa` can run and whose name fits the glob (`*`, `?`, `[...]`), best first; the reference only where the
 // glob says "reference". Without a glob those of the best levels: of everything from avx512vnni on where there is
 // AVX-512, else of `isa` alone. `usage` when nothing fits.
-Result<std::vector<KernelRow>> chosen_kernels(Isa isa, const std::string& glob);
+Result<Kernels> chosen_kernels(Isa isa, const std::string& glob);
+
+// The instruction set whose table lists the row.
+Isa level_of(const LinearRow& row);
 
 }  // namespace nibble::bench

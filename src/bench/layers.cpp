@@ -15,12 +15,11 @@ struct BitPattern {
 // The exponent of numbers around 0.03; sign and mantissa are random.
 BitPattern pattern_of(Levels levels) {
   switch (levels) {
-    case Levels::integer: return {0, 0};
     case Levels::f32: return {0x7F8000007F800000u, 0x3D0000003D000000u};
     case Levels::f16: return {0x7C007C007C007C00u, 0x2800280028002800u};
     case Levels::bf16: return {0x7F807F807F807F80u, 0x3D003D003D003D00u};
+    default: return {0, 0};  // any bits are a code
   }
-  return {0, 0};
 }
 
 void fill(std::span<std::byte> bytes, const BitPattern& pattern, Random& random) {
@@ -45,7 +44,8 @@ Result<LinearWeight> random_layer(const LayerKind& kind, const Shape& shape) {
   fill(weight.codes, pattern_of(weight.format.levels), random);
   if (weight.format.is_integer()) weight.scales.assign(static_cast<size_t>(shape.n * weight.groups()), kScale);
   weight.kept.resize(static_cast<size_t>(shape.n * kind.kept));
-  fill(std::as_writable_bytes(std::span(weight.kept)), pattern_of(Levels::f16), random);
+  weight.kept_levels = kind.kept_as == "bf16" ? Levels::bf16 : Levels::f16;
+  fill(std::as_writable_bytes(std::span(weight.kept)), pattern_of(weight.kept_levels), random);
   return weight;
 }
 

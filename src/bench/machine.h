@@ -88,6 +88,7 @@ class Machine {
   double bandwidth() const { return reading_.best(); }
   double bandwidth_now() const { return reading_.recent(); }
   double copying() const { return copying_.best(); }
+  double copying_now() const { return copying_.recent(); }
 
  private:
   void calibrate(Unit& unit);

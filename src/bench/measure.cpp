@@ -9,22 +9,37 @@ namespace nibble::bench {
 namespace {
 
 constexpr double kSliceSeconds = 0.001;
+constexpr double kProbeSeconds = 0.003;  // what the two probes of a slice take, roughly
 
-Work work_of(const PackedLinear& layer, int64_t m) {
-  const int64_t n = layer.outputs(), k = layer.inputs(), float_bytes = sizeof(float);
-  return {2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k),
-          static_cast<double>(layer.bytes() + m * (n + k) * float_bytes)};
+int calls_of_slice(double call_seconds) {
+  return static_cast<int>(std::clamp(kSliceSeconds / call_seconds, 1.0, 100.0));
 }
 
-struct CallTime {
-  double prepare = 0, total = 0;
-};
+Roof probe_beside(Machine& machine, const Subject& subject) {
+  const double operations = subject.unit != nullptr ? machine.probe(*subject.unit) : 1;
+  return {operations, subject.read_only ? machine.probe_reading() : 2 * machine.probe_copying()};
+}
+
+Roof recent_roof(const Machine& machine, const Subject& subject) {
+  const double operations = subject.unit != nullptr ? subject.unit->rates.recent() : 1;
+  return {operations, subject.read_only ? machine.bandwidth_now() : 2 * machine.copying_now()};
+}
+
+CallTime mean_of(int calls, FunctionRef<CallTime()> call) {
+  CallTime sum{0, 0};
+  for (int i = 0; i < calls; ++i) {
+    const CallTime one = call();
+    sum.total += one.total / calls;
+    sum.prepare += one.prepare / calls;
+  }
+  return sum;
+}
 
 // One kernel that walks through the copies of a layer, call by call.
-class Runner {
+class LinearCalls {
  public:
-  Runner(Machine& machine, std::span<const PackedLinear> copies, Isa isa, const LinearRow& row, int64_t m,
-         Scratch& scratch)
+  LinearCalls(Machine& machine, std::span<const PackedLinear> copies, Isa isa, const LinearRow& row, int64_t m,
+              Scratch& scratch)
       : machine_(machine), copies_(copies), isa_(isa), row_(row), m_(m), scratch_(scratch) {
     const auto wanted = static_cast<size_t>(m * copies.front().inputs());
     if (scratch.x.size() < wanted) scratch.x = random_input(m, copies.front().inputs());
@@ -38,17 +53,7 @@ class Runner {
     const double prepared = watch.seconds();
     const LinearOutput output{&layer, scratch_.y.data(), layer.outputs(), nullptr, &row_};
     linear({&output, 1}, scratch_.input, machine_.pool());
-    return {prepared, watch.seconds()};
-  }
-
-  CallTime mean_of(int calls) {
-    CallTime sum;
-    for (int i = 0; i < calls; ++i) {
-      const CallTime one = call();
-      sum.prepare += one.prepare / calls;
-      sum.total += one.total / calls;
-    }
-    return sum;
+    return {watch.seconds(), prepared};
   }
 
  private:
@@ -63,29 +68,48 @@ class Runner {
 
 }  // namespace
 
-Measurement measure(Machine& machine, Unit& unit, std::span<const PackedLinear> copies, Isa isa, const LinearRow& row,
-                    int64_t m, const Plan& plan, Scratch& scratch) {
+Measurement measure(Machine& machine, const Subject& subject, const Plan& plan, FunctionRef<CallTime()> call) {
   Measurement out;
-  out.work = work_of(copies.front(), m);
-  Runner runner(machine, copies, isa, row, m, scratch);
-  runner.call();  // memory is mapped, clocks rise
-  const int calls = static_cast<int>(std::clamp(kSliceSeconds / runner.call().total, 1.0, 100.0));
-  CallTime best{0, Fastest().seconds};
+  out.work = subject.work;
+  Fastest preparing, rest;
+  double once = call().total;  // memory is mapped, clocks rise
+  if (once < kSliceSeconds) once = call().total;
+  const int calls = calls_of_slice(once);
   std::vector<double> shares;
   const Stopwatch watch;
   while (out.slices < plan.least_slices || (out.slices < plan.most_slices && watch.seconds() < plan.case_seconds)) {
-    const Roof now = {machine.probe(unit), machine.probe_reading()};
-    const CallTime time = runner.mean_of(calls);
-    if (time.total < best.total) best = time;
+    const Roof now = probe_beside(machine, subject);
+    const CallTime time = mean_of(calls, call);
+    if (time.total < out.time.total) out.time = time;
+    preparing.add(time.prepare);
+    rest.add(time.total - time.prepare);
     shares.push_back(share_of_roof(out.work, now, time.total));
     ++out.slices;
   }
-  out.roof = machine.roof(unit);
-  out.seconds = best.total;
-  out.prepare_seconds = best.prepare;
-  out.share = share_of_roof(out.work, out.roof, best.total);
+  out.least_prepare = preparing.seconds;
+  out.least_rest = rest.seconds;
+  out.roof = recent_roof(machine, subject);
+  out.share = share_of_roof(out.work, out.roof, out.time.total);
   out.middle_share = middle(shares);
   return out;
+}
+
+double expected_seconds(double call_seconds, const Plan& plan) {
+  const double slice = calls_of_slice(call_seconds) * call_seconds + kProbeSeconds;
+  return call_seconds + std::max(plan.least_slices * slice, std::min(plan.case_seconds, plan.most_slices * slice));
+}
+
+Work work_of(int64_t packed_bytes, const Shape& shape, int64_t m) {
+  const double n = static_cast<double>(shape.n), k = static_cast<double>(shape.k), tokens = static_cast<double>(m);
+  return {2 * tokens * n * k, static_cast<double>(packed_bytes) + tokens * (n + k) * sizeof(float)};
+}
+
+Measurement measure_linear(Machine& machine, Unit& unit, std::span<const PackedLinear> copies, Isa isa,
+                           const LinearRow& row, int64_t m, const Plan& plan, Scratch& scratch) {
+  const PackedLinear& layer = copies.front();
+  LinearCalls calls(machine, copies, isa, row, m, scratch);
+  return measure(machine, {work_of(layer.bytes(), {layer.outputs(), layer.inputs()}, m), &unit, true}, plan,
+                 [&] { return calls.call(); });
 }
 
 }  // namespace nibble::bench

@@ -2,18 +2,10 @@
 
 #include <algorithm>
 
-#include "kernels/list.h"
+#include "bench/cases.h"
 
 namespace nibble::bench {
 namespace {
-
-// The instruction set whose table lists the row.
-Isa level_of(const LinearRow& wanted) {
-  for (const IsaTable& entry : all_tables())
-    for (const LinearRow* row = entry.table->linear; row->kernel != nullptr; ++row)
-      if (row == &wanted) return entry.isa;
-  return Isa::portable;
-}
 
 Unit& unit_of(const PackedLinear& layer, int64_t tokens, Machine& machine) {
   const LinearRow& row = layer.row_for(tokens);

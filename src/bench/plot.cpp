@@ -23,17 +23,19 @@ svg { font: 13px system-ui, "Segoe UI", sans-serif; }
 .line { fill: none; stroke-width: 1; stroke-opacity: 0.45; }
 .s0 { fill: #0b62c4; stroke: #0b62c4; } .s1 { fill: #b4530a; stroke: #b4530a; }
 .s2 { fill: #7a3fb0; stroke: #7a3fb0; } .s3 { fill: #12795a; stroke: #12795a; }
+.s4 { fill: #b3267a; stroke: #b3267a; }
 circle.outline { fill: none; stroke-opacity: 0.7; }
 @media (prefers-color-scheme: dark) {
   .ground { fill: #14181c; } .ink { fill: #e6eaee; } .soft { fill: #a3adb7; }
   .grid { stroke: #2b3238; } .roof { stroke: #e6eaee; }
   .s0 { fill: #6cb0ff; stroke: #6cb0ff; } .s1 { fill: #f5a05a; stroke: #f5a05a; }
   .s2 { fill: #c79bf2; stroke: #c79bf2; } .s3 { fill: #5fd3a8; stroke: #5fd3a8; }
+  .s4 { fill: #f58ac6; stroke: #f58ac6; }
 }
 .line { fill: none !important; } circle.outline { fill: none !important; } text { stroke: none !important; }
 </style>
 )";
-constexpr size_t kColours = 4;
+constexpr size_t kColours = 5;
 
 std::string escaped(std::string_view text) {
   std::string out;

@@ -3,10 +3,14 @@
 #include <algorithm>
 
 #include "bench/layers.h"
+#include "core/checked.h"
 #include "core/progress.h"
 
 namespace nibble::bench {
 namespace {
+
+// Of the roof, by which a run's length is estimated before anything is known; and how fast layers are made and packed.
+constexpr double kUsualShare = 0.6, kPackedPerSecond = 1.2e9;
 
 // The same layer as often as it takes to fill the rotation.
 Result<std::vector<PackedLinear>> packed_copies(const Task& task, Isa isa, const Plan& plan, ThreadPool& pool) {
@@ -25,35 +29,60 @@ bool serves(const PackedLinear& layer, const LinearRow* row) {
   return std::find(layer.rows().begin(), layer.rows().end(), row) != layer.rows().end();
 }
 
-struct Run {
+// Kernels that read one packing of a layer.
+struct LinearStep {
+  Task task;
+  Isa level;  // that it is packed for
+  std::vector<KernelRow> kernels;
+  double bytes_per_weight;
+  double seconds = 0;
+};
+struct AttentionStep {
+  AttentionTask task;
+  AttentionKernelRow kernel;
+  double seconds = 0;
+};
+struct QuantizeStep {
+  QuantizeTask task;
+  QuantizeKernelRow kernel;
+  double seconds = 0;
+};
+
+// All steps, and how long each should take.
+struct Schedule {
   Machine& machine;
   const Plan& plan;
-  const std::vector<KernelRow>& kernels;
-  ProgressMeter meter;
-  Scratch scratch;
-  std::vector<Case> cases;
+  const Kernels& kernels;
+  std::vector<LinearStep> linear;
+  std::vector<AttentionStep> attention;
+  std::vector<QuantizeStep> quantization;
 
-  // Weights are packed as an instruction set likes them best, so kernels of lower ones may need a packing of their own.
-  Status run(const Task& task) {
-    std::vector<KernelRow> left = kernels;
-    for (int level = static_cast<int>(machine.isa()); level >= 0 && !left.empty(); --level)
-      NIBBLE_DO(run_level(task, static_cast<Isa>(level), left));
-    meter.advance(
-        1, fmt::format("{} x {}, {} x {}", task.kind.weights, task.kind.activations, task.shape.n, task.shape.k));
+  Status make() {
+    for (const Task& task : plan.tasks) NIBBLE_DO(add_linear(task));
+    for (const AttentionKernelRow& kernel : kernels.attention)
+      for (const AttentionTask& task : plan.attention)
+        if (runs(kernel)) attention.push_back({task, kernel, 0});
+    for (const QuantizeKernelRow& kernel : kernels.quantize)
+      for (const QuantizeTask& task : plan.quantization) quantization.push_back({task, kernel, 0});
     return {};
   }
 
-  // Takes out of `left` the kernels that serve the layer as packed for `level`, and measures them.
-  Status run_level(const Task& task, Isa level, std::vector<KernelRow>& left) {
-    NIBBLE_TRY(const PackedLinear sample, small_layer(task.kind, level));
-    const auto serving = std::stable_partition(left.begin(), left.end(), [&](const KernelRow& kernel) {
-      return kernel.isa > level || !serves(sample, kernel.row);
-    });
-    if (serving == left.end()) return {};
-    NIBBLE_TRY(const auto copies, packed_copies(task, level, plan, machine.pool()));
-    for (auto kernel = serving; kernel != left.end(); ++kernel)
-      if (serves(copies.front(), kernel->row)) measure_tokens(task, *kernel, level, copies);
-    left.erase(serving, left.end());
+  size_t size() const { return linear.size() + attention.size() + quantization.size(); }
+
+  // Weights are packed as an instruction set likes them best, so kernels of lower ones may need a packing of their own.
+  Status add_linear(const Task& task) {
+    std::vector<KernelRow> left = kernels.linear;
+    for (int at = static_cast<int>(machine.isa()); at >= 0 && !left.empty(); --at) {
+      const Isa level = static_cast<Isa>(at);
+      NIBBLE_TRY(const PackedLinear sample, small_layer(task.kind, level));
+      const auto serving = std::stable_partition(left.begin(), left.end(), [&](const KernelRow& kernel) {
+        return kernel.isa > level || !serves(sample, kernel.row);
+      });
+      if (serving == left.end()) continue;
+      const double weights = static_cast<double>(sample.outputs() * sample.inputs());
+      linear.push_back({task, level, {serving, left.end()}, static_cast<double>(sample.bytes()) / weights, 0});
+      left.erase(serving, left.end());
+    }
     return {};
   }
 
@@ -64,82 +93,113 @@ struct Run {
     return PackedLinear::pack(weight, level, machine.pool());
   }
 
-  void measure_tokens(const Task& task, const KernelRow& kernel, Isa level, std::span<const PackedLinear> copies) {
-    Unit& unit = machine.unit_for(kernel.isa, arithmetic_of(*kernel.row));
-    for (int64_t m : plan.tokens) {
-      const bool chosen = level == machine.isa() && &copies.front().row_for(m) == kernel.row;
-      Case one{kernel, task.kind, task.shape, m, chosen, &unit, {}};
-      one.measured = measure(machine, unit, copies, level, *kernel.row, m, plan, scratch);
-      cases.push_back(std::move(one));
-    }
+  double expected(const LinearStep& step) const {
+    const Shape shape = step.task.shape;
+    const double bytes = step.bytes_per_weight * static_cast<double>(shape.n * shape.k);
+    double seconds = std::max(bytes, static_cast<double>(plan.rotation_bytes)) / kPackedPerSecond;
+    for (const KernelRow& kernel : step.kernels)
+      for (int64_t m : plan.tokens)
+        seconds += expected(work_of(static_cast<int64_t>(bytes), shape, m),
+                            machine.unit_for(kernel.isa, arithmetic_of(*kernel.row)));
+    return seconds;
+  }
+  double expected(const AttentionStep& step) const {
+    return expected(work_of(step.task, step.kernel.row->type), machine.unit_for(step.kernel.isa, Arithmetic::f32));
+  }
+  double expected(const QuantizeStep& step) const {
+    const double moving = work_of(step.task).bytes / machine.copying_now();
+    const Work gemm = work_of(step.task.shape.n * step.task.shape.k, step.task.shape, step.task.m);
+    return expected_seconds(moving, plan) + expected(gemm, machine.unit_for(step.kernel.isa, Arithmetic::int8));
+  }
+  double expected(const Work& work, const Unit& unit) const {
+    return expected_seconds(least_seconds(work, machine.roof(unit)) / kUsualShare, plan);
+  }
+
+  // Fills in what every step should take; the sum.
+  double estimate() {
+    double total = 0;
+    const auto add = [&](auto& steps) {
+      for (auto& step : steps) total += step.seconds = expected(step);
+    };
+    add(linear);
+    add(attention);
+    add(quantization);
+    return total;
   }
 };
 
-}  // namespace
+struct Run {
+  Machine& machine;
+  const Plan& plan;
+  Scratch scratch;
+  Cases cases;
 
-Result<std::vector<Case>> run_cases(Machine& machine, const Plan& plan, const std::vector<KernelRow>& kernels,
-                                    const ProgressCallback& progress) {
-  Run run{machine, plan, kernels, ProgressMeter(static_cast<double>(plan.tasks.size()), progress), {}, {}};
-  for (const Task& task : plan.tasks) NIBBLE_DO(run.run(task));
-  return std::move(run.cases);
-}
-
-namespace {
-
-constexpr double kGiga = 1e9;
-
-// "int4", "int8", "16-bit floats", "f32": the colours of the plot.
-std::string family_of(const LayerKind& kind) {
-  const std::string_view levels = kind.weights.substr(0, kind.weights.find(':'));
-  return levels == "f16" || levels == "bf16" ? "16-bit floats" : std::string(levels);
-}
-
-bool same_line(const Case& a, const Case& b) {
-  return a.kernel.row == b.kernel.row && a.kind == b.kind && a.shape == b.shape;
-}
-
-PlotPoint point_of(const Case& one, bool first_shape) {
-  const Measurement& measured = one.measured;
-  const double gops = measured.work.operations / measured.seconds / kGiga;
-  const bool marked = first_shape && one.chosen && one.kind.weights == "int4:row" && one.kind.kept == 0;
-  return {.operations_per_byte = measured.work.operations / measured.work.bytes,
-          .gops = gops,
-          .title = fmt::format("{}: {} x {}, {} outputs x {} inputs, {} tokens: {:.0f} GOP/s, {:.0f} % of the roof",
-                               one.kernel.row->name, one.kind.weights, one.kind.activations, one.shape.n, one.shape.k,
-                               one.m, gops, 100 * measured.share),
-          .label = marked && one.kind.activations == "int8:token:asym" ? fmt::format("M = {}", one.m) : "",
-          .prominent = one.chosen};
-}
-
-std::vector<PlotRoof> roofs_of(std::span<const Case> cases) {
-  std::vector<const Unit*> units;
-  for (const Case& one : cases)
-    if (std::find(units.begin(), units.end(), one.unit) == units.end()) units.push_back(one.unit);
-  std::vector<PlotRoof> roofs;
-  for (const Unit* unit : units)
-    roofs.push_back(
-        {fmt::format("{} {}", to_string(unit->isa), name_of(unit->probe->arithmetic)), unit->rates.best() / kGiga});
-  return roofs;
-}
-
-}  // namespace
-
-Plot plot_of(const Machine& machine, std::span<const Case> cases) {
-  Plot plot;
-  plot.title = "Kernels under the roofs of this machine";
-  plot.caption =
-      fmt::format("{}, threads: {}. Filled: what a model would run. M: tokens, {} outputs x {} inputs, int4:row.",
-                  to_string(machine.isa()), machine.threads(), cases.empty() ? 0 : cases[0].shape.n,
-                  cases.empty() ? 0 : cases[0].shape.k);
-  plot.gbps = machine.bandwidth() / kGiga;
-  plot.roofs = roofs_of(cases);
-  for (size_t i = 0; i < cases.size(); ++i) {
-    const bool first_shape = cases[i].shape == cases[0].shape;
-    if (i == 0 || !same_line(cases[i - 1], cases[i]))
-      plot.series.push_back({family_of(cases[i].kind), first_shape, {}});
-    plot.series.back().points.push_back(point_of(cases[i], first_shape));
+  Status run(const LinearStep& step) {
+    NIBBLE_TRY(const auto copies, packed_copies(step.task, step.level, plan, machine.pool()));
+    for (const KernelRow& kernel : step.kernels)
+      if (serves(copies.front(), kernel.row)) measure_tokens(step, kernel, copies);
+    return {};
   }
-  return plot;
+
+  void measure_tokens(const LinearStep& step, const KernelRow& kernel, std::span<const PackedLinear> copies) {
+    Unit& unit = machine.unit_for(kernel.isa, arithmetic_of(*kernel.row));
+    for (int64_t m : plan.tokens) {
+      const bool chosen = step.level == machine.isa() && &copies.front().row_for(m) == kernel.row;
+      Case one{kernel, step.task.kind, step.task.shape, m, chosen, &unit, {}};
+      one.measured = measure_linear(machine, unit, copies, step.level, *kernel.row, m, plan, scratch);
+      cases.linear.push_back(std::move(one));
+    }
+  }
+
+  Status run(const AttentionStep& step) {
+    const bool chosen = &attention_row(step.kernel.row->type, machine.isa()) == step.kernel.row;
+    const Unit& unit = machine.unit_for(step.kernel.isa, Arithmetic::f32);
+    cases.attention.push_back(
+        {step.kernel, step.task, chosen, &unit, measure_attention(machine, step.task, step.kernel, plan)});
+    return {};
+  }
+
+  Status run(const QuantizeStep& step) {
+    // The kernel that a model would run feeds what a model would run after it.
+    const bool chosen = &token_kernels(machine.isa()) == &token_kernels(step.kernel.isa);
+    const Isa isa = chosen ? machine.isa() : step.kernel.isa;
+    NIBBLE_TRY(const auto measured, measure_quantization(machine, step.task, isa, plan, scratch));
+    cases.quantization.push_back({step.kernel, step.task, chosen, measured});
+    return {};
+  }
+};
+
+std::string name_of(const LinearStep& step) {
+  const Task& task = step.task;
+  return fmt::format("{} x {}, {} x {}", task.kind.weights, task.kind.activations, task.shape.n, task.shape.k);
+}
+std::string name_of(const AttentionStep& step) {
+  return fmt::format("attention, {} tokens after {}", step.task.tokens, step.task.context);
+}
+std::string name_of(const QuantizeStep& step) {
+  return fmt::format("quantization, {} x {}", step.task.m, step.task.shape.k);
+}
+
+}  // namespace
+
+Result<Cases> run_cases(Machine& machine, const Plan& plan, const Kernels& kernels, const ProgressCallback& progress) {
+  Schedule schedule{machine, plan, kernels, {}, {}, {}};
+  NIBBLE_DO(schedule.make());
+  const double total = schedule.estimate();
+  if (progress) progress({fmt::format("{} steps", schedule.size()), 0, total});
+  ProgressMeter meter(total, progress);
+  Run work{machine, plan, {}, {}};
+  const auto run_all = [&](const auto& steps) -> Status {
+    for (const auto& step : steps) {
+      NIBBLE_DO(work.run(step));
+      meter.advance(step.seconds, name_of(step));
+    }
+    return {};
+  };
+  NIBBLE_DO(run_all(schedule.linear));
+  NIBBLE_DO(run_all(schedule.attention));
+  NIBBLE_DO(run_all(schedule.quantization));
+  return std::move(work.cases);
 }
 
 }  // namespace nibble::bench

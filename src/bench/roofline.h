@@ -7,9 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "bench/attention.h"
 #include "bench/machine.h"
 #include "bench/measure.h"
 #include "bench/plot.h"
+#include "bench/quantization.h"
 
 namespace nibble::bench {
 
@@ -24,12 +26,33 @@ struct Case {
   Measurement measured;
 };
 
-// The cases in the plan's order; `machine` then holds the peaks. A kernel is measured on all kinds of layers it serves.
-Result<std::vector<Case>> run_cases(Machine& machine, const Plan& plan, const std::vector<KernelRow>& kernels,
-                                    const ProgressCallback& progress);
+struct AttentionCase {
+  AttentionKernelRow kernel;
+  AttentionTask task;
+  bool chosen = false;
+  const Unit* unit = nullptr;
+  Measurement measured;
+};
 
-// The cases under the roofs of the units they use. Kernels that a model would run are filled; those on the first shape
-// of the plan are joined from token count to token count.
-Plot plot_of(const Machine& machine, std::span<const Case> cases);
+struct QuantizeCase {
+  QuantizeKernelRow kernel;
+  QuantizeTask task;
+  bool chosen = false;
+  QuantizeMeasurement measured;
+};
+
+struct Cases {
+  std::vector<Case> linear;
+  std::vector<AttentionCase> attention;
+  std::vector<QuantizeCase> quantization;
+};
+
+// The cases in the plan's order; `machine` then holds the peaks. A kernel is measured on everything it serves. The
+// first progress, before anything is measured, tells how long the whole should take.
+Result<Cases> run_cases(Machine& machine, const Plan& plan, const Kernels& kernels, const ProgressCallback& progress);
+
+// The cases under the roofs of the units they use; quantization, which multiplies nothing, is not in it. Kernels that a
+// model would run are filled; those on the first shape of the plan are joined from token count to token count.
+Plot plot_of(const Machine& machine, const Cases& cases);
 
 }  // namespace nibble::bench
