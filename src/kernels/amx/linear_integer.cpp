@@ -8,9 +8,10 @@
 //
 // Blocking: 256 tokens, whose codes stay in the L2 cache; a chunk of two panels and up to 4096 inputs, which stays
 // there too; tiles of 32 tokens x 32 outputs. Tile registers: 4 sums, 2 codes, 2 weights of 8, so that four loads feed
-// four multiplications. While they run, the vector unit makes the next chunk's operands and folds the last group's sums
-// into f (corrected, converted, scaled), a few lines with every multiplication. Sums wait in memory longer only where a
-// group has more than 4096 inputs.
+// four multiplications; their lines are asked for one multiplication ahead. While they run, the vector unit makes the
+// next chunk's operands, asks for outputs and folds the last group's sums into f (corrected, converted, scaled), a few
+// lines with every multiplication; a long group's sums are folded, and the outputs written, while another tile is
+// multiplied. Sums wait in memory longer only where a group has more than 4096 inputs.
 #include "kernels/amx/intrinsics.h"
 #include "kernels/amx/rows.h"
 #include "kernels/amx/tiles.h"
@@ -127,6 +128,21 @@ struct Tokens {
   __builtin_prefetch(reinterpret_cast<const void*>(ahead), 0, 2);
 }
 
+// The lines of the operands that are loaded next, which come from the second-level cache. In assembly, or the compiler
+// keeps sixteen distances in registers.
+[[gnu::always_inline]] inline void prefetch_tile(const uint8_t* from, int64_t stride) {
+  for (int64_t row = 0; row < kTileSteps; row += 4, from += 4 * stride)
+    asm volatile("prefetcht0 (%0)\n prefetcht0 (%0,%1)\n prefetcht0 (%0,%1,2)\n prefetcht0 (%0,%2)"
+                 :
+                 : "r"(from), "r"(stride), "r"(3 * stride));
+}
+
+[[gnu::always_inline]] inline void prefetch_weights(const uint8_t* from) {
+#pragma GCC unroll 16
+  for (int64_t row = 0; row < kTileSteps; ++row)
+    _mm_prefetch(reinterpret_cast<const char*>(from + row * kStep), _MM_HINT_T0);
+}
+
 // Layouts: where a chunk's operands lie, and how a tile's vectors become the panels' sums of code * (level + excess).
 struct W4 {
   static constexpr int32_t kExcess[2] = {8, 0};
@@ -178,12 +194,33 @@ template <class Layout>
   for (int64_t end = smaller(chunk.ready + steps, chunk.steps); chunk.ready < end;) Layout::make_step(chunk);
 }
 
+// A long group's sums of one tile, to be folded into f row by row while other tiles are multiplied: a row is a token of
+// the first half, or 16 and a token of the second. Its factors do not fit 16 bits, so that their upper parts are
+// multiplied first: of the panels, -(excess + zero) and -sum(levels); of the tokens, sum(codes) and zero[m].
+struct LongFold {
+  const IntegerBlock* sums;
+  FloatBlock* f;
+  bool first, last;  // f begins; is the output
+  int64_t row, begin[kHalves], end[kHalves];
+  __m512i upper[kPanels], lower[kPanels];
+  __m512 scales[kPanels], bias[kPanels];
+  __mmask16 lanes[kPanels];
+  const int32_t* code_sums;  // by token
+  float* y;
+};
+
+// Tokens of a tile whose outputs have been asked for, and how many are with every multiplication.
+struct Asked {
+  int64_t token, share;
+};
+
 // Two panels and the tokens of a block.
 template <class Layout>
 struct Strip {
   const LinearArgs& args;
   int64_t panel, m_begin, m_end;
   Scratch& scratch;
+  LongFold& pending;
   const PackedDense& dense = args.dense;
   const int64_t tokens = m_end - m_begin, tiles = (tokens + kTileTokens - 1) / kTileTokens;
   const int64_t all_steps = dense.groups * dense.group_steps;
@@ -244,19 +281,16 @@ struct Strip {
   void run_tile(int64_t tile, const Tokens& t, const Chunk& chunk, Chunk& next) {
     FloatBlock& f = scratch.outputs[tile];
     const bool ends = chunk.begin + chunk.steps == all_steps;
+    Asked asked{ends ? 0 : t.count, t.count * kTileSteps / (chunk.steps + 1) + 1};
+    if (dense.group_size > kShortGroup && all_steps > 0) return run_long_groups<H>(tile, t, chunk, next, f, asked);
     if (chunk.begin == 0) clear(f);
-    if (ends) ask_for_outputs(t);
-    if (dense.group_size <= kShortGroup) {
-      run_short_groups<H>(t, chunk, next, f);
-    } else {
-      run_long_groups<H>(tile, t, chunk, next, f);
-    }
+    run_short_groups<H>(t, chunk, next, f, asked);
     if (ends) finish(t, f);
   }
 
   // Multiplies a group while the one before is folded.
   template <int H>
-  void run_short_groups(const Tokens& t, const Chunk& chunk, Chunk& next, FloatBlock& f) {
+  void run_short_groups(const Tokens& t, const Chunk& chunk, Chunk& next, FloatBlock& f, Asked& asked) {
     const int64_t in_group = dense.group_steps, share = share_of_next();
     ShortFold last;
     for (int64_t at = chunk.begin; at < chunk.begin + chunk.steps; at += in_group) {
@@ -265,6 +299,7 @@ struct Strip {
       multiply<H>(
           t, chunk, at, at + in_group, [&](int64_t step) __attribute__((always_inline)) {
             make_steps<Layout>(next, share);
+            ask_for_outputs(t, asked);
             fold_rows(last, kTileTokens * step / in_group, kTileTokens * (step + kTileSteps) / in_group, f);
           });
       store_tiles<H>(sums);
@@ -273,8 +308,9 @@ struct Strip {
     fold_rows(last, 0, kTileTokens, f);
   }
 
+  // Multiplies while the last group that ended, of these tokens or of others, is folded.
   template <int H>
-  void run_long_groups(int64_t tile, const Tokens& t, const Chunk& chunk, Chunk& next, FloatBlock& f) {
+  void run_long_groups(int64_t tile, const Tokens& t, const Chunk& chunk, Chunk& next, FloatBlock& f, Asked& asked) {
     const int64_t in_group = dense.group_steps, end = chunk.begin + chunk.steps, share = share_of_next();
     IntegerBlock& sums = scratch.sums[tile];
     for (int64_t at = chunk.begin, stop; at < end; at = stop) {
@@ -284,10 +320,15 @@ struct Strip {
       } else {
         load_tiles<H>(sums);
       }
+      const int64_t turns = (stop - at) / kTileSteps, rows = (kTileTokens + turns - 1) / turns;
       multiply<H>(
-          t, chunk, at, stop, [&](int64_t) __attribute__((always_inline)) { make_steps<Layout>(next, share); });
+          t, chunk, at, stop, [&](int64_t) __attribute__((always_inline)) {
+            make_steps<Layout>(next, share);
+            ask_for_outputs(t, asked);
+            fold_rows(args, pending, rows);
+          });
       store_tiles<H>(sums);
-      if (stop % in_group == 0) fold_long(t, at / in_group, sums, f);
+      if (stop % in_group == 0) put_off(t, at / in_group, sums, f);
     }
   }
 
@@ -303,17 +344,26 @@ struct Strip {
     const uint8_t* codes = args.rows.codes + t.first * stride + begin * 4;
     const uint8_t* first = chunk.panel[0] + (begin - chunk.begin) * kStep;
     const uint8_t* second = chunk.panel[1] + (begin - chunk.begin) * kStep;
+    const bool ahead = tiles > 1;  // else they come from memory, and were asked for before
     for (int64_t step = 0; step < end - begin; step += kTileSteps) {
-      load_tile<4>(codes + step * 4, stride);
-      load_tile<6>(first + step * kStep, kStep);
+      const uint8_t* const full = codes + step * 4;
+      const uint8_t* const rest = full + t.half * stride;
+      const uint8_t* const w0 = first + step * kStep;
+      const uint8_t* const w1 = second + step * kStep;
+      load_tile<4>(full, stride);
+      load_tile<6>(w0, kStep);
+      if (ahead) prefetch_tile(full + 64, stride);
       dot_tiles<0, 4, 6>();
-      load_tile<7>(second + step * kStep, kStep);
+      load_tile<7>(w1, kStep);
+      if (ahead) prefetch_weights(w0 + kTileSteps * kStep);
       dot_tiles<1, 4, 7>();
       if constexpr (H == 2) {
-        load_tile<5>(codes + t.half * stride + step * 4, stride);
+        load_tile<5>(rest, stride);
+        if (ahead) prefetch_tile(rest + 64, stride);
         dot_tiles<2, 5, 6>();
         dot_tiles<3, 5, 7>();
       }
+      if (ahead) prefetch_weights(w1 + kTileSteps * kStep);
       beside(step);
     }
   }
@@ -327,6 +377,7 @@ struct Strip {
   //   - (excess + zero) * sum(codes) - zero[m] * sum(levels)
   // modulo 2^32. Up to 128 inputs every factor fits 16 bits: one vpdpwssd makes both products.
   static constexpr int64_t kShortGroup = 128;
+  static constexpr int kUpperBits = 15;
 
   // The low halves of `low` and `high` in one word.
   static __m512i pair16(__m512i low, __m512i high) {
@@ -394,32 +445,65 @@ struct Strip {
     f.at[P][i] = _mm512_fmadd_ps(fold.scales[P], _mm512_cvtepi32_ps(exact), f.at[P][i]);
   }
 
-  void fold_long(const Tokens& t, int64_t g, const IntegerBlock& sums, FloatBlock& f) const {
-    for (int64_t i = 0; i < t.count; ++i) {
-      const int64_t m = t.first + i, row = i < t.half ? i : kHalfTokens + i - t.half;
-      fold_long_vector<0>(m, row, g, sums, f);
-      fold_long_vector<1>(m, row, g, sums, f);
+  // Leaves group g of these tokens to fold_rows.
+  void put_off(const Tokens& t, int64_t g, const IntegerBlock& sums, FloatBlock& f) {
+    const __m512i none = _mm512_setzero_si512(), low_bits = _mm512_set1_epi32((1 << kUpperBits) - 1);
+    pending.sums = &sums;
+    pending.f = &f;
+    pending.first = g == 0;
+    pending.last = g + 1 == dense.groups;
+    pending.row = 0;
+    pending.begin[0] = t.first;
+    pending.end[0] = pending.begin[1] = t.first + t.half;
+    pending.end[1] = t.first + t.count;
+    pending.code_sums = args.rows.sums + g * args.rows.sum_stride;
+    for (int p = 0; p < kPanels; ++p) {
+      const __m512i levels = group_sums(dense, entry(p, g)), zeros = _mm512_sub_epi32(none, zeros_of(p, g));
+      pending.upper[p] = pair16(zeros, _mm512_sub_epi32(none, _mm512_srai_epi32(levels, kUpperBits)));
+      pending.lower[p] = pair16(zeros, _mm512_sub_epi32(none, _mm512_and_si512(levels, low_bits)));
+      pending.scales[p] = group_scales(dense, entry(p, g));
+      const int64_t n = (panel + p) * kLanes, left = smaller(dense.n, args.panel_end * kLanes) - n;
+      pending.lanes[p] = left <= 0 ? 0 : static_cast<__mmask16>(left >= kLanes ? 0xFFFF : (1u << left) - 1);
+      pending.bias[p] = args.bias == nullptr || left <= 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(args.bias + n);
+    }
+    pending.y = args.y + panel * kLanes;
+  }
+
+  // The next `count` rows.
+  [[gnu::always_inline]] static void fold_rows(const LinearArgs& args, LongFold& fold, int64_t count) {
+    for (int64_t end = smaller(fold.row + count, kTileTokens); fold.row < end; ++fold.row) {
+      const int64_t half = fold.row / kHalfTokens, m = fold.begin[half] + fold.row % kHalfTokens;
+      if (m >= fold.end[half]) continue;
+      fold_row(args, fold, fold.row, m);
     }
   }
 
-  template <int P>
-  [[gnu::always_inline]] void fold_long_vector(int64_t m, int64_t row, int64_t g, const IntegerBlock& sums,
-                                               FloatBlock& f) const {
-    const __m512i code_sum = _mm512_set1_epi32(args.rows.sums[g * args.rows.sum_stride + m]);
-    const __m512i by_sum = _mm512_mullo_epi32(zeros_of(P, g), code_sum);
-    const __m512i code_zero = _mm512_set1_epi32(args.rows.zeros[m]);
-    const __m512i by_zero = _mm512_mullo_epi32(group_sums(dense, entry(P, g)), code_zero);
-    const __m512i raw = Layout::template sum<P>(sums, row);
-    const __m512 exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_sub_epi32(raw, by_sum), by_zero));
-    f.at[P][row] = _mm512_fmadd_ps(group_scales(dense, entry(P, g)), exact, f.at[P][row]);
+  [[gnu::always_inline]] static void fold_row(const LinearArgs& args, const LongFold& fold, int64_t row, int64_t m) {
+    const int32_t sum = fold.code_sums[m], zero = args.rows.zeros[m] << 16;
+    const __m512i upper = _mm512_set1_epi32(zero | sum >> kUpperBits);
+    const __m512i lower = _mm512_set1_epi32(zero | (sum & ((1 << kUpperBits) - 1)));
+    const __m512i raw[kPanels] = {Layout::template sum<0>(*fold.sums, row), Layout::template sum<1>(*fold.sums, row)};
+    for (int p = 0; p < kPanels; ++p) {
+      const __m512i off = _mm512_slli_epi32(_mm512_madd_epi16(fold.upper[p], upper), kUpperBits);
+      const __m512i exact = _mm512_dpwssd_epi32(_mm512_add_epi32(raw[p], off), fold.lower[p], lower);
+      const __m512 before = fold.first ? _mm512_setzero_ps() : fold.f->at[p][row];
+      const __m512 f = _mm512_fmadd_ps(fold.scales[p], _mm512_cvtepi32_ps(exact), before);
+      if (!fold.last) {
+        fold.f->at[p][row] = f;
+        continue;
+      }
+      float* const y = fold.y + m * args.y_stride + p * kLanes;
+      const __m512 r = args.begun ? _mm512_maskz_loadu_ps(fold.lanes[p], y) : fold.bias[p];
+      _mm512_mask_storeu_ps(y, fold.lanes[p], _mm512_fmadd_ps(_mm512_set1_ps(args.rows.scales[m]), f, r));
+    }
   }
 
-  // Output lines lie a row apart, where no prefetcher looks; asked for a tile's multiplications before they are
-  // written.
-  [[gnu::always_inline]] void ask_for_outputs(const Tokens& t) const {
-    for (int64_t i = 0; i < t.count; ++i)
+  // Output lines lie a row apart, where no prefetcher looks; asked for a few with every multiplication of the last
+  // chunk, since many at once hold up the operands.
+  [[gnu::always_inline]] void ask_for_outputs(const Tokens& t, Asked& asked) const {
+    for (const int64_t end = smaller(asked.token + asked.share, t.count); asked.token < end; ++asked.token)
       for (int p = 0; p < kPanels; ++p)
-        __builtin_prefetch(args.y + (t.first + i) * args.y_stride + (panel + p) * kLanes, 1);
+        __builtin_prefetch(args.y + (t.first + asked.token) * args.y_stride + (panel + p) * kLanes, 1);
   }
 
   void finish(const Tokens& t, const FloatBlock& f) const {
@@ -448,13 +532,16 @@ template <class Layout>
 void run(const LinearArgs& args) {
   if (args.m_begin >= args.m_end || args.panel_begin >= args.panel_end) return;
   Scratch scratch;
+  LongFold pending{};
+  pending.row = kTileTokens;  // nothing
   Chunk chunk = Strip<Layout>::chunk_at(args.dense, args.panel_begin, 0, scratch.low[0]);
   make_steps<Layout>(chunk, chunk.steps);
   for (int64_t m = args.m_begin; m < args.m_end; m += kBlockTokens)
     for (int64_t panel = args.panel_begin; panel < args.panel_end; panel += kPanels) {
       const int64_t next_panel = panel + kPanels < args.panel_end ? panel + kPanels : args.panel_begin;
-      Strip<Layout>{args, panel, m, smaller(m + kBlockTokens, args.m_end), scratch}.run(chunk, next_panel);
+      Strip<Layout>{args, panel, m, smaller(m + kBlockTokens, args.m_end), scratch, pending}.run(chunk, next_panel);
     }
+  Strip<Layout>::fold_rows(args, pending, kTileTokens);
   release_tiles();
 }
 
