@@ -16,7 +16,16 @@ TEST(NumberFormat, EveryRowOfTheListParsesAndPrints) {
     EXPECT_EQ(format->levels, row->levels);
     EXPECT_EQ(format->bits, row->bits);
     EXPECT_EQ(parse_format(to_string(*format)), *format) << to_string(*format);
-    if (row->levels != Levels::integer) continue;
+    if (row->block > 0) {
+      for (const char* sharing : {":row", ":token", ":b1", ":b16", ":b1048576"}) {
+        const std::string text = std::string(row->name) + sharing;
+        auto shared = parse_format(text);
+        ASSERT_TRUE(shared) << shared.error().message;
+        EXPECT_EQ(to_string(*shared), text);
+        EXPECT_TRUE(shared->is_block());
+      }
+    }
+    if (!format->is_integer()) continue;
     for (const char* sharing : {":tensor", ":row", ":token", ":g1", ":g128", ":g1048576"}) {
       for (const char* offset : {"", ":asym"}) {
         const std::string text = std::string(row->name) + sharing + offset;
@@ -41,6 +50,25 @@ TEST(NumberFormat, DefaultsAndCodecs) {
   EXPECT_EQ(real.sharing, Sharing::none);
   EXPECT_EQ(real.bits, 16);
   EXPECT_EQ(row.levels_count(), 16);
+}
+
+TEST(NumberFormat, BlocksFractionsAndRules) {
+  const NumberFormat bfp = *parse_format("bfp6");
+  EXPECT_EQ(to_string(bfp), "bfp6:b16");
+  EXPECT_EQ(bfp.scale, ScaleCodec::power);
+  EXPECT_EQ(to_string(*parse_format("bfp6:b16:floor")), "bfp6:b16");  // its default
+  EXPECT_EQ(to_string(*parse_format("mxfp4:floor")), "mxfp4:b32:floor");
+  EXPECT_EQ(to_string(*parse_format("nvfp4:4over6")), "nvfp4:b16:4over6");
+  EXPECT_TRUE(parse_format("nvfp4")->outer);
+  EXPECT_EQ(to_string(*parse_format("fixed8")), "fixed8");
+  const NumberFormat fixed = *parse_format("fixed8:f4");
+  EXPECT_EQ(to_string(fixed), "fixed8:f4");
+  EXPECT_EQ(fixed.fraction, 4);
+  EXPECT_EQ(fixed.groups(300), 1);
+  EXPECT_EQ(parse_format("fixed8:f-3")->fraction, -3);
+  EXPECT_EQ(to_string(*parse_format("e4m3")), "e4m3");
+  EXPECT_EQ(to_string(*parse_format("e4m3:f2")), "e4m3:f2");
+  EXPECT_EQ(to_string(*parse_format("e4m3:paper")), "e4m3:paper");
 }
 
 TEST(NumberFormat, GroupsOfARow) {
@@ -78,6 +106,26 @@ TEST(NumberFormat, RefusesEverythingElseByName) {
                            "int4:g99999999999999999999",
                            "int4:g12x",
                            "int4:column",
+                           "int4:b16",
+                           "int4:f3",
+                           "int4:floor",
+                           "bfp6:g16",
+                           "bfp6:b0",
+                           "bfp6:tensor",
+                           "bfp9",
+                           "bfp6:asym",
+                           "bfp6:b16:b16",
+                           "bfp6:floor:up",
+                           "bfp6:floor:b16",
+                           "bfp6:f3",
+                           "bfp6:fit",
+                           "mxfp4:4over6",
+                           "nvfp4:even",
+                           "e4m3:row",
+                           "e4m3:floor",
+                           "fixed8:f",
+                           "fixed8:f200",
+                           "mxint8:paper",
                            "int4:asym:asym",
                            "int4:asym:row",
                            "int4:row:row",

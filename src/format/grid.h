@@ -1,15 +1,21 @@
-// The one definition of integer quantization in Nibble. Weights, activations, solvers, simulation and every kernel
-// mean this arithmetic; fast kernels reproduce it bit for bit.
+// The one definition of quantization in Nibble. Weights, activations, solvers, simulation and every kernel mean this
+// arithmetic; fast kernels reproduce it bit for bit.
 //
+// Integers under a float scale:
 //   code  = clamp(round(x * (1 / scale)) + offset, 0, 2^bits - 1)      round to nearest, ties to even; NaN gives 0
 //   value = scale * (code - offset)
-//
 // A symmetric grid has offset 2^(bits-1), so that code - offset runs over -2^(bits-1) .. 2^(bits-1) - 1.
+//
+// Block formats (format/element.h has their levels):
+//   code  = nearest level to x / (outer * scale)
+//   value = outer * (scale * level)                   scale * level is exact in bfloat16 unless it is subnormal there
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <span>
+
+#include "format/element.h"
 
 namespace nibble {
 
@@ -17,20 +23,28 @@ struct Grid {
   float scale = 1;
   float inverse = 1;  // 1 / scale, rounded once
   int32_t offset = 0;
-  int32_t most = 0;  // the largest code, 2^bits - 1
+  int32_t most = 0;                  // the largest code, 2^bits - 1
+  const Element* element = nullptr;  // the levels, where they are not code - offset
+  float outer = 1;
+  bool cut = false;  // ScaleRule::paper
 
   static Grid make(float scale, int32_t offset, int bits) {
     return {scale, 1.0f / scale, offset, (int32_t{1} << bits) - 1};
   }
   int32_t encode(float x) const {
+    if (element != nullptr) return element->encode(x / (outer * scale), cut);
     const float least = static_cast<float>(-offset), greatest = static_cast<float>(most - offset);
     float level = std::nearbyint(x * inverse);
     if (!(level >= least)) level = least;  // also NaN
     if (level > greatest) level = greatest;
     return static_cast<int32_t>(level) + offset;
   }
-  float decode(int32_t code) const { return scale * static_cast<float>(code - offset); }
+  float decode(int32_t code) const {
+    if (element != nullptr) return outer * (scale * element->level(code));
+    return scale * static_cast<float>(code - offset);
+  }
   float round(float x) const { return decode(encode(x)); }
+  int32_t zero() const { return element != nullptr ? 0 : offset; }  // the code of 0
 };
 
 // Least and greatest value of a run, both widened to hold 0. NaN is ignored.
@@ -52,5 +66,8 @@ Grid symmetric_grid(float absmax, int bits);
 // runs get the range -1..1. (arXiv 2310.09259, as simulated in its accuracy tables.)
 Grid asymmetric_grid(Range range, int bits);
 Grid fit_grid(Range range, int bits, bool asymmetric);
+
+// The grid of a block format for a stored scale, which is ignored where the format has none.
+Grid block_grid(const NumberFormat& format, float scale, float outer);
 
 }  // namespace nibble

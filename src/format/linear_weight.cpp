@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/checked.h"
 #include "core/half.h"
@@ -45,7 +46,7 @@ void spread24(const LinearWeight& weight, int64_t n, std::span<uint8_t> out) {
   auto pattern = row_of(weight.pattern, n, pattern_row_bytes(weight));
   const int64_t size = weight.format.group_size(weight.dense_columns());
   for (size_t k = 0; k < out.size(); ++k)
-    out[k] = static_cast<uint8_t>(weight.grid(n, static_cast<int64_t>(k) / size).offset);
+    out[k] = static_cast<uint8_t>(weight.grid(n, static_cast<int64_t>(k) / size).zero());
   for (size_t quad = 0; quad < out.size() / 4; ++quad) {
     unsigned nibble = std::to_integer<unsigned>(pattern[quad / 2]) >> (quad % 2 * 4) & 15u;
     out[quad * 4 + (nibble & 3u)] = present[quad * 2];
@@ -102,20 +103,22 @@ RowSizes row_sizes(const NumberFormat& format, int64_t dense_columns, bool spars
   RowSizes sizes;
   sizes.codes = packed_bytes(sparse24 ? dense_columns / 2 : dense_columns, format.bits);
   sizes.pattern = sparse24 ? ceil_div(dense_columns / 4, 2) : 0;
-  sizes.groups = format.groups(dense_columns);
+  sizes.groups = format.scale == ScaleCodec::none || format.is_profiled() ? 0 : format.groups(dense_columns);
   sizes.offsets = format.offset ? sizes.groups : 0;
-  sizes.scale_bytes = format.scale == ScaleCodec::f16 ? 2 : 4;
+  sizes.scale_bytes = scale_bytes(format.scale);
   return sizes;
 }
 
 int64_t LinearWeight::matrix_bytes() const {
   return static_cast<int64_t>(codes.size() + pattern.size() + offsets.size() + 2 * kept.size() +
                               4 * kept_columns.size()) +
-         sizes_of(*this).scale_bytes * static_cast<int64_t>(scales.size());
+         (format.outer ? 4 : 0) + sizes_of(*this).scale_bytes * static_cast<int64_t>(scales.size());
 }
 
 Grid LinearWeight::grid(int64_t n, int64_t g) const {
+  if (format.scale == ScaleCodec::none) return block_grid(format, 1, outer);
   const auto at = static_cast<size_t>(n * groups() + g);
+  if (format.is_block()) return block_grid(format, scales[at], outer);
   const int32_t offset = format.offset ? offsets[at] : int32_t{1} << (format.bits - 1);
   return Grid::make(scales[at], offset, format.bits);
 }
@@ -123,8 +126,8 @@ Grid LinearWeight::grid(int64_t n, int64_t g) const {
 Status LinearWeight::validate(std::string_view name) const {
   NIBBLE_DO(validate_shape(*this, name));
   NIBBLE_DO(validate_kept(*this, name));
-  if (sparse24 && !format.is_integer()) return fail(ErrorCode::corrupt, "{}: a 2:4 pattern needs integer codes", name);
-  const RowSizes row = format.is_integer() ? sizes_of(*this) : RowSizes{dense_columns() * value_bytes(format)};
+  if (sparse24 && !format.has_codes()) return fail(ErrorCode::corrupt, "{}: a 2:4 pattern needs codes", name);
+  const RowSizes row = format.has_codes() ? sizes_of(*this) : RowSizes{dense_columns() * value_bytes(format)};
   NIBBLE_DO(expect_size(name, "codes", codes.size(), rows, row.codes));
   NIBBLE_DO(expect_size(name, "pattern", pattern.size(), rows, row.pattern));
   NIBBLE_DO(expect_size(name, "scales", scales.size(), rows, row.groups));
@@ -134,6 +137,7 @@ Status LinearWeight::validate(std::string_view name) const {
   for (size_t i = 0; i < scales.size(); ++i)
     if (!std::isfinite(scales[i]) || scales[i] == 0)
       return fail(ErrorCode::corrupt, "{}: scale {} is {}", name, i, scales[i]);
+  if (!std::isfinite(outer) || outer == 0) return fail(ErrorCode::corrupt, "{}: the outer scale is {}", name, outer);
   for (size_t i = 0; i < offsets.size(); ++i)
     if (offsets[i] >= format.levels_count())
       return fail(ErrorCode::corrupt, "{}: offset {} is {}, expected less than {}", name, i, offsets[i],
@@ -205,20 +209,31 @@ void decode_floats(const LinearWeight& weight, int64_t n, std::span<float> out) 
     out[static_cast<size_t>(k)] = load_value(row.data() + k * bytes, weight.format.levels);
 }
 
+void decode_grids(const LinearWeight& weight, int64_t n, float outer, std::span<float> out) {
+  std::vector<uint8_t> codes(out.size());
+  decode_codes(weight, n, codes);
+  const auto size = static_cast<size_t>(std::max<int64_t>(1, weight.format.group_size(weight.dense_columns())));
+  for (size_t begin = 0; begin < out.size(); begin += size) {
+    Grid grid = weight.grid(n, static_cast<int64_t>(begin / size));
+    grid.outer = outer;
+    for (size_t k = begin; k < std::min(out.size(), begin + size); ++k) out[k] = grid.decode(codes[k]);
+  }
+}
+
 }  // namespace
 
+void decode_dense(const LinearWeight& weight, int64_t n, std::span<float> out) {
+  if (weight.format.is_float()) return decode_floats(weight, n, out);
+  decode_grids(weight, n, 1, out);
+}
+
 void decode_row(const LinearWeight& weight, int64_t n, std::span<float> out) {
-  const int64_t dense = weight.dense_columns();
-  if (!weight.format.is_integer() && weight.kept_columns.empty()) return decode_floats(weight, n, out);
-  std::vector<float> values(static_cast<size_t>(dense));
-  if (weight.format.is_integer()) {
-    std::vector<uint8_t> codes(values.size());
-    decode_codes(weight, n, codes);
-    const int64_t size = weight.format.group_size(dense);
-    for (int64_t k = 0; k < dense; ++k)
-      values[static_cast<size_t>(k)] = weight.grid(n, k / size).decode(codes[static_cast<size_t>(k)]);
-  } else {
+  if (weight.format.is_float() && weight.kept_columns.empty()) return decode_floats(weight, n, out);
+  std::vector<float> values(static_cast<size_t>(weight.dense_columns()));
+  if (weight.format.is_float()) {
     decode_floats(weight, n, values);
+  } else {
+    decode_grids(weight, n, weight.outer, values);
   }
   size_t from_dense = 0, from_kept = 0;
   for (int64_t k = 0; k < weight.columns; ++k) {
@@ -254,6 +269,25 @@ void unpack_codes(std::span<const std::byte> packed, int bits, std::span<uint8_t
 
 float round_scale(float scale, ScaleCodec codec) {
   return codec == ScaleCodec::f16 ? f16_to_f32(f32_to_f16(scale)) : scale;
+}
+
+namespace {
+
+const Element& e4m3() {
+  static const NumberFormat format = *parse_format("fp8e4m3");
+  return Element::of(format);
+}
+
+}  // namespace
+
+uint8_t scale_byte(float scale, ScaleCodec codec) {
+  if (codec == ScaleCodec::e4m3) return static_cast<uint8_t>(e4m3().encode(scale));
+  return static_cast<uint8_t>(std::ilogb(scale) + 127);
+}
+
+float scale_of_byte(uint8_t byte, ScaleCodec codec) {
+  if (codec == ScaleCodec::e4m3) return e4m3().level(byte);
+  return byte == 255 ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0f, byte - 127);
 }
 
 }  // namespace nibble

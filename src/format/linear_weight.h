@@ -2,15 +2,16 @@
 //
 // W is N outputs x K inputs. A layer is a sum of parts over its columns: a dense part (all columns that are not
 // kept) in `format`, and the kept columns in 16-bit floats, which read the unquantized input: as it is where they are
-// float16, rounded to bf16 where they are bf16. For an integer dense
-// part the input of the dense columns is quantized as `activations` says.
+// float16, rounded to bf16 where they are bf16. For a dense part in codes the input of the dense columns is quantized
+// as `activations` says.
 //
 // Layout of the stored bytes, little-endian; I = K - |kept| dense columns in ascending original order:
-//   codes    integer: rows of I codes of `bits` bits, first column in the lowest bits, each row padded to a byte;
+//   codes    rows of I codes of `bits` bits, first column in the lowest bits, each row padded to a byte;
 //            with a 2:4 pattern only the I/2 codes that are present; float: rows of I values
 //   pattern  2:4 only: for each group of four dense columns one nibble, position of the first present column in
 //            bits 0-1 and of the second (greater) in bits 2-3; two groups a byte, low nibble first, rows padded
-//   scales   N x G, row-major; G = groups(I)
+//   scales   N x G, row-major; G = groups(I); none for formats without a shared scale
+//   outer    one float32, only for formats with an outer scale
 //   offsets  N x G integers, only for formats with an offset
 //   kept     N x |kept| float16 or bf16
 #pragma once
@@ -28,7 +29,7 @@
 
 namespace nibble {
 
-// What one row of an integer dense part of I columns takes.
+// What one row of a coded dense part of I columns takes.
 struct RowSizes {
   int64_t codes = 0;        // bytes
   int64_t pattern = 0;      // bytes; 0 without a 2:4 pattern
@@ -43,6 +44,7 @@ struct LinearWeight {
   int64_t rows = 0;                   // N outputs
   int64_t columns = 0;                // K inputs
   NumberFormat format;                // of the dense part
+  float outer = 1;                    // multiplies all scales, for formats with an outer scale
   NumberFormat activations;           // of the dense part's input; f32 when it is not quantized
   bool sparse24 = false;              // two of every four dense columns are present
   std::vector<int32_t> kept_columns;  // ascending, distinct
@@ -55,13 +57,13 @@ struct LinearWeight {
   std::vector<float> bias;           // empty or N
 
   int64_t kept_count() const { return static_cast<int64_t>(kept_columns.size()); }
-  int64_t dense_columns() const { return columns - kept_count(); }  // I
-  int64_t groups() const { return format.groups(dense_columns()); }
+  int64_t dense_columns() const { return columns - kept_count(); }   // I
+  int64_t groups() const { return format.groups(dense_columns()); }  // runs of a row with a grid of their own
   // Bytes of the stored matrix (codes, pattern, scales, offsets, kept and their indices): what bits per weight count.
   int64_t matrix_bytes() const;
   // The same with the bias: all stored tensors of this layer.
   int64_t stored_bytes() const { return matrix_bytes() + static_cast<int64_t>(sizeof(float) * bias.size()); }
-  // Grid of row n, group g (integer formats).
+  // Grid of row n, group g (formats with codes).
   Grid grid(int64_t n, int64_t g) const;
   // Sizes of all members agree with each other and every index is in range; `name` starts the message.
   Status validate(std::string_view name) const;
@@ -81,9 +83,11 @@ std::optional<float> write_floats(std::span<const float> values, Levels levels, 
 uint16_t round_kept(float value, Levels levels);
 float kept_value(uint16_t bits, Levels levels);
 
-// Row n of the dense part as codes (integer formats; 2:4 gaps become the code of zero, i.e. the offset).
+// Row n of the dense part as codes; 2:4 gaps become the code of zero.
 // out: I codes.
 void decode_codes(const LinearWeight& weight, int64_t n, std::span<uint8_t> out);
+// Row n of the dense part in floats, before the outer scale. out: I values.
+void decode_dense(const LinearWeight& weight, int64_t n, std::span<float> out);
 // Row n of the effective float weights, kept columns included. out: K values in original column order.
 void decode_row(const LinearWeight& weight, int64_t n, std::span<float> out);
 
@@ -92,7 +96,13 @@ void pack_codes(std::span<const uint8_t> codes, int bits, std::span<std::byte> o
 void unpack_codes(std::span<const std::byte> packed, int bits, std::span<uint8_t> out);
 constexpr int64_t packed_bytes(int64_t count, int bits) { return (count * bits + 7) / 8; }
 
-// Rounds a scale to what its codec can store.
+// Rounds a scale to what its codec can store: f32 or f16.
 float round_scale(float scale, ScaleCodec codec);
+// A power of two from 2^-127 on, or an E4M3 number, as the byte that stores it, and back. Byte 255 is no scale: NaN.
+uint8_t scale_byte(float scale, ScaleCodec codec);
+float scale_of_byte(uint8_t byte, ScaleCodec codec);
+constexpr int64_t scale_bytes(ScaleCodec codec) {
+  return codec == ScaleCodec::none ? 0 : codec == ScaleCodec::f32 ? 4 : codec == ScaleCodec::f16 ? 2 : 1;
+}
 
 }  // namespace nibble

@@ -327,7 +327,7 @@ TEST(LinearWeight, ValidateChecksSparsePatterns) {
       "which 4 does not divide");
   const LinearWeight floats = float_linear(1, 4, Levels::f32, Bytes(16), {});
   expect_refused(
-      {floats, {}}, [](LinearWeight& w) { w.sparse24 = true; }, "needs integer codes");
+      {floats, {}}, [](LinearWeight& w) { w.sparse24 = true; }, "needs codes");
 }
 
 }  // namespace

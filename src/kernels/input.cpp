@@ -1,10 +1,12 @@
 #include "kernels/input.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/checked.h"
 #include "core/half.h"
+#include "format/block_scale.h"
 
 namespace nibble {
 namespace {
@@ -24,12 +26,45 @@ bool stays(const InputPlan& plan, int64_t x_stride, int64_t m) {
   return plan.activations.levels == Levels::f32 && plan.kept_count() == 0 && (m <= kFew || x_stride % 64 != 0);
 }
 
+RoundArgs rounding_of(const NumberFormat& format) {
+  RoundArgs args{};
+  if (!format.is_block()) return args;
+  args.block = format.sharing == Sharing::group ? format.group : INT64_MAX;
+  if (format.levels == Levels::integer) {
+    args.mantissa_bits = args.least_exponent = format.bits - 2;
+    args.least = std::ldexp(-1.0f, format.bits - 1);
+    args.greatest = -args.least - 1;
+  } else {
+    const Element& element = Element::of(format);
+    args.rounding = format.levels == Levels::power ? Rounding::powers
+                    : element.ties_away()          ? Rounding::away
+                                                   : Rounding::to_even;
+    args.mantissa_bits = element.mantissa_bits();
+    args.least_exponent = element.least_exponent();
+    args.greatest = element.greatest();
+    args.least = -args.greatest;
+  }
+  if (format.sharing == Sharing::none) {
+    args.constant = block_scale(format, 1, 1);
+  } else if (format.scale == ScaleCodec::e4m3) {
+    args.scale = BlockScale::e4m3;
+  } else {
+    args.scale = BlockScale::power;
+    const PowerRule rule = power_rule(format);
+    args.shift = rule.shift;
+    args.up_from = rule.up_from;
+    args.down_below = rule.down_below;
+  }
+  return args;
+}
+
 // The work on one token after the other; a thread has the rows from `room` on to itself.
 struct Preparation {
   const InputPlan& plan;
   PreparedInput& out;
   const TokenKernels& kernels;
   RowSource rows;
+  RoundArgs rounding = rounding_of(plan.activations);
 
   int64_t dense_begin() const { return round_up(plan.columns, 16); }
   int64_t room_per_thread() const { return dense_begin() + round_up(plan.dense_count() + kSplitRoom, 16); }
@@ -44,7 +79,7 @@ struct Preparation {
     }
     out.room.reserve(threads * room_per_thread());
     out.x = nullptr;
-    if (plan.activations.levels == Levels::bf16) {
+    if (plan.activations.levels == Levels::bf16 || plan.activations.is_block()) {
       out.stride = spread(round_up(plan.dense_count(), kBlockOfHalves) * 2);
       out.x_stride = out.stride / 2;
       out.halves.reserve(m * out.x_stride);
@@ -68,6 +103,9 @@ struct Preparation {
     float* const dense = room + dense_begin();
     if (plan.activations.is_integer()) {
       quantize(m, plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room));
+    } else if (plan.activations.is_block()) {
+      round_blocks(plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room),
+                   out.halves.data() + m * out.x_stride);
     } else if (plan.activations.levels == Levels::bf16) {
       round(plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room), plan.dense_count(),
             out.halves.data() + m * out.x_stride);
@@ -87,6 +125,15 @@ struct Preparation {
   static void round(const float* x, int64_t count, uint16_t* to) {
     for (int64_t i = 0; i < count; ++i) to[i] = f32_to_bf16(x[i]);
     std::fill(to + count, to + round_up(count, kBlockOfHalves), uint16_t{0});
+  }
+
+  void round_blocks(const float* x, uint16_t* to) const {
+    RoundArgs args = rounding;
+    args.x = x;
+    args.count = plan.dense_count();
+    args.y = to;
+    kernels.round(args);
+    std::fill(to + args.count, to + round_up(args.count, kBlockOfHalves), uint16_t{0});
   }
 
   const float* split(int64_t m, const float* x, float* dense) const {

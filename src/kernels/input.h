@@ -17,7 +17,7 @@ namespace nibble {
 
 // How the input of a site is prepared for its linears: all linears of one site agree on it.
 struct InputPlan {
-  NumberFormat activations;  // f32: the input is used as it is; bf16: rounded to it
+  NumberFormat activations;  // f32: the input is used as it is; bf16, block formats: rounded to them, as bf16 values
   std::vector<int32_t> kept_columns;
   bool kept_halves = false;  // the kept columns are rounded to bf16
   int64_t columns = 0;       // K of the site
@@ -35,7 +35,7 @@ struct PreparedInput {
   int64_t x_stride = 0;
   AlignedBuffer<uint8_t> codes;
   AlignedBuffer<float> scales, kept, dense;
-  AlignedBuffer<uint16_t> halves, kept_halves;  // in bf16: the dense columns and the kept ones
+  AlignedBuffer<uint16_t> halves, kept_halves;  // in bf16: the dense columns, rounded as planned, and the kept ones
   AlignedBuffer<int32_t> zeros, sums;
   int64_t stride = 0, sum_stride = 0, kept_stride = 0, kept_halves_stride = 0;
   AlignedBuffer<float> room;  // a row for each thread, before and after it is split

@@ -15,7 +15,7 @@ constexpr int64_t kInputBytes = 1 << 20;    // of the tokens of a task: what sta
 
 // Multiplications of a task, a tenth of a millisecond or two: what the others may wait for. Rows with tiles of 32
 // tokens do some eight times as many in that time.
-int64_t largest_task(const LinearRow& row) { return int64_t{1} << (row.tile_m < 32 ? 26 : 29); }
+int64_t largest_task(const LinearRow& row) { return int64_t{1} << (row.tile_m < 32 ? 27 : 29); }
 
 int64_t panels_of(const LinearOutput& output) { return ceil_div(output.layer->outputs(), kLanes); }
 
@@ -71,9 +71,36 @@ void add_outputs(const LinearArgs& part, float* sum) {
   }
 }
 
+// y = outer * y + bias for the outputs of one task.
+void scale_outputs(const LinearArgs& part, float outer, const float* bias) {
+  const int64_t begin = part.panel_begin * kLanes, end = std::min(part.dense.n, part.panel_end * kLanes);
+  for (int64_t m = part.m_begin; m < part.m_end; ++m) {
+    float* const y = part.y + m * part.y_stride;
+    for (int64_t n = begin; n < end; ++n) y[n] = outer * y[n] + (bias != nullptr ? bias[n] : 0.0f);
+  }
+}
+
+// A task of a layer with an outer scale: the dense part, scaled, then the kept columns on top of it.
+void run_scaled(const LinearOutput& output, const PreparedInput& input, const Tasks& tasks, int64_t panel_task,
+                int64_t token_task) {
+  const PackedLinear& layer = *output.layer;
+  LinearArgs part = tasks.part(layer.arguments(input, output.y, output.y_stride), panel_task, token_task);
+  part.bias = nullptr;
+  part.begun = false;
+  row_of(output, input.count).kernel(part);
+  scale_outputs(part, layer.outer(), layer.bias());
+  if (const LinearRow* kept_row = layer.kept_row_for(input.count)) {
+    LinearArgs kept = tasks.part(layer.kept_arguments(input, output.y, output.y_stride), panel_task, token_task);
+    kept.begun = true;
+    kept_row->kernel(kept);
+  }
+  if (output.sum != nullptr) add_outputs(part, output.sum);
+}
+
 void run_task(const LinearOutput& output, const PreparedInput& input, const Tasks& tasks, int64_t panel_task,
               int64_t token_task) {
   const PackedLinear& layer = *output.layer;
+  if (layer.outer() != 1) return run_scaled(output, input, tasks, panel_task, token_task);
   if (const LinearRow* kept_row = layer.kept_row_for(input.count))
     kept_row->kernel(tasks.part(layer.kept_arguments(input, output.y, output.y_stride), panel_task, token_task));
   const LinearArgs part = tasks.part(layer.arguments(input, output.y, output.y_stride), panel_task, token_task);

@@ -35,7 +35,8 @@ struct PackedShape {
 
 class PackedLinear {
  public:
-  // Integer weights of up to 4 bits go into the 4-bit layout, wider ones into the 8-bit one; a 2:4 part is unpacked to
+  // Integer weights of up to 4 bits go into the 4-bit layout, wider ones into the 8-bit one; block formats, whose
+  // values bfloat16 holds exactly, become that, and their outer scale multiplies the outputs; a 2:4 part is unpacked to
   // dense levels. `unsupported` when no kernel serves this layer (names format and activation) or when the sum of a
   // group of inputs could overflow 32 bits (65,536 symmetric int8 weights times int8 activations just fit), `corrupt`
   // when the weight contradicts itself.
@@ -49,7 +50,7 @@ class PackedLinear {
   // The bytes that the kernels of this instruction set read, in version kLayoutVersion of the layout.
   std::span<const std::byte> image() const { return image_; }
   PackedShape shape() const;
-  static constexpr int kLayoutVersion = 1;
+  static constexpr int kLayoutVersion = 2;
 
   int64_t outputs() const { return n_; }
   int64_t inputs() const { return plan_.columns; }
@@ -63,14 +64,19 @@ class PackedLinear {
   // The kernel that the kept columns run on; null when nothing is kept.
   const LinearRow* kept_row_for(int64_t tokens) const;
 
+  // What all outputs of the dense part are multiplied with: 1, but for formats with an outer scale. Where it is not 1,
+  // the dense part runs first, without bias and into y; then y = outer * y + bias, and kept columns add to that.
+  float outer() const { return outer_; }
+  const float* bias() const { return bias_; }
+
   // What the kernels are called with to compute all tokens and outputs, y: [M][y_stride]. Valid while this layer and
   // `input` are. Where columns are kept, they run first, as a float layer of their own with kept_arguments, and the
   // arguments of the dense part say that y has begun.
   LinearArgs arguments(const PreparedInput& input, float* y, int64_t y_stride) const;
   LinearArgs kept_arguments(const PreparedInput& input, float* y, int64_t y_stride) const;
 
-  // The canonical weight again (codes, pattern as dense codes, scales, kept): unpack(pack(w)) decodes to the same
-  // values. For tests and for `dequantize`.
+  // The canonical weight again (codes, pattern as dense codes, scales, kept; block formats as f32): unpack(pack(w))
+  // decodes to the same values. For tests and for `dequantize`.
   LinearWeight unpack() const;
   // The effective float weights of output n, as decode_row gives them of the canonical weight; out: [inputs()]. Reads
   // the whole panel: for looking rows up one by one, not for multiplying.
@@ -94,6 +100,7 @@ class PackedLinear {
   PackedDense dense_{};
   PackedDense kept_{};  // k: how many columns
   const float* bias_ = nullptr;
+  float outer_ = 1;
   std::span<const std::byte> image_;
   std::shared_ptr<const void> owner_;
   std::vector<const LinearRow*> rows_, kept_rows_;  // that serve this layer and its kept columns, best first

@@ -171,6 +171,38 @@ INSTANTIATE_TEST_SUITE_P(All, RowsTest,
                            return name;
                          });
 
+// Blocks of tokens and of inputs, which only large layers have: more than 192 tokens, more than 4096 inputs in a group,
+// more than 64 groups.
+TEST(Linear, ManyTokensAndInputsEqualTheReference) {
+  Random random(19);
+  const struct {
+    int64_t m, rows, columns;
+    const char *format, *input;
+  } cases[] = {{205, 37, 300, "int4:g128:asym", "int8:token:asym"}, {74, 40, 700, "int4:g8", "int8:token"},
+               {97, 33, 2304, "int4:g128", "int8:token:asym"},      {193, 16, 1100, "int4:g16:asym", "int4:token:asym"},
+               {80, 32, 4500, "int4:row:asym", "int8:token:asym"},  {261, 48, 200, "int4:g7", "int8:token"},
+               {75, 70, 2100, "int8:row", "int8:token:asym"},       {290, 32, 260, "int8:g64:asym", "int8:token:asym"},
+               {78, 20, 4200, "int4:g1400:asym", "int8:token"}};
+  for (const auto& [m, rows, columns, format, activations] : cases) {
+    Case c;
+    c.m = m;
+    c.shape = {.rows = rows, .columns = columns, .format = format, .activations = activations, .bias = m % 2 == 0};
+    c.build(random);
+    const PackedLinear layer = packed(c.weight, detected_isa());
+    c.prepare_with(layer);
+    LinearArgs args = layer.arguments(c.input, c.y.data(), c.y_stride());
+    reference_for(args, c.weight.activations).kernel(args);
+    for (const LinearRow* row : layer.rows()) {
+      std::vector<float> y(c.y.size());
+      args.y = y.data();
+      row->kernel(args);
+      for (size_t at = 0; at < y.size(); ++at)
+        ASSERT_TRUE(same(y[at], c.y[at]))
+            << row->name << ", " << c.name() << ": value " << at << " is " << y[at] << ", not " << c.y[at];
+    }
+  }
+}
+
 // What the layer should compute, from the definitions in format/ and in double precision.
 struct Oracle {
   double value, magnitude;  // the sum and the sum of absolute terms
@@ -299,6 +331,7 @@ TEST(Linear, UnpackingReturnsWhatWasPacked) {
   ThreadPool pool(2);
   std::vector<std::string> formats;
   for (const LevelsRow* row = begin_levels(); row != end_levels(); ++row) {
+    if (format_of(row->name).is_block()) continue;  // block_format_test.cpp
     formats.emplace_back(row->name);
     if (row->levels != Levels::integer) continue;
     for (const char* sharing : {":asym", ":g16", ":g7:asym", ":tensor"})

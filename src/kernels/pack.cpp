@@ -18,10 +18,14 @@ namespace {
 PackedType packed_halves(Isa isa) { return isa >= Isa::amx ? PackedType::bf16_tiles : PackedType::bf16_pairs; }
 
 PackedType packed_type(const NumberFormat& format, const NumberFormat& input, Isa isa) {
+  if (format.is_block()) return input.is_block() ? packed_halves(isa) : PackedType::bf16;
   switch (format.levels) {
     case Levels::integer: return format.bits <= 4 ? PackedType::int4 : PackedType::int8;
     case Levels::f32: return PackedType::f32;
     case Levels::f16: return PackedType::f16;
+    case Levels::magnitude:
+    case Levels::minifloat:
+    case Levels::power: break;
     case Levels::bf16: return input.levels == Levels::bf16 ? packed_halves(isa) : PackedType::bf16;
   }
   return PackedType::f32;
@@ -67,6 +71,9 @@ bool sums_fit(const PackedShape& shape, int64_t group_size) {
 
 Status check_input(const PackedShape& shape, int64_t group_size) {
   const NumberFormat& input = shape.activations;
+  if (input.is_block() && shape.weights.is_block() && serves_activations(input)) return {};
+  if (input.is_block())
+    return fail(ErrorCode::unsupported, "{}: input in a block format needs weights in one", describe(shape));
   if (!input.is_integer() && (input.levels == Levels::f32 || input.levels == shape.weights.levels)) return {};
   if (!input.is_integer())
     return fail(ErrorCode::unsupported, "{}: input is f32, quantized, or bf16 where the weights are", describe(shape));
@@ -126,7 +133,7 @@ InputPlan make_plan(const PackedShape& shape) {
 
 // The image of a layer: these arrays one after the other, each at a multiple of 64 bytes.
 struct PackedLinear::Parts {
-  int64_t codes = 0, scales = 0, sums = 0, zeros = 0, kept = 0, bias = 0, end = 0;  // offsets in bytes
+  int64_t codes = 0, scales = 0, sums = 0, zeros = 0, outer = 0, kept = 0, bias = 0, end = 0;  // offsets in bytes
 };
 
 int64_t PackedLinear::panels() const { return round_up(ceil_div(n_, kLanes), kPair); }
@@ -148,6 +155,7 @@ PackedLinear::Parts PackedLinear::parts() const {
   add(parts.scales, entries * (d.compact ? 2 : 4));
   add(parts.sums, entries * (d.compact ? 2 : 4));
   add(parts.zeros, format_.offset ? entries * (d.compact ? 1 : 4) : 0);
+  add(parts.outer, format_.outer ? 4 : 0);
   add(parts.kept, panels() * padded_inputs(kept_.type, kept_.k) * kLanes * 2);
   add(parts.bias, has_bias_ ? panels() * kLanes * 4 : 0);
   parts.end = end;
@@ -189,6 +197,7 @@ void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const
   dense_.zeros = is_integer(dense_.type) && format_.offset ? image_.data() + at.zeros : nullptr;
   kept_.codes = kept_.k > 0 ? image_.data() + at.kept : nullptr;
   bias_ = has_bias_ ? floats(at.bias) : nullptr;
+  outer_ = format_.outer ? *floats(at.outer) : 1;
 }
 
 PackedShape PackedLinear::shape() const {
@@ -206,6 +215,7 @@ struct LinearPacker {
   LinearPacker(const LinearWeight& from, const PackedLinear& to)
       : weight(from), out(to), d(to.dense_), at(to.parts()), memory(at.end) {
     std::copy(weight.bias.begin(), weight.bias.end(), array<float>(at.bias));
+    if (weight.format.outer) *array<float>(at.outer) = weight.outer;
   }
 
   int64_t pairs() const { return out.panels() / kPair; }
@@ -242,7 +252,7 @@ struct LinearPacker {
   uint8_t* codes() { return array<uint8_t>(at.codes); }
 
   int64_t row_bytes() const {
-    if (!weight.format.is_integer()) return d.k * value_bytes(d.type);
+    if (weight.format.is_float()) return d.k * value_bytes(d.type);
     return row_sizes(weight.format, d.k, weight.sparse24).codes;
   }
   int64_t lanes_of(int64_t panel) const { return std::clamp<int64_t>(weight.rows - panel * kLanes, 0, kLanes); }
@@ -264,6 +274,10 @@ struct LinearPacker {
   }
 
   void pack_values(int64_t panel) {
+    if (weight.format.has_codes()) {
+      for (int64_t lane = 0; lane < lanes_of(panel); ++lane) pack_decoded(panel, lane);
+      return;
+    }
     const bool whole = lanes_of(panel) == kLanes;
     const bool halves = d.type == PackedType::f16 || d.type == PackedType::bf16;
     uint8_t* const to = codes() + value_at(d.type, d.k, panel, 0, 0) * value_bytes(d.type);
@@ -276,6 +290,13 @@ struct LinearPacker {
     } else {
       for (int64_t lane = 0; lane < lanes_of(panel); ++lane) pack_row_of_values(panel, lane);
     }
+  }
+
+  void pack_decoded(int64_t panel, int64_t lane) {
+    std::vector<float> row(static_cast<size_t>(d.k));
+    decode_dense(weight, panel * kLanes + lane, row);
+    for (int64_t k = 0; k < d.k; ++k)
+      array<uint16_t>(at.codes)[value_at(d.type, d.k, panel, lane, k)] = f32_to_bf16(row[static_cast<size_t>(k)]);
   }
 
   void pack_row_of_values(int64_t panel, int64_t lane) {
@@ -393,11 +414,11 @@ struct LinearUnpacker {
     const int64_t k = from.dense_.k;
     weight.rows = end - begin;
     weight.columns = from.plan_.columns;
-    weight.format = from.format_;
+    weight.format = from.format_.is_block() ? NumberFormat() : from.format_;
     weight.activations = from.plan_.activations;
     weight.kept_columns = from.plan_.kept_columns;
     if (from.plan_.kept_halves) weight.kept_levels = Levels::bf16;
-    row_bytes = is_integer(from.dense_.type) ? packed_bytes(k, weight.format.bits) : k * value_bytes(from.dense_.type);
+    row_bytes = (k * weight.format.bits + 7) / 8;
     weight.codes.resize(static_cast<size_t>(weight.rows * row_bytes));
     for (int64_t n = begin; n < end; ++n) unpack_row(n);
     return std::move(weight);
@@ -415,7 +436,9 @@ struct LinearUnpacker {
     const int64_t panel = n / kLanes, lane = n % kLanes, columns = from.kept_.k;
     const auto row =
         std::span(weight.codes).subspan(static_cast<size_t>((n - begin) * row_bytes), static_cast<size_t>(row_bytes));
-    if (is_integer(from.dense_.type)) {
+    if (from.format_.is_block()) {
+      unpack_floats(panel, lane, row);
+    } else if (is_integer(from.dense_.type)) {
       unpack_levels(panel, lane, row);
     } else {
       unpack_values(panel, lane, row);
@@ -424,6 +447,14 @@ struct LinearUnpacker {
       weight.kept.push_back(
           static_cast<const uint16_t*>(from.kept_.codes)[value_at(from.kept_.type, columns, panel, lane, c)]);
     if (from.has_bias_) weight.bias.push_back(from.bias_[n]);
+  }
+
+  void unpack_floats(int64_t panel, int64_t lane, std::span<std::byte> row) {
+    const auto* values = static_cast<const uint16_t*>(from.dense_.codes);
+    for (int64_t k = 0; k < from.dense_.k; ++k) {
+      const float value = from.outer_ * bf16_to_f32(values[value_at(from.dense_.type, from.dense_.k, panel, lane, k)]);
+      std::memcpy(row.data() + k * 4, &value, 4);
+    }
   }
 
   void unpack_values(int64_t panel, int64_t lane, std::span<std::byte> row) {

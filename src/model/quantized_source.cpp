@@ -31,7 +31,7 @@ struct StoredLinear {
 
   int64_t kept() const { return entry == nullptr ? 0 : entry->kept; }
   int64_t dense() const { return shape.columns - kept(); }
-  bool integer() const { return entry != nullptr && entry->weights.is_integer(); }
+  bool coded() const { return entry != nullptr && entry->weights.has_codes(); }
 };
 
 Result<NumberFormat> read_format(JsonReader& reader, std::string_view key) {
@@ -42,18 +42,18 @@ Result<NumberFormat> read_format(JsonReader& reader, std::string_view key) {
 }
 
 Status check_entry(const Entry& entry, const std::string& where) {
-  if (entry.weights.sharing == Sharing::token || entry.weights.sharing == Sharing::tensor)
+  if (!serves_weights(entry.weights))
     return fail(ErrorCode::unsupported, "{}: \"weights\" is \"{}\"; weights have scales per row or per group", where,
                 to_string(entry.weights));
-  const bool per_token = entry.activations.sharing == Sharing::token || entry.activations.sharing == Sharing::row;
-  if (entry.activations.is_integer() ? !per_token : entry.activations.levels != Levels::f32)
-    return fail(ErrorCode::unsupported, "{}: \"activations\" is \"{}\"; supported are f32 and integers per token",
-                where, to_string(entry.activations));
-  if (!entry.weights.is_integer() && entry.activations.is_integer())
-    return fail(ErrorCode::unsupported, "{}: \"activations\" is \"{}\", but float weights read float activations",
-                where, to_string(entry.activations));
-  if (entry.sparse24 && !entry.weights.is_integer())
-    return fail(ErrorCode::corrupt, "{}: \"pattern\" needs integer \"weights\"", where);
+  if (!serves_activations(entry.activations))
+    return fail(ErrorCode::unsupported,
+                "{}: \"activations\" is \"{}\"; supported are f32, integers per token and block formats", where,
+                to_string(entry.activations));
+  if (!can_multiply(entry.weights, entry.activations))
+    return fail(ErrorCode::unsupported, "{}: \"activations\" is \"{}\", which weights in {} are not multiplied with",
+                where, to_string(entry.activations), to_string(entry.weights));
+  if (entry.sparse24 && !entry.weights.has_codes())
+    return fail(ErrorCode::corrupt, "{}: \"pattern\" needs \"weights\" in codes", where);
   return {};
 }
 
@@ -82,6 +82,10 @@ struct ExpectedPart {
   std::vector<int64_t> shape;
 };
 
+DType dtype_of(ScaleCodec codec) {
+  return codec == ScaleCodec::f32 ? DType::f32 : codec == ScaleCodec::f16 ? DType::f16 : DType::u8;
+}
+
 // The tensors of the dense part.
 void expect_dense(const StoredLinear& linear, std::vector<ExpectedPart>& parts) {
   const int64_t rows = linear.shape.rows;
@@ -89,15 +93,15 @@ void expect_dense(const StoredLinear& linear, std::vector<ExpectedPart>& parts) 
   const RowSizes row = row_sizes(entry.weights, linear.dense(), entry.sparse24);
   parts.push_back({linear.name + ".codes", DType::u8, {rows, row.codes}});
   if (entry.sparse24) parts.push_back({linear.name + ".pattern", DType::u8, {rows, row.pattern}});
-  const DType scale = entry.weights.scale == ScaleCodec::f16 ? DType::f16 : DType::f32;
-  parts.push_back({linear.name + ".scales", scale, {rows, row.groups}});
+  if (row.groups > 0) parts.push_back({linear.name + ".scales", dtype_of(entry.weights.scale), {rows, row.groups}});
+  if (entry.weights.outer) parts.push_back({linear.name + ".outer", DType::f32, {1}});
   if (entry.weights.offset) parts.push_back({linear.name + ".offsets", DType::u8, {rows, row.offsets}});
 }
 
 // All tensors whose type is known beforehand; a plain float weight's is not.
 std::vector<ExpectedPart> parts_of(const StoredLinear& linear) {
   std::vector<ExpectedPart> parts;
-  if (linear.integer()) {
+  if (linear.coded()) {
     expect_dense(linear, parts);
   } else if (linear.entry != nullptr) {
     parts.push_back(
@@ -152,6 +156,7 @@ class QuantizedSource : public ModelSource {
   Result<std::vector<float>> take_floats(const std::string& name) const;
   Result<LinearWeight> read_linear(const StoredLinear& linear) const;
   Status read_dense(const StoredLinear& linear, LinearWeight& weight) const;
+  Status read_scales(const StoredLinear& linear, LinearWeight& weight) const;
   Status read_plain(const StoredLinear& linear, LinearWeight& weight) const;
   Status read_kept(const StoredLinear& linear, LinearWeight& weight) const;
   Result<NormWeight> read_norm(const std::string& name) const;
@@ -307,8 +312,23 @@ Result<std::vector<float>> QuantizedSource::take_floats(const std::string& name)
 Status QuantizedSource::read_dense(const StoredLinear& linear, LinearWeight& weight) const {
   weight.codes = borrow(linear.name + ".codes");
   if (weight.sparse24) weight.pattern = take<std::byte>(linear.name + ".pattern");
-  NIBBLE_TRY(weight.scales, take_floats(linear.name + ".scales"));
+  NIBBLE_DO(read_scales(linear, weight));
   if (weight.format.offset) weight.offsets = take<uint8_t>(linear.name + ".offsets");
+  return {};
+}
+
+Status QuantizedSource::read_scales(const StoredLinear& linear, LinearWeight& weight) const {
+  const ScaleCodec codec = weight.format.scale;
+  if (weight.format.outer) {
+    NIBBLE_TRY(const std::vector<float> outer, take_floats(linear.name + ".outer"));
+    weight.outer = outer[0];
+  }
+  if (codec == ScaleCodec::none) return {};
+  if (codec == ScaleCodec::f32 || codec == ScaleCodec::f16) {
+    NIBBLE_TRY(weight.scales, take_floats(linear.name + ".scales"));
+    return {};
+  }
+  for (uint8_t byte : take<uint8_t>(linear.name + ".scales")) weight.scales.push_back(scale_of_byte(byte, codec));
   return {};
 }
 
@@ -341,7 +361,7 @@ Result<LinearWeight> QuantizedSource::read_linear(const StoredLinear& linear) co
     weight.sparse24 = linear.entry->sparse24;
   }
   NIBBLE_DO(read_kept(linear, weight));
-  NIBBLE_DO(linear.integer() ? read_dense(linear, weight) : read_plain(linear, weight));
+  NIBBLE_DO(linear.coded() ? read_dense(linear, weight) : read_plain(linear, weight));
   if (linear.bias) {
     NIBBLE_TRY(weight.bias, take_floats(linear.name + ".bias"));
   }

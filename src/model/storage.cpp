@@ -60,15 +60,21 @@ bool exact(const std::vector<float>& values, Narrow narrow, Widen widen) {
 }
 
 void Collector::scales(const std::string& name, const LinearWeight& weight) {
+  if (weight.format.outer) view(name + ".outer", DType::f32, {1}, std::span(&weight.outer, 1));
+  if (weight.format.scale == ScaleCodec::none) return;
   const std::vector<int64_t> shape = {weight.rows, weight.groups()};
   if (weight.format.scale == ScaleCodec::f16)
     return own(name + ".scales", DType::f16, shape, narrowed(weight.scales, f32_to_f16));
-  view(name + ".scales", DType::f32, shape, weight.scales);
+  if (weight.format.scale == ScaleCodec::f32) return view(name + ".scales", DType::f32, shape, weight.scales);
+  Bytes bytes(weight.scales.size());
+  for (size_t i = 0; i < bytes.size(); ++i)
+    bytes[i] = static_cast<std::byte>(scale_byte(weight.scales[i], weight.format.scale));
+  own(name + ".scales", DType::u8, shape, std::move(bytes));
 }
 
 void Collector::dense(const std::string& name, const LinearWeight& weight) {
   const int64_t rows = weight.rows, size = static_cast<int64_t>(weight.codes.size());
-  if (!weight.format.is_integer())
+  if (weight.format.is_float())
     return view(name + ".weight", dtype_of(weight.format.levels), {rows, weight.dense_columns()}, weight.codes);
   view(name + ".codes", DType::u8, {rows, size / rows}, weight.codes);
   if (weight.sparse24)

@@ -2,9 +2,10 @@
 //
 // A linear called NAME ("blocks.3.q", "head") is stored as
 //
-//   NAME.codes         U8   [N, row bytes]     packed codes, an integer dense part
+//   NAME.codes         U8   [N, row bytes]     packed codes, a dense part in codes
 //   NAME.pattern       U8   [N, row bytes]     2:4 positions
-//   NAME.scales        F32 or F16 [N, G]       as the format's codec says
+//   NAME.scales        F32, F16 or U8 [N, G]   as the format's codec says; none where it has no shared scale
+//   NAME.outer         F32  [1]                formats with an outer scale
 //   NAME.offsets       U8   [N, G]             formats with an offset
 //   NAME.weight        F32, F16 or BF16 [N, I] instead of the four above, a float dense part
 //   NAME.kept          F16, or BF16 where "kept_as" says so, [N, kept]: kept columns, and their indices

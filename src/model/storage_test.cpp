@@ -38,8 +38,12 @@ LinearWeight quantized(const LinearWeight& from, const char* weights, const char
   out.codes.resize(static_cast<size_t>(out.rows * packed_bytes(stored, out.format.bits)));
   for (std::byte& code : out.codes) code = random.byte();
   if (sparse) out.pattern.assign(static_cast<size_t>(out.rows * ((dense / 4 + 1) / 2)), std::byte{0xE4});
-  for (int64_t i = 0; i < out.rows * out.groups(); ++i) {
-    out.scales.push_back(round_scale(0.01f * static_cast<float>(1 + random.below(99)), out.format.scale));
+  if (out.format.outer) out.outer = 0.37f;
+  const int64_t scales = out.format.scale == ScaleCodec::none ? 0 : out.rows * out.groups();
+  for (int64_t i = 0; i < scales; ++i) {
+    const bool byte = scale_bytes(out.format.scale) == 1;
+    out.scales.push_back(byte ? scale_of_byte(static_cast<uint8_t>(1 + random.below(126)), out.format.scale)
+                              : round_scale(0.01f * static_cast<float>(1 + random.below(99)), out.format.scale));
     if (out.format.offset) out.offsets.push_back(static_cast<uint8_t>(random.below(out.format.levels_count())));
   }
   for (int64_t i = 0; i < out.rows * kept; ++i)
@@ -62,13 +66,18 @@ void add_tensors(const NamedTensors& named, OwnedTensors& out) {
     out.push_back({tensor.name, tensor.dtype, tensor.shape, Bytes(tensor.bytes.begin(), tensor.bytes.end())});
 }
 
-void quantize_block(BlockWeights& block, Random& random) {
+void quantize_block(BlockWeights& block, int64_t index, Random& random) {
   // With a 2:4 pattern of 0xE: positions 2 and 3; of 0x4: 0 and 1.
   block[Role::q] = quantized(block[Role::q], "int4:row", "int4:token:asym", 4, false, random);
   block[Role::k] = quantized(block[Role::k], "int4:g8", "f32", 0, false, random);
   block[Role::v] = quantized(block[Role::v], "int3:g5:asym", "int8:token:asym", 3, false, random);
   block[Role::o] = quantized(block[Role::o], "int4:row", "int4:token:asym", 4, true, random);
   block[Role::down] = quantized(block[Role::down], "int8:row", "int8:token:asym", 0, false, random);
+  if (index == 0) return;
+  block[Role::down] = quantized(block[Role::down], "fixed6:f-2", "e4m3", 0, false, random);
+  block[Role::up] = quantized(block[Role::up], "nvfp4:b8", "mxfp6:b8", 3, false, random);
+  if (block[Role::gate].rows > 0)
+    block[Role::gate] = quantized(block[Role::gate], "bfp6:b5", "mxfp6:b8", 3, false, random);
 }
 
 QuantizedModel quantized_model(Sample sample) {
@@ -83,9 +92,10 @@ QuantizedModel quantized_model(Sample sample) {
   add_tensors(global_tensors(model.globals), model.tensors);
   for (int64_t i = 0; i < (*source)->spec().layers; ++i) {
     BlockWeights block = *(*source)->block(i);
-    quantize_block(block, random);
-    for (Role role : {Role::q, Role::k, Role::v, Role::o, Role::down})
-      linears[linear_name(i, role)] = linear_entry(block[role]);
+    quantize_block(block, i, random);
+    for (Role role : kAllRoles)
+      if (block[role].rows > 0 && block[role].format.has_codes())
+        linears[linear_name(i, role)] = linear_entry(block[role]);
     add_tensors(block_tensors(block, i), model.tensors);
     model.blocks.push_back(std::move(block));
   }
@@ -106,6 +116,7 @@ void expect_same(const LinearWeight& a, const LinearWeight& b, const std::string
   EXPECT_EQ(a.codes, b.codes);
   EXPECT_EQ(a.pattern, b.pattern);
   EXPECT_EQ(a.scales, b.scales);
+  EXPECT_EQ(a.outer, b.outer);
   EXPECT_EQ(a.offsets, b.offsets);
   EXPECT_EQ(a.kept, b.kept);
   if (a.kept_count() > 0) {

@@ -41,6 +41,11 @@ struct LinearWork {
   double damping = -1;  // that a solver really used; negative: none
 };
 
+// How the linear is to be stored, as far as its site and its formats say: a format's outer scale is that of the
+// weights, and fixed point without a fraction gets the one that just holds the largest weight, or the largest input on
+// the calibration text (`usage` error when there is none).
+Result<LayerForm> form_of(const LinearWork& work, bool sparse24);
+
 class Step {
  public:
   virtual ~Step() = default;

@@ -86,7 +86,7 @@ Result<PackedLinear> Model::pack(LinearWeight& weight, std::string_view name, Th
 }
 
 Status Model::convert(LinearWeight& weight, std::string_view name, ThreadPool& pool) const {
-  if (weight.format.is_integer()) return {};
+  if (weight.format.has_codes()) return {};
   NumberFormat input{.levels = options_.activations};
   input.bits = input.levels == Levels::f32 ? 32 : 16;
   weight.activations = input;
@@ -144,7 +144,7 @@ Status Model::run_blocks(std::span<const int32_t> tokens, std::span<Segment> seg
   ws.hidden.reserve(static_cast<int64_t>(tokens.size()) * spec_.hidden);
   NIBBLE_DO(embedder_->embed(tokens, segments, ws.hidden.data(), ws, pool));
   for (int64_t layer = 0; layer < spec_.layers; ++layer)
-    forward_block(spec_, block(layer), layer, segments, ws.hidden.data(), isa_, ws, pool, nullptr,
+    forward_block(spec_, block(layer), layer, segments, ws.hidden.data(), isa_, ws, pool,
                   layer + 1 == spec_.layers ? wanted : nullptr);
   for (const Segment& segment : segments) segment.sequence->advance(segment.count);
   return {};

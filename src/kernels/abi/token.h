@@ -81,12 +81,44 @@ struct QuantizeArgs {
 };
 using QuantizeKernel = void (*)(const QuantizeArgs&);
 
+// Rounds a row to a block format (format/block_scale.h) and writes what its codes stand for, which bfloat16 holds
+// exactly. Blocks of `block` values, the last one may be shorter, have a scale s of their own:
+//   constant   `constant`
+//   power      2^e with e = exponent of the block's largest |x|, less `shift`, one more where the 23 bits of its
+//              mantissa are at least up_from, one less where they are below down_below; -127 <= e <= 127
+//   e4m3       the block's largest |x| over greatest * t as an E4M3 number of at least 2^-9 (1 for a block of zeros),
+//              times t: the row's largest |x| over 448 * greatest, rounded up to a power of two of -100 .. 100
+// and u = x / s becomes the nearest level:
+//   to_even, away   |u| of exponent e to a multiple of 2^(max(e, least_exponent) - mantissa_bits), ties so; then at least
+//                   `least` and at most `greatest`
+//   powers          to 2^e, or 2^(e+1) where the mantissa exceeds the square root of two; 0 where |u| is at most half of
+//                   2^least_exponent; at most `greatest`
+// A block with a NaN or an infinity becomes NaN.
+enum class Rounding : uint8_t { to_even, away, powers };
+enum class BlockScale : uint8_t { constant, power, e4m3 };
+struct RoundArgs {
+  const float* x;
+  int64_t count, block;
+  Rounding rounding;
+  int mantissa_bits, least_exponent;
+  float least, greatest;
+  BlockScale scale;
+  float constant;
+  int shift;
+  uint32_t up_from, down_below;
+  uint16_t* y;
+};
+using RoundKernel = void (*)(const RoundArgs&);
+
+inline constexpr uint32_t kRootOfTwo = 0x3504F3;  // mantissa
+
 struct TokenKernels {
   const char* isa;  // part of the kernels' names: quantize__avx512
   NormKernel norm;
   ActivateKernel activate;
   SplitKernel split;
   QuantizeKernel quantize;
+  RoundKernel round;
 };
 
 }  // namespace nibble

@@ -13,15 +13,19 @@ Result<NumberFormat> parse(std::string_view text, std::string_view what, std::st
 
 Result<NumberFormat> parse_weights(std::string_view text, std::string_view where) {
   NIBBLE_TRY(const NumberFormat format, parse(text, "weights", where));
-  if (!format.is_integer() || format.sharing == Sharing::row || format.sharing == Sharing::group) return format;
-  return fail(ErrorCode::usage, "{}: \"weights\" is \"{}\"; weights share scales by row or gN", where, text);
+  if (serves_weights(format) || format.is_profiled()) return format;
+  return fail(ErrorCode::usage, "{}: \"weights\" is \"{}\"; weights share scales by row, gN or bN", where, text);
 }
 
 Result<NumberFormat> parse_activations(std::string_view text, std::string_view where) {
   NIBBLE_TRY(const NumberFormat format, parse(text, "activations", where));
-  const bool plain = format.levels == Levels::f32;
-  if (plain || (format.is_integer() && format.sharing == Sharing::token)) return format;
-  return fail(ErrorCode::usage, "{}: \"activations\" is \"{}\"; activations are f32 or intN:token[:asym]", where, text);
+  const bool integer_per_row = format.is_integer() && format.sharing != Sharing::token;
+  if ((serves_activations(format) && !integer_per_row) || format.is_profiled()) return format;
+  return fail(
+      ErrorCode::usage,
+      "{}: \"activations\" is \"{}\"; activations are f32, intN:token[:asym] or a block format whose scale needs "
+      "no search",
+      where, text);
 }
 
 }  // namespace nibble

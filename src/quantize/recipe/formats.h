@@ -8,9 +8,9 @@
 
 namespace nibble {
 
-// Weights: any plain float, or integers of 2 to 8 bits with scales by row or group. `where` starts the message.
+// Weights: whatever can be stored (serves_weights). `where` starts the message.
 Result<NumberFormat> parse_weights(std::string_view text, std::string_view where);
-// Activations: f32, or integers of 2 to 8 bits with a scale per token.
+// Activations: f32, integers with a scale per token, or a block format (serves_activations).
 Result<NumberFormat> parse_activations(std::string_view text, std::string_view where);
 
 }  // namespace nibble

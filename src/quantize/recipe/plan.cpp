@@ -32,11 +32,11 @@ bool matches(const Json& entry, const Target& target) {
          (!entry.contains("blocks") || matches_blocks(entry["blocks"], target.block, target.spec.layers));
 }
 
-// Float weights read float activations, unless the entry itself says otherwise.
+// Weights that cannot be multiplied with the activations so far read f32, unless the entry itself says otherwise.
 Status apply_formats(const Json& entry, Settings& settings, const std::string& where) {
   if (entry.contains("weights")) {
     NIBBLE_TRY(settings.weights, parse_weights(entry["weights"].get<std::string>(), where));
-    if (!settings.weights.is_integer()) settings.activations = NumberFormat();
+    if (!can_multiply(settings.weights, settings.activations)) settings.activations = NumberFormat();
   }
   if (entry.contains("activations")) {
     NIBBLE_TRY(settings.activations, parse_activations(entry["activations"].get<std::string>(), where));
@@ -71,8 +71,8 @@ Result<Settings> settings_of(const Recipe& recipe, const Target& target) {
   for (size_t i = 0; i < recipe.override_patterns.size(); ++i)
     if (recipe.override_patterns[i].matches(target.name))
       NIBBLE_DO(apply_formats(recipe.source["overrides"][i], settings, where));
-  if (!settings.weights.is_integer() && settings.activations.is_integer())
-    return fail(ErrorCode::usage, "{}: float weights ({}) read float activations, not {}", where,
+  if (!can_multiply(settings.weights, settings.activations))
+    return fail(ErrorCode::usage, "{}: weights in {} are not multiplied with activations in {}", where,
                 to_string(settings.weights), to_string(settings.activations));
   return settings;
 }
@@ -99,6 +99,14 @@ std::vector<PlannedStep> of_scope(const std::vector<PlannedStep>& steps, Scope s
   return out;
 }
 
+Status check_blocks(const LinearPlan& plan, int64_t inputs, const Recipe& recipe) {
+  for (const NumberFormat& format : {plan.weights, plan.activations})
+    if (format.is_block() && format.group > inputs)
+      return fail(ErrorCode::usage, "recipe {}, {}: blocks of {} ({}) do not fit its {} inputs", recipe.name, plan.name,
+                  format.group, to_string(format), inputs);
+  return {};
+}
+
 Result<LinearPlan> plan_linear(const Recipe& recipe, const Target& target, std::vector<PlannedStep>& site_steps) {
   NIBBLE_TRY(const Settings settings, settings_of(recipe, target));
   LinearPlan plan;
@@ -107,6 +115,7 @@ Result<LinearPlan> plan_linear(const Recipe& recipe, const Target& target, std::
   plan.weights = settings.weights;
   plan.activations = settings.activations;
   if (!plan.quantized()) return plan;
+  NIBBLE_DO(check_blocks(plan, shape_of(target.spec, target.role).columns, recipe));
   NIBBLE_TRY(const auto steps, steps_of(settings, fmt::format("recipe {}, {}", recipe.name, target.name)));
   site_steps = of_scope(steps, Scope::site);
   plan.steps = of_scope(steps, Scope::linear);
@@ -160,6 +169,8 @@ Result<SitePlan> plan_site(const Recipe& recipe, const Spec& spec, int64_t block
 unsigned SitePlan::statistics() const {
   unsigned statistics = kNoStatistics;
   for (const PlannedStep& step : steps) statistics |= step.step->observes();
+  for (const LinearPlan& linear : linears)
+    if (linear.quantized() && linear.activations.is_profiled()) statistics |= kAbsmax;
   return statistics;
 }
 

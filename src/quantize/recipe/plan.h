@@ -18,7 +18,7 @@ struct LinearPlan {
   std::vector<PlannedStep> steps;  // of linear scope
   bool sparse24 = false;
 
-  bool quantized() const { return weights.is_integer(); }
+  bool quantized() const { return weights.has_codes(); }
 };
 
 struct SitePlan {

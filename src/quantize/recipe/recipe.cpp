@@ -32,9 +32,9 @@ Result<FormatPair> read_formats(JsonReader& reader, Json& canonical) {
     NIBBLE_TRY(pair.activations, parse_activations(activations, reader.where()));
     canonical["activations"] = to_string(*pair.activations);
   }
-  if (pair.weights && pair.activations && !pair.weights->is_integer() && pair.activations->is_integer())
-    return fail(ErrorCode::usage, "{}: float weights ({}) read float activations, not {}", reader.where(), weights,
-                activations);
+  if (pair.weights && pair.activations && !can_multiply(*pair.weights, *pair.activations))
+    return fail(ErrorCode::usage, "{}: weights in {} are not multiplied with activations in {}", reader.where(),
+                weights, activations);
   return pair;
 }
 
@@ -197,8 +197,8 @@ Result<std::optional<HeadFormats>> read_head(JsonReader& reader, Json& canonical
   Json formats = Json::object();
   NIBBLE_TRY(const FormatPair pair, read_formats(head, formats));
   NIBBLE_DO(head.refuse_unknown());
-  if (!pair.weights || !pair.weights->is_integer())
-    return fail(ErrorCode::usage, "{}: expected integer \"weights\"; without \"head\" the checkpoint's type is kept",
+  if (!pair.weights || !pair.weights->has_codes())
+    return fail(ErrorCode::usage, "{}: expected \"weights\" in codes; without \"head\" the checkpoint's type is kept",
                 where);
   canonical["head"] = std::move(formats);
   return HeadFormats{*pair.weights, pair.activations.value_or(NumberFormat())};

@@ -47,7 +47,7 @@ Recipe good() {
 }
 
 TEST(Recipe, ShippedOnesParseAndFitEveryFamily) {
-  EXPECT_EQ(shipped_recipes().size(), 10u);
+  EXPECT_EQ(shipped_recipes().size(), 28u);
   for (const ShippedRecipe& shipped : shipped_recipes()) {
     const auto recipe = load_recipe(std::string(shipped.name));
     ASSERT_TRUE(recipe) << recipe.error().message;
@@ -330,10 +330,12 @@ TEST(Recipe, MistakesAreNamed) {
       {"/weights", "", "\"weights\" is missing"},
       {"/activations", "", "\"activations\" is missing"},
       {"/weights", "\"int9:row\"", "\"int9\" are no known levels"},
-      {"/weights", "\"int4:token\"", "weights share scales by row or gN"},
-      {"/weights", "\"f16\"", "float weights (f16) read float activations"},
-      {"/activations", "\"int8:g128\"", "activations are f32 or intN:token[:asym]"},
-      {"/activations", "\"f16\"", "activations are f32 or intN:token[:asym]"},
+      {"/weights", "\"int4:token\"", "weights share scales by row, gN or bN"},
+      {"/weights", "\"f16\"", "weights in f16 are not multiplied with activations in int8:token:asym"},
+      {"/activations", "\"int8:g128\"", "activations are f32, intN:token[:asym] or a block format"},
+      {"/weights", "\"mxfp4:b32\"", "weights in mxfp4:b32 are not multiplied with activations in int8:token:asym"},
+      {"/activations", "\"bfp4:b16:search\"", "or a block format whose scale needs no search"},
+      {"/activations", "\"f16\"", "activations are f32, intN:token[:asym] or a block format"},
       {"/cache", "\"int8\"", "\"cache\" is \"int8\"; supported are f32 and f16"},
       {"/wieghts", "\"int4:row\"", "unknown key \"wieghts\""},
       {"/steps", "{}", "\"steps\" must be a list"},

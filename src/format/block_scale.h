@@ -1,0 +1,38 @@
+// Choosing the scale of a block: encoder policy for the formats whose scales are powers of two or E4M3 numbers.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "format/grid.h"
+#include "format/number_format.h"
+
+namespace nibble {
+
+// How the exponent of a block's scale follows from its largest magnitude a = 1.m * 2^e, m being 23 bits:
+//   e - shift + (m >= up_from) - (m < down_below), at least -127 and at most 127; a below 2^-126 counts as e = -127.
+// All rules but `search` come down to it.
+struct PowerRule {
+  int shift = 0;
+  uint32_t up_from = UINT32_MAX, down_below = 0;
+  int exponent(float a) const;
+};
+PowerRule power_rule(const NumberFormat& format);
+
+// The scale of a block format for values of which the largest magnitude is `absmax`, by its rule (`search` as `even`,
+// 4over6 as `fit`). NaN when absmax is NaN or infinite: no number of the block means anything then.
+float block_scale(const NumberFormat& format, float absmax, float outer);
+
+// The outer scale of a matrix: the one under which its largest magnitude takes the largest scale and level. 1 for
+// formats without one.
+float outer_scale(const NumberFormat& format, float absmax);
+// The same for a token's row of activations, found while it runs: rounded up to a power of two.
+float token_outer_scale(const NumberFormat& format, float absmax);
+
+// The grid of one block of weights, by the format's rule.
+Grid choose_block_grid(std::span<const float> values, const NumberFormat& format, float outer);
+
+// One row of activations rounded to a block format: the definition of what kernels do. y may be x.
+void round_row(std::span<const float> x, const NumberFormat& format, std::span<float> y);
+
+}  // namespace nibble

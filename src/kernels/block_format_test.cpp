@@ -1,0 +1,183 @@
+// Layers in block formats: the rounding of their input on every instruction set, and whole layers against sums in
+// double of what the formats' definitions say.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "format/block_scale.h"
+#include "kernels/linear.h"
+#include "kernels/testing.h"
+
+namespace nibble {
+namespace {
+
+using namespace nibble::testing;
+
+// Everything that a layer's input can be rounded to, in unusual block sizes too.
+std::vector<std::string> activation_formats() {
+  std::vector<std::string> names;
+  for (const LevelsRow* row = begin_levels(); row != end_levels(); ++row) {
+    const NumberFormat format = format_of(row->name);
+    if (!format.is_block()) continue;
+    const std::string name(row->name);
+    if (format.is_profiled()) {
+      names.push_back(name + ":f3");
+    } else {
+      names.push_back(name);
+      if (row->block > 0)
+        for (const char* sharing : {":b7", ":b40", ":token"}) names.push_back(name + sharing);
+    }
+  }
+  for (const char* rule : {"floor", "ceil", "up", "even", "nearest"}) names.push_back(std::string("mxfp4:b32:") + rule);
+  names.push_back("bfp6:b16:paper");
+  return names;
+}
+
+std::vector<uint16_t> rounded(const NumberFormat& format, const std::vector<float>& x, Isa isa) {
+  ThreadPool pool(1);
+  InputPlan plan;
+  plan.activations = format;
+  plan.columns = static_cast<int64_t>(x.size());
+  PreparedInput out;
+  prepare(plan, x.data(), plan.columns, 1, isa, out, pool);
+  return {out.halves.data(), out.halves.data() + x.size()};
+}
+
+TEST(BlockInput, EveryIsaRoundsAsTheFormatSays) {
+  Random random(21);
+  for (const std::string& name : activation_formats()) {
+    const NumberFormat format = format_of(name);
+    for (size_t columns : {1u, 15u, 16u, 33u, 96u, 131u})
+      for (int kind = 0; kind < kValueKinds; ++kind) {
+        auto x = random_rows(random, 1, static_cast<int64_t>(columns), static_cast<Values>(kind));
+        if (kind == 0)  // ties
+          for (float& value : x) value = std::nearbyint(value * 16) / 32;
+        std::vector<float> expected(columns);
+        round_row(x, format, expected);
+        const auto reference = rounded(format, x, Isa::portable);
+        for (size_t i = 0; i < columns; ++i)
+          ASSERT_TRUE(bf16_to_f32(reference[i]) == expected[i] ||
+                      (std::isnan(expected[i]) && std::isnan(bf16_to_f32(reference[i]))) ||
+                      std::abs(expected[i]) < 0x1p-125f || std::abs(expected[i]) > 0x1p126f)
+              << name << " " << x[i] << " gave " << bf16_to_f32(reference[i]) << ", expected " << expected[i];
+        for (Isa isa : machine_isas()) ASSERT_EQ(rounded(format, x, isa), reference) << name << " " << to_string(isa);
+      }
+  }
+}
+
+// A layer whose weights are rounded to a block format as solvers do it.
+LinearWeight block_layer(Random& random, const LayerShape& shape) {
+  LinearWeight weight;
+  weight.rows = shape.rows;
+  weight.columns = shape.columns;
+  weight.format = format_of(shape.format);
+  weight.activations = format_of(shape.activations);
+  weight.kept_columns = some_columns(random, shape.columns, shape.kept);
+  const int64_t dense = weight.dense_columns(), size = weight.format.group_size(dense);
+  weight.outer = outer_scale(weight.format, 3);
+  const RowSizes sizes = row_sizes(weight.format, dense, false);
+  weight.codes.resize(static_cast<size_t>(shape.rows * sizes.codes));
+  for (int64_t n = 0; n < shape.rows; ++n) {
+    const auto values = random_rows(random, 1, dense, Values::normal);
+    std::vector<uint8_t> codes;
+    for (int64_t begin = 0; begin < dense; begin += size) {
+      const auto block =
+          std::span(values).subspan(static_cast<size_t>(begin), static_cast<size_t>(std::min(size, dense - begin)));
+      const Grid grid = choose_block_grid(block, weight.format, weight.outer);
+      if (sizes.groups > 0) weight.scales.push_back(grid.scale);
+      for (float value : block) codes.push_back(static_cast<uint8_t>(grid.encode(value)));
+    }
+    pack_codes(codes, weight.format.bits,
+               std::span(weight.codes).subspan(static_cast<size_t>(n * sizes.codes), static_cast<size_t>(sizes.codes)));
+  }
+  for (int64_t i = 0; i < shape.rows * shape.kept; ++i)
+    weight.kept.push_back(round_kept(random.normal(), weight.kept_levels));
+  for (int64_t n = 0; shape.bias && n < shape.rows; ++n) weight.bias.push_back(random.normal());
+  return weight;
+}
+
+// The input as the layer multiplies it: kept columns as they are, the others rounded.
+std::vector<float> effective_input(const LinearWeight& weight, std::span<const float> x) {
+  const std::vector<int32_t> columns = dense_columns_of(weight.columns, weight.kept_columns);
+  std::vector<float> dense, out(x.begin(), x.end());
+  for (int32_t column : columns) dense.push_back(x[static_cast<size_t>(column)]);
+  if (weight.activations.is_block()) round_row(dense, weight.activations, dense);
+  for (size_t i = 0; i < columns.size(); ++i) out[static_cast<size_t>(columns[i])] = dense[i];
+  return out;
+}
+
+TEST(BlockLinear, EqualsSumsOfWhatTheFormatsSay) {
+  Random random(22);
+  ThreadPool pool(2);
+  for (const auto& [weights, activations] :
+       {std::pair("bfp4", "bfp4"), std::pair("bfp6", "bfp6"), std::pair("bfp8:b12", "bfp6:b24"),
+        std::pair("mxfp4", "mxfp8"), std::pair("nvfp4", "nvfp4"), std::pair("nvfp4:4over6", "f32"),
+        std::pair("mxfp6", "f32"), std::pair("fixed8:f6", "fixed8:f4"), std::pair("e4m3", "e4m3"),
+        std::pair("bl8", "bl8"), std::pair("bm6", "bm6"), std::pair("mxint8", "mxint8"), std::pair("dmf8", "dmf8"),
+        std::pair("bfp3:row", "bfp8:token")})
+    for (int64_t kept : {0, 3})
+      for (int64_t m : {1, 5, 34}) {
+        const LayerShape shape{
+            .rows = 37, .columns = 100, .kept = kept, .format = weights, .activations = activations, .bias = m != 5};
+        const LinearWeight weight = block_layer(random, shape);
+        const auto x = random_rows(random, m, shape.columns, Values::outliers);
+        for (Isa isa : machine_isas()) {
+          const PackedLinear packed = PackedLinear::pack(weight, isa, pool).value();
+          PreparedInput input;
+          prepare(packed.plan(), x.data(), shape.columns, m, isa, input, pool);
+          std::vector<float> y(static_cast<size_t>(m * shape.rows), NAN), row(static_cast<size_t>(shape.columns));
+          linear(packed, input, y.data(), shape.rows, pool);
+          for (int64_t i = 0; i < m; ++i) {
+            const auto seen =
+                effective_input(weight, std::span(x).subspan(static_cast<size_t>(i * shape.columns), row.size()));
+            for (int64_t n = 0; n < shape.rows; ++n) {
+              decode_row(weight, n, row);
+              double sum = weight.bias.empty() ? 0.0 : static_cast<double>(weight.bias[static_cast<size_t>(n)]),
+                     size = std::abs(sum);
+              for (size_t k = 0; k < row.size(); ++k) {
+                sum += static_cast<double>(seen[k]) * static_cast<double>(row[k]);
+                size += std::abs(static_cast<double>(seen[k]) * static_cast<double>(row[k]));
+              }
+              ASSERT_NEAR(y[static_cast<size_t>(i * shape.rows + n)], sum, 1e-6 * size + 1e-30)
+                  << weights << " " << activations << " " << to_string(isa) << " m " << m;
+            }
+          }
+        }
+      }
+}
+
+TEST(BlockLinear, UnpacksToWhatItDecodesTo) {
+  Random random(23);
+  ThreadPool pool(1);
+  for (const char* format : {"bfp6", "nvfp4", "mxfp8e5m2", "bl6", "fixed6:f4"}) {
+    const LinearWeight weight = block_layer(
+        random, {.rows = 21, .columns = 50, .kept = 4, .format = format, .activations = "f32", .bias = true});
+    const PackedLinear packed = PackedLinear::pack(weight, Isa::portable, pool).value();
+    std::vector<float> expected(50), found(50);
+    for (int64_t n = 0; n < 21; ++n) {
+      decode_row(weight, n, expected);
+      packed.read_row(n, found);
+      ASSERT_EQ(found, expected) << format << " " << n;
+    }
+    const auto image = packed.image();
+    auto copy = std::make_shared<AlignedBuffer<std::byte>>(static_cast<int64_t>(image.size()));
+    std::copy(image.begin(), image.end(), copy->data());
+    const PackedLinear view = PackedLinear::view(packed.shape(), Isa::portable, copy->span(), copy).value();
+    view.read_row(7, found);
+    packed.read_row(7, expected);
+    EXPECT_EQ(found, expected) << format;
+  }
+}
+
+TEST(BlockLinear, RefusesPairsThatNothingMultiplies) {
+  Random random(24);
+  ThreadPool pool(1);
+  for (const auto& [weights, activations] : {std::pair("bfp4", "int8:token"), std::pair("bfp4", "bfp4:b16:search")}) {
+    const LinearWeight weight =
+        block_layer(random, {.rows = 4, .columns = 32, .format = weights, .activations = activations});
+    EXPECT_EQ(PackedLinear::pack(weight, Isa::portable, pool).error().code, ErrorCode::unsupported) << activations;
+  }
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,50 @@
+#include "quantize/step.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "format/block_scale.h"
+
+namespace nibble {
+namespace {
+
+// Fixed point whose fraction holds values up to `most`: floor(log2((2^(bits-1) - 1) / most)).
+NumberFormat with_fraction(NumberFormat format, float most) {
+  const double greatest = std::ldexp(1.0, format.bits - 1) - 1;
+  const double fraction = most > 0 ? std::floor(std::log2(greatest / static_cast<double>(most))) : 0;
+  format.sharing = Sharing::none;
+  format.scale = ScaleCodec::none;
+  format.fraction = static_cast<int>(std::clamp(fraction, -126.0, 126.0));
+  return format;
+}
+
+float largest_weight(const FloatLayer& layer, std::span<const int32_t> columns) {
+  float most = 0;
+  for (int64_t n = 0; n < layer.rows; ++n)
+    for (int32_t column : columns) most = std::max(most, std::fabs(layer.row(n)[static_cast<size_t>(column)]));
+  return most;
+}
+
+}  // namespace
+
+Result<LayerForm> form_of(const LinearWork& work, bool sparse24) {
+  const SiteWork& site = work.site;
+  LayerForm form{work.weights, work.activations, site.kept, sparse24, site.kept_levels};
+  const std::vector<int32_t> dense = dense_columns_of(work.layer.columns, form.kept);
+  if (form.weights.outer || form.weights.is_profiled()) {
+    const float most = largest_weight(work.layer, dense);
+    form.outer = outer_scale(form.weights, most);
+    if (form.weights.is_profiled()) form.weights = with_fraction(form.weights, most);
+  }
+  if (!form.activations.is_profiled()) return form;
+  if (site.statistics == nullptr || site.statistics->absmax.empty())
+    return fail(ErrorCode::usage,
+                "{}: activations in {} take their fraction from calibration text; give some, or a fraction ({}:f4)",
+                work.layer.name, to_string(form.activations), to_string(form.activations));
+  float most = 0;
+  for (int32_t column : dense) most = std::max(most, site.statistics->absmax[static_cast<size_t>(column)]);
+  form.activations = with_fraction(form.activations, most);
+  return form;
+}
+
+}  // namespace nibble
