@@ -89,9 +89,11 @@ using QuantizeKernel = void (*)(const QuantizeArgs&);
 //   e4m3       the block's largest |x| over greatest * t as an E4M3 number of at least 2^-9 (1 for a block of zeros),
 //              times t: the row's largest |x| over 448 * greatest, rounded up to a power of two of -100 .. 100
 // and u = x / s becomes the nearest level:
-//   to_even, away   |u| of exponent e to a multiple of 2^(max(e, least_exponent) - mantissa_bits), ties so; then at least
+//   to_even, away   |u| of exponent e to a multiple of 2^(max(e, least_exponent) - mantissa_bits), ties so; then at
+//   least
 //                   `least` and at most `greatest`
-//   powers          to 2^e, or 2^(e+1) where the mantissa exceeds the square root of two; 0 where |u| is at most half of
+//   powers          to 2^e, or 2^(e+1) where the mantissa exceeds the square root of two; 0 where |u| is at most half
+//   of
 //                   2^least_exponent; at most `greatest`
 // A block with a NaN or an infinity becomes NaN.
 enum class Rounding : uint8_t { to_even, away, powers };
