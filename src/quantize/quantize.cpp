@@ -36,12 +36,16 @@ struct Preparation {
   std::vector<std::vector<SitePlan>> plans;
   Needs needs;
   int64_t length = 0;
+  int64_t tokens = 0;     // of text that runs through the blocks
   bool observed = false;  // the recipe needs calibration text
 
-  int64_t sites() const {
-    int64_t count = 0;
-    for (const auto& plan : plans) count += static_cast<int64_t>(plan.size());
-    return count;
+  // Work on a site, and on the first blocks, in operations.
+  double work_on(size_t block, size_t site) const { return work_of(plans[block], site, source->spec(), tokens); }
+  double work_on(size_t blocks) const {
+    double work = 0;
+    for (size_t i = 0; i < blocks; ++i)
+      for (size_t site = 0; site < plans[i].size(); ++site) work += work_on(i, site);
+    return work;
   }
 };
 
@@ -77,7 +81,7 @@ Status expect_elsewhere(const fs::path& model, const fs::path& output) {
   return {};
 }
 
-Result<Preparation> prepare(const QuantizeOptions& options) {
+Result<Preparation> prepare(const QuantizeOptions& options, int threads) {
   Preparation out;
   NIBBLE_DO(expect_elsewhere(options.model, options.output));
   NIBBLE_TRY(out.source, open_model(options.model));
@@ -87,7 +91,8 @@ Result<Preparation> prepare(const QuantizeOptions& options) {
   NIBBLE_TRY(out.plans, plan_all(options.recipe, out.source->spec()));
   NIBBLE_TRY(out.length, sample_length(options, out.source->spec()));
   out.observed = observes(out.plans);
-  NIBBLE_TRY(out.needs, needs_of(options, *out.source, out.plans, out.length));
+  out.tokens = options.samples * out.length * (int{!options.calibration.empty()} + int{!options.validation.empty()});
+  NIBBLE_TRY(out.needs, needs_of(options, *out.source, out.plans, out.length, threads));
   return out;
 }
 
@@ -98,7 +103,7 @@ class Run {
       : options_(options),
         prepared_(std::move(prepared)),
         pool_(pool),
-        meter_(static_cast<double>(prepared_.sites()), options.progress) {}
+        meter_(prepared_.work_on(prepared_.plans.size()), options.progress) {}
 
   // Nothing is written or thrown away before this has succeeded.
   Status read_text();
@@ -214,10 +219,7 @@ Status Run::take_up() {
                 (folder() / kRecordName).string(), earlier->blocks_done, spec().layers);
   record_ = std::move(*earlier);
   resumed_ = true;
-  double done = 0;
-  for (int64_t i = 0; i < record_.blocks_done; ++i)
-    done += static_cast<double>(prepared_.plans[static_cast<size_t>(i)].size());
-  meter_.start_from(done);
+  meter_.start_from(prepared_.work_on(static_cast<size_t>(record_.blocks_done)));
   return {};
 }
 
@@ -262,18 +264,19 @@ Status Run::quantize_blocks() {
 }
 
 Status Run::quantize_one(int64_t index) {
+  const std::vector<SitePlan>& plan = prepared_.plans[static_cast<size_t>(index)];
   NIBBLE_TRY(BlockWeights original, prepared_.source->block(index));
   const Streams text{calibration_stream_ ? &*calibration_stream_ : nullptr,
                      validation_stream_ ? &*validation_stream_ : nullptr};
   NIBBLE_TRY(BlockResult block,
-             quantize_block(spec(), prepared_.plans[static_cast<size_t>(index)], index, std::move(original), text, isa_,
-                            pool_, [&](const std::string& site) {
-                              meter_.advance(1, fmt::format("block {} of {}, {}", index + 1, spec().layers, site));
-                            }));
+             quantize_block(spec(), plan, index, std::move(original), text, isa_, pool_, [&](size_t site) {
+               meter_.advance(prepared_.work_on(static_cast<size_t>(index), site),
+                              fmt::format("block {} of {}, {}", index + 1, spec().layers, plan[site].site.name));
+             }));
   NIBBLE_DO(write_shard(block_tensors(block.weights, index), index + 1));
   NIBBLE_DO(advance_prompt(index, block.weights));
   for (Role role : kAllRoles)
-    if (block.weights[role].format.is_integer())
+    if (block.weights[role].format.has_codes())
       record_.linears[linear_name(index, role)] = linear_entry(block.weights[role]);
   record_.reports.insert(record_.reports.end(), block.reports.begin(), block.reports.end());
   record_.sites.insert(record_.sites.end(), block.sites.begin(), block.sites.end());
@@ -378,8 +381,8 @@ Result<QuantizeReport> Run::report() const {
 
 }  // namespace
 
-Result<QuantizeEstimate> estimate(const QuantizeOptions& options) {
-  NIBBLE_TRY(const Preparation prepared, prepare(options));
+Result<QuantizeEstimate> estimate(const QuantizeOptions& options, int threads) {
+  NIBBLE_TRY(const Preparation prepared, prepare(options, threads > 0 ? threads : usable_processors()));
   const Spec& spec = prepared.source->spec();
   QuantizeEstimate out;
   out.peak_memory = prepared.needs.peak();
@@ -395,7 +398,7 @@ Result<QuantizeEstimate> estimate(const QuantizeOptions& options) {
 
 Result<QuantizeReport> quantize(const QuantizeOptions& options, ThreadPool& pool) {
   const auto start = std::chrono::steady_clock::now();
-  NIBBLE_TRY(Preparation prepared, prepare(options));
+  NIBBLE_TRY(Preparation prepared, prepare(options, pool.size()));
   Run run(options, std::move(prepared), pool);
   NIBBLE_DO(run.read_text());
   NIBBLE_DO(run.begin());

@@ -81,7 +81,8 @@ struct QuantizeReport {
   bool discarded = false;  // what an interrupted run had left behind was thrown away, for want of `resume`
 };
 
-Result<QuantizeEstimate> estimate(const QuantizeOptions& options);
+// `threads` as for a ThreadPool: each has memory of its own.
+Result<QuantizeEstimate> estimate(const QuantizeOptions& options, int threads = 0);
 Result<QuantizeReport> quantize(const QuantizeOptions& options, ThreadPool& pool);
 
 }  // namespace nibble

@@ -20,7 +20,6 @@ struct BlockRun {
   Isa isa;
   Workspace& ws;
   ThreadPool& pool;
-  const Tap* tap;
   const std::span<const int64_t>* wanted;
   int64_t m = 0;
 
@@ -47,27 +46,57 @@ struct BlockRun {
     return [x = of.data(), width](int64_t i, float*) -> const float* { return x + i * width; };
   }
 
+  // One stage after the other (block.h).
   //   x <- x + attention(norm(x))           or, post-norm:   x <- norm(x + attention(x))
   //   x <- x + mlp(norm(x))                                  x <- norm(x + mlp(x))
-  void sequential() {
-    if (!run_site(Role::q, input(block.attention_norm))) return;
-    attend();
-    if (!run_site(Role::o, rows(ws.mixed, attention_width()), hidden)) return;
-    after(block.attention_norm);
-
-    if (!run_site(spec.gated ? Role::gate : Role::up, input(block.mlp_norm))) return;
-    if (!run_site(Role::down, activated(), hidden)) return;
-    after(block.mlp_norm);
+  // and in parallel:
+  //   x <- x + attention(norm(x)) + mlp(norm'(x))            norm' = norm when it is shared: then one site reads it
+  void all() {
+    attention_in();
+    attention_out();
+    if (!spec.shared_norm) mlp_in();
+    mlp_out(activated());
   }
 
-  //   x <- x + attention(norm(x)) + mlp(norm'(x))            norm' = norm when it is shared: then one site reads it
-  void parallel() {
-    if (!run_site(Role::q, input(block.attention_norm))) return;
+  void stage(size_t i) {
+    switch (sites_of(spec)[i].roles[0]) {
+      case Role::q:
+        attention_in();
+        if (spec.shared_norm) activate();
+        return;
+      case Role::o: return attention_out();
+      case Role::down: return mlp_out(rows(ws.up, spec.ffn));
+      default: mlp_in(); return activate();
+    }
+  }
+
+  void attention_in() {
+    run_site(Role::q, input(block.attention_norm));
     attend();
-    if (!run_site(Role::o, rows(ws.mixed, attention_width()))) return;
-    if (!spec.shared_norm && !run_site(spec.gated ? Role::gate : Role::up, input(block.mlp_norm))) return;
-    if (!run_site(Role::down, activated(), hidden)) return;
-    ops::add(hidden, ws.attention.data(), m, spec.hidden, pool);
+  }
+
+  void attention_out() {
+    run_site(Role::o, rows(ws.mixed, attention_width()), spec.parallel ? nullptr : hidden);
+    if (!spec.parallel) after(block.attention_norm);
+  }
+
+  void mlp_in() { run_site(spec.gated ? Role::gate : Role::up, input(block.mlp_norm)); }
+
+  void mlp_out(RowSource x) {
+    run_site(Role::down, x, hidden);
+    if (spec.parallel) {
+      ops::add(hidden, ws.attention.data(), m, spec.hidden, pool);
+    } else {
+      after(block.mlp_norm);
+    }
+  }
+
+  // The input of the down projection, where the up projection's outputs were.
+  void activate() {
+    const auto row = activated();
+    pool.run_ranges(m, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) row(i, ws.up.data() + i * spec.ffn);
+    });
   }
 
   void after(const NormWeight& norm) {
@@ -75,10 +104,9 @@ struct BlockRun {
   }
 
   // All linears of the site that `member` belongs to, on the same input; a single one's outputs are added to `sum`
-  // where that is given. Linears that read the input in the same form run side by side. False: the tap ends the pass.
-  [[nodiscard]] bool run_site(Role member, RowSource x, float* sum = nullptr) {
+  // where that is given. Linears that read the input in the same form run side by side.
+  void run_site(Role member, RowSource x, float* sum = nullptr) {
     const Site& site = site_of(member);
-    if (tap != nullptr && !show(site, x)) return false;
     std::array<bool, kRoles> done{};
     for (Role first : site.roles) {
       if (done[index(first)]) continue;
@@ -92,15 +120,6 @@ struct BlockRun {
       prepare(block[first].plan(), x, m, isa, ws.input, pool);
       linear({outputs.data(), count}, ws.input, pool);
     }
-    return true;
-  }
-
-  bool show(const Site& site, RowSource x) {
-    const int64_t width = block[site.roles[0]].inputs();
-    prepare({.activations = {}, .kept_columns = {}, .columns = width}, x, m, isa, ws.input, pool);
-    ws.seen.reserve(m * width);
-    for (int64_t i = 0; i < m; ++i) std::copy_n(ws.input.x + i * ws.input.x_stride, width, ws.seen.data() + i * width);
-    return (*tap)(site, ws.seen.data(), m, width);
   }
 
   const Site& site_of(Role role) const {
@@ -192,17 +211,42 @@ void find_plans(PackedBlock& block) {
 }
 
 void forward_block(const Spec& spec, const PackedBlock& block, int64_t layer, std::span<const Segment> segments,
-                   float* hidden, Isa isa, Workspace& workspace, ThreadPool& pool, const Tap* tap,
+                   float* hidden, Isa isa, Workspace& workspace, ThreadPool& pool,
                    const std::span<const int64_t>* wanted) {
   const int64_t m = tokens_of(segments);
   if (m == 0) return;
   place_tokens(spec, segments, workspace);
-  BlockRun run{spec, block, layer, segments, hidden, isa, workspace, pool, tap, wanted, m};
-  if (spec.parallel) {
-    run.parallel();
-  } else {
-    run.sequential();
+  BlockRun{spec, block, layer, segments, hidden, isa, workspace, pool, wanted, m}.all();
+}
+
+StageParts parts_of_stage(const Spec& spec, size_t stage) {
+  const unsigned hidden = kHiddenPart, none = 0, carried = spec.parallel ? kAttentionPart : kHiddenPart;
+  switch (sites_of(spec)[stage].roles[0]) {
+    case Role::q: return {hidden, none, kMixedPart | (spec.shared_norm ? kActivatedPart : none)};
+    case Role::o: return {kMixedPart, spec.parallel ? none : hidden, carried};
+    case Role::down: return {kActivatedPart, hidden | carried, hidden};
+    default: return {hidden, none, kActivatedPart};
   }
+}
+
+void forward_stage(const Spec& spec, const PackedBlock& block, size_t stage, int64_t layer,
+                   std::span<const Segment> segments, float* hidden, Isa isa, Workspace& workspace, ThreadPool& pool) {
+  const int64_t m = tokens_of(segments);
+  if (m == 0) return;
+  place_tokens(spec, segments, workspace);
+  BlockRun{spec, block, layer, segments, hidden, isa, workspace, pool, nullptr, m}.stage(stage);
+}
+
+const float* stage_input(const Spec& spec, const PackedBlock& block, size_t stage, const float* hidden, int64_t m,
+                         Isa isa, Workspace& workspace, ThreadPool& pool) {
+  const unsigned part = parts_of_stage(spec, stage).input;
+  if (part == kMixedPart) return workspace.mixed.data();
+  if (part == kActivatedPart) return workspace.up.data();
+  if (spec.post_norm) return hidden;
+  const bool first = sites_of(spec)[stage].roles[0] == Role::q;
+  workspace.normed.reserve(m * spec.hidden);
+  ops::normalize(spec, first ? block.attention_norm : block.mlp_norm, hidden, m, workspace.normed.data(), isa, pool);
+  return workspace.normed.data();
 }
 
 }  // namespace nibble

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 
 #include "core/half.h"
 #include "runtime/ops/ops.h"
@@ -413,47 +414,59 @@ TEST(Model, RefusesTheSameSequenceTwiceInABatch) {
   EXPECT_EQ(status.error().code, ErrorCode::usage);
 }
 
-// Calibration needs every site once, in execution order, with the input that its linears are about to read.
-TEST(Tap, SeesEverySiteOnce) {
+// Calibration runs a block in stages, and stops between any two of them: what a stage names must be all that the later
+// ones need.
+TEST(Stages, TogetherAreTheBlock) {
   ThreadPool pool(2);
+  constexpr int64_t kTokens = 5;
   for (const Case& test : kCases) {
     SCOPED_TRACE(test.name);
     const RandomSource source = source_of(test);
     const Spec& spec = source.spec();
     const PackedBlock block = *pack_block(*source.block(0), Isa::portable, pool);
-    Sequence sequence(spec, CacheType::f32);
-    const Segment segment{&sequence, 5, 0};
     Random random(5);
-    std::vector<float> hidden;
-    for (int64_t i = 0; i < 5 * spec.hidden; ++i) hidden.push_back(random.normal());
-    const std::vector<float> input = hidden;
-    std::vector<float> normed(hidden);
-    if (!spec.post_norm)
-      ops::normalize(spec, block.attention_norm, hidden.data(), 5, normed.data(), Isa::portable, pool);
-    std::vector<std::string> seen;
-    size_t stop_after = 0;  // never
-    const Tap tap = [&](const Site& site, const float* x, int64_t m, int64_t width) {
-      EXPECT_EQ(m, 5);
-      EXPECT_EQ(width, shape_of(spec, site.roles[0]).columns);
-      for (int64_t i = 0; i < m * width; ++i) EXPECT_TRUE(std::isfinite(x[i]));
-      if (seen.empty()) {
+    std::vector<float> input;
+    for (int64_t i = 0; i < kTokens * spec.hidden; ++i) input.push_back(random.normal());
+    Sequence whole(spec, CacheType::f32), staged(spec, CacheType::f32);
+    Workspace workspace;
+    std::vector<float> expected = input;
+    const Segment at_once{&whole, kTokens, 0}, in_stages{&staged, kTokens, 0};
+    forward_block(spec, block, 0, {&at_once, 1}, expected.data(), Isa::portable, workspace, pool);
+
+    std::map<unsigned, std::vector<float>> parts = {{kHiddenPart, input}};
+    const auto buffer_of = [&](unsigned part, Workspace& of, std::vector<float>& hidden) {
+      const int64_t heads = spec.heads * spec.head_dim;
+      const int64_t width = part == kMixedPart ? heads : part == kActivatedPart ? spec.ffn : spec.hidden;
+      AlignedBuffer<float>& buffer = part == kMixedPart ? of.mixed : part == kActivatedPart ? of.up : of.attention;
+      if (part != kHiddenPart) buffer.reserve(kTokens * width);
+      float* const data = part == kHiddenPart ? hidden.data() : buffer.data();
+      return std::span(data, static_cast<size_t>(kTokens * width));
+    };
+    for (size_t stage = 0; stage < sites_of(spec).size(); ++stage) {
+      const StageParts need = parts_of_stage(spec, stage);
+      Workspace fresh;
+      std::vector<float> hidden(input.size(), NAN);
+      for (const auto& [part, values] : parts)
+        if ((need.input | need.reads) & part) {
+          const auto to = buffer_of(part, fresh, hidden);
+          std::copy(values.begin(), values.end(), to.begin());
+        }
+      const float* const x = stage_input(spec, block, stage, hidden.data(), kTokens, Isa::portable, fresh, pool);
+      const int64_t width = shape_of(spec, sites_of(spec)[stage].roles[0]).columns;
+      for (int64_t i = 0; i < kTokens * width; ++i) ASSERT_TRUE(std::isfinite(x[i])) << stage;
+      if (stage == 0 && !spec.post_norm) {
+        std::vector<float> normed(input.size());
+        ops::normalize(spec, block.attention_norm, input.data(), kTokens, normed.data(), Isa::portable, pool);
         EXPECT_EQ(std::memcmp(x, normed.data(), normed.size() * sizeof(float)), 0);
       }
-      seen.push_back(site.name);
-      return seen.size() != stop_after;
-    };
-    Workspace workspace;
-    forward_block(spec, block, 0, {&segment, 1}, hidden.data(), Isa::portable, workspace, pool, &tap);
-    std::vector<std::string> expected;
-    for (const Site& site : sites_of(spec)) expected.push_back(site.name);
-    EXPECT_EQ(seen, expected);
-    for (stop_after = expected.size(); stop_after > 0; --stop_after) {
-      seen.clear();
-      std::vector<float> again = input;
-      forward_block(spec, block, 0, {&segment, 1}, again.data(), Isa::portable, workspace, pool, &tap);
-      expected.resize(stop_after);
-      EXPECT_EQ(seen, expected);
+      forward_stage(spec, block, stage, 0, {&in_stages, 1}, hidden.data(), Isa::portable, fresh, pool);
+      for (const unsigned part : {kHiddenPart, kMixedPart, kActivatedPart, kAttentionPart})
+        if (need.writes & part) {
+          const auto from = buffer_of(part, fresh, hidden);
+          parts[part].assign(from.begin(), from.end());
+        }
     }
+    EXPECT_EQ(std::memcmp(parts[kHiddenPart].data(), expected.data(), expected.size() * sizeof(float)), 0);
   }
 }
 

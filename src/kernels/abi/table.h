@@ -5,6 +5,7 @@
 #include "kernels/abi/attention.h"
 #include "kernels/abi/linear.h"
 #include "kernels/abi/probe.h"
+#include "kernels/abi/solve.h"
 #include "kernels/abi/token.h"
 
 namespace nibble {
@@ -15,6 +16,7 @@ struct KernelTable {
   const TokenKernels* token;      // null where this level adds nothing to the one below
   const AttentionRow* attention;  // ends with a row whose kernel is null
   const ProbeRow* probes;         // of the multipliers this level adds; ends with a row whose `run` is null
+  const SolveKernels* solve;      // null where this level adds nothing to the one below
 };
 
 extern const KernelTable kReferenceKernels;

@@ -14,6 +14,6 @@ constexpr AttentionRow kAttention[] = {{}};
 
 }  // namespace
 
-const KernelTable kAmxKernels = {"amx", kLinear, nullptr, kAttention, amx::kProbes};
+const KernelTable kAmxKernels = {"amx", kLinear, nullptr, kAttention, amx::kProbes, nullptr};
 
 }  // namespace nibble

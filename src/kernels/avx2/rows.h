@@ -18,10 +18,16 @@ void norm(const NormArgs& args);
 void activate(const ActivateArgs& args);
 void split(const SplitArgs& args);
 void quantize(const QuantizeArgs& args);
+void round(const RoundArgs& args);
 void attention_f32(const AttentionArgs& args);
 void attention_f16(const AttentionArgs& args);
 void store_cache_f32(const CacheStoreArgs& args);
 void store_cache_f16(const CacheStoreArgs& args);
+void multiply_f32(const ProductArgs<float>& args);
+void multiply_f64(const ProductArgs<double>& args);
+void widen(const WidenArgs& args);
+void add_scaled(const AddScaledArgs& args);
+float cost(const CostArgs& args);
 extern const ProbeRow kProbes[];  // ends with a row whose `run` is null
 
 }  // namespace nibble::avx2

@@ -22,10 +22,13 @@ constexpr AttentionRow kAttention[] = {
     {},
 };
 
-constexpr TokenKernels kToken = {"avx2", avx2::norm, avx2::activate, avx2::split, avx2::quantize};
+constexpr TokenKernels kToken = {"avx2", avx2::norm, avx2::activate, avx2::split, avx2::quantize, avx2::round};
+
+constexpr SolveKernels kSolve = {
+    "avx2", {4, 24, avx2::multiply_f32}, {4, 12, avx2::multiply_f64}, avx2::widen, avx2::add_scaled, avx2::cost};
 
 }  // namespace
 
-const KernelTable kAvx2Kernels = {"avx2", kLinear, &kToken, kAttention, avx2::kProbes};
+const KernelTable kAvx2Kernels = {"avx2", kLinear, &kToken, kAttention, avx2::kProbes, &kSolve};
 
 }  // namespace nibble

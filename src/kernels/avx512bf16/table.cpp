@@ -12,6 +12,6 @@ constexpr AttentionRow kAttention[] = {{}};
 
 }  // namespace
 
-const KernelTable kAvx512Bf16Kernels = {"avx512bf16", kLinear, nullptr, kAttention, avx512bf16::kProbes};
+const KernelTable kAvx512Bf16Kernels = {"avx512bf16", kLinear, nullptr, kAttention, avx512bf16::kProbes, nullptr};
 
 }  // namespace nibble

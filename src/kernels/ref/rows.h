@@ -15,8 +15,14 @@ void norm(const NormArgs& args);
 void activate(const ActivateArgs& args);
 void split(const SplitArgs& args);
 void quantize(const QuantizeArgs& args);
+void round(const RoundArgs& args);
 void attention(const AttentionArgs& args);
 void store_cache(const CacheStoreArgs& args);
+void multiply(const ProductArgs<float>& args);
+void multiply(const ProductArgs<double>& args);
+void widen(const WidenArgs& args);
+void add_scaled(const AddScaledArgs& args);
+float cost(const CostArgs& args);
 extern const ProbeRow kProbes[];  // ends with a row whose `run` is null
 
 }  // namespace nibble::ref

@@ -22,10 +22,13 @@ constexpr AttentionRow kAttention[] = {
     {},
 };
 
-constexpr TokenKernels kToken = {"reference", ref::norm, ref::activate, ref::split, ref::quantize};
+constexpr TokenKernels kToken = {"reference", ref::norm, ref::activate, ref::split, ref::quantize, ref::round};
+
+constexpr SolveKernels kSolve = {"reference", {4, 8, ref::multiply}, {4, 8, ref::multiply},
+                                 ref::widen,  ref::add_scaled,       ref::cost};
 
 }  // namespace
 
-const KernelTable kReferenceKernels = {"portable", kLinear, &kToken, kAttention, ref::kProbes};
+const KernelTable kReferenceKernels = {"portable", kLinear, &kToken, kAttention, ref::kProbes, &kSolve};
 
 }  // namespace nibble

@@ -11,6 +11,7 @@
 #include "core/threads.h"
 #include "quantize/observe/moments.h"
 #include "quantize/observe/row_sample.h"
+#include "quantize/triangle.h"
 
 namespace nibble {
 
@@ -18,24 +19,25 @@ namespace nibble {
 // into runs from its beginning, so the sum depends on the samples and their order only.
 class Gram {
  public:
-  static constexpr int64_t kGramRun = 128;
+  static constexpr int64_t kGramRun = 256;
 
   Gram() = default;
-  explicit Gram(int64_t width) : width_(width), sums_(width * width) {}
+  explicit Gram(int64_t width) : sums_(width) {}
 
-  int64_t width() const { return width_; }
+  int64_t width() const { return sums_.width(); }
   int64_t tokens() const { return tokens_; }
   bool empty() const { return tokens_ == 0; }
-  // One sample: x [count][width].
+  // One sample: x [count][width]. Needs a copy of a part of it.
   void add(const float* x, int64_t count, ThreadPool& pool);
-  // Element (i, j) of the sum with i <= j; the lower triangle is not kept up to date until mirror().
-  double at(int64_t i, int64_t j) const { return sums_[i * width_ + j]; }
-  void mirror();
-  const double* data() const { return sums_.data(); }
+  static int64_t scratch_bytes(int64_t width, int64_t count);  // what add() needs at most
+  double at(int64_t i, int64_t j) const { return sums_.at(i, j); }
+  const Triangle& sums() const { return sums_; }
 
  private:
-  int64_t width_ = 0, tokens_ = 0;
-  AlignedBuffer<double> sums_;
+  void add_part(const float* x, int64_t count, AlignedBuffer<float>& packed, ThreadPool& pool);
+
+  Triangle sums_;
+  int64_t tokens_ = 0;
 };
 
 // Which statistics; bits of a set. Steps ask for absmax and gram.

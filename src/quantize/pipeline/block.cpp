@@ -14,7 +14,7 @@ namespace nibble {
 namespace {
 
 // The weights that a quantized layer stands for, as a float layer.
-LinearWeight effective(const LinearWeight& weight, ThreadPool& pool) {
+LinearWeight decoded(const LinearWeight& weight, ThreadPool& pool) {
   Bytes values(static_cast<size_t>(weight.rows * weight.columns) * sizeof(float));
   pool.run_ranges(weight.rows, 16, [&](int64_t begin, int64_t end) {
     std::vector<float> row(static_cast<size_t>(weight.columns));
@@ -25,6 +25,14 @@ LinearWeight effective(const LinearWeight& weight, ThreadPool& pool) {
     }
   });
   return float_linear(weight.rows, weight.columns, Levels::f32, std::move(values), weight.bias);
+}
+
+// A quantized layer as calibration text runs through it: its weights as they are, its input not quantized.
+LinearWeight effective(const LinearWeight& weight, ThreadPool& pool) {
+  if (!weight.format.is_integer()) return decoded(weight, pool);
+  LinearWeight out = weight;
+  out.activations = *parse_format("f32");
+  return out;
 }
 
 SiteReport report_of(const std::string& name, const SiteStatistics& statistics) {
@@ -56,24 +64,28 @@ class BlockQuantizer {
     return {};
   }
 
-  Status quantize_site(const SitePlan& plan) {
+  // Site number `at` of the block.
+  Status quantize_site(const SitePlan& plan, size_t at) {
     SiteStatistics calibration, validation;
     if (streams_.calibration != nullptr) {
-      NIBBLE_DO(observe(*streams_.calibration, plan, plan.statistics() | kMoments | kRows, calibration));
+      NIBBLE_DO(observe(*streams_.calibration, plan, at, plan.statistics() | kMoments | kRows, calibration));
       result_.sites.push_back(report_of(plan.name, calibration));
       result_.absmax.insert(result_.absmax.end(), calibration.absmax.begin(), calibration.absmax.end());
     }
-    if (measures(plan)) NIBBLE_DO(observe(*streams_.validation, plan, kGram, validation));
+    if (streams_.validation != nullptr)
+      NIBBLE_DO(measures(plan) ? observe(*streams_.validation, plan, at, kGram, validation)
+                               : streams_.validation->reach(index_, *packed_, at, nullptr, pool_));
     SiteWork site{plan.name, plan.inputs, spec_.hidden, plan.sparse24(), &calibration, {}, {}, Levels::f16};
     for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_site(site, pool_));
     for (const LinearPlan& linear : plan.linears) NIBBLE_DO(quantize_linear(linear, site, calibration, validation));
+    if (packed_) find_plans(*packed_);
     return {};
   }
 
   // The hidden states of all text after this block.
   Status advance() {
     for (HiddenStream* stream : {streams_.calibration, streams_.validation})
-      if (stream != nullptr) NIBBLE_DO(stream->advance(index_, *packed_, pool_));
+      if (stream != nullptr) NIBBLE_DO(stream->reach(index_, *packed_, sites_of(spec_).size(), nullptr, pool_));
     return {};
   }
 
@@ -81,30 +93,23 @@ class BlockQuantizer {
 
  private:
   bool measures(const SitePlan& plan) const {
-    return streams_.validation != nullptr &&
-           std::any_of(plan.linears.begin(), plan.linears.end(), [](const LinearPlan& l) { return l.quantized(); });
+    return std::any_of(plan.linears.begin(), plan.linears.end(), [](const LinearPlan& l) { return l.quantized(); });
   }
 
-  Status observe(HiddenStream& stream, const SitePlan& plan, unsigned statistics, SiteStatistics& out) {
+  Status observe(HiddenStream& stream, const SitePlan& plan, size_t at, unsigned statistics, SiteStatistics& out) {
     out.absmax.assign(static_cast<size_t>(plan.inputs), 0);
     if (statistics & kGram) out.gram = Gram(plan.inputs);
     if (statistics & kRows) out.rows = RowSample(stream.tokens(), plan.inputs);
     Status seen;
-    NIBBLE_DO(stream.observe(
-        index_, *packed_,
-        [&](const Site& site, const float* x, int64_t length, int64_t width) {
-          if (site.name != plan.site.name) return true;
-          // Always looked at: a value that is not finite would spoil every statistic.
-          if (seen) seen = observe_absmax(x, length, out.absmax, plan.name, pool_);
-          if (seen && statistics & kGram) out.gram.add(x, length, pool_);
-          if (seen && statistics & kMoments) observe_moments(x, length, width, out.moments, pool_);
-          if (seen && statistics & kRows) out.rows.add(x, length);
-          return false;
-        },
-        pool_));
-    NIBBLE_DO(seen);
-    if (statistics & kGram) out.gram.mirror();
-    return {};
+    const SampleTap tap = [&](const float* x, int64_t length, int64_t width) {
+      // Always looked at: a value that is not finite would spoil every statistic.
+      if (seen) seen = observe_absmax(x, length, out.absmax, plan.name, pool_);
+      if (seen && statistics & kGram) out.gram.add(x, length, pool_);
+      if (seen && statistics & kMoments) observe_moments(x, length, width, out.moments, pool_);
+      if (seen && statistics & kRows) out.rows.add(x, length);
+    };
+    NIBBLE_DO(stream.reach(index_, *packed_, at, &tap, pool_));
+    return seen;
   }
 
   Status quantize_linear(const LinearPlan& plan, SiteWork& site, const SiteStatistics& calibration,
@@ -193,12 +198,12 @@ class BlockQuantizer {
 
 Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan, int64_t index,
                                    BlockWeights original, const Streams& streams, Isa isa, ThreadPool& pool,
-                                   const std::function<void(const std::string&)>& told) {
+                                   const std::function<void(size_t)>& told) {
   BlockQuantizer quantizer(spec, index, std::move(original), streams, isa, pool);
   NIBBLE_DO(quantizer.prepare());
-  for (const SitePlan& site : plan) {
-    NIBBLE_DO(quantizer.quantize_site(site));
-    told(site.site.name);
+  for (size_t site = 0; site < plan.size(); ++site) {
+    NIBBLE_DO(quantizer.quantize_site(plan[site], site));
+    told(site);
   }
   NIBBLE_DO(quantizer.advance());
   return quantizer.take();

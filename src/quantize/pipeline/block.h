@@ -29,9 +29,9 @@ struct BlockResult {
   std::vector<float> absmax;
 };
 
-// `told` is called with what has been done ("gate_up solved") after each site.
+// `told` is called after each site with its number.
 Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan, int64_t index,
                                    BlockWeights original, const Streams& streams, Isa isa, ThreadPool& pool,
-                                   const std::function<void(const std::string&)>& told);
+                                   const std::function<void(size_t)>& told);
 
 }  // namespace nibble

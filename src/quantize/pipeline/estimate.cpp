@@ -4,14 +4,17 @@
 
 #include "model/globals.h"
 #include "quantize/pipeline/head.h"
+#include "quantize/solve/cholesky.h"
+#include "quantize/solve/error.h"
+#include "quantize/solve/gptq.h"
 
 namespace nibble {
 namespace {
 
-constexpr int64_t kProgram = int64_t{96} << 20;  // program, tokenizer, text and small things
-constexpr int64_t kWantedTokens = 4096;          // run at a time where memory allows
+constexpr int64_t kProgram = int64_t{40} << 20;  // program, tokenizer, text and small things
+constexpr int64_t kWantedTokens = 2048;          // run at a time where memory allows
 constexpr int64_t kDefaultLength = 2048;
-constexpr int64_t kSlack = 10;  // a tenth more: allocators and page tables
+constexpr int64_t kSlack = 25;  // a twenty-fifth more: allocators and page tables
 
 int64_t with_slack(int64_t bytes) { return bytes + bytes / kSlack; }
 
@@ -32,7 +35,7 @@ int64_t float_bytes(const NumberFormat& format) { return format.bits / 8; }
 int64_t stored_bytes(const LinearPlan& plan, const Shape& shape, int64_t kept) {
   if (!plan.quantized()) return shape.rows * shape.columns * float_bytes(plan.weights);
   const RowSizes row = row_sizes(plan.weights, shape.columns - kept, plan.sparse24);
-  return shape.rows * (row.bytes() + 2 * kept) + 4 * kept;
+  return shape.rows * (row.bytes() + 2 * kept) + 4 * kept + (plan.weights.outer ? 4 : 0);
 }
 
 int64_t norm_bytes(const Spec& spec) {
@@ -40,45 +43,117 @@ int64_t norm_bytes(const Spec& spec) {
   return (int{parts.gain} + int{parts.bias}) * spec.hidden * static_cast<int64_t>(sizeof(float));
 }
 
-struct BlockSizes {
-  int64_t parameters = 0, stored = 0, largest = 0;
-  int64_t widest = 0;               // inputs of a site with a Gram matrix
-  int64_t inputs = 0, outputs = 0;  // the most of a site, of a linear
-  int64_t channels = 0;             // inputs of all sites
-  bool observed = false;            // a step needs calibration text
-};
+// Bytes of a value of the checkpoint, which its size tells.
+int64_t bytes_of_global(const ModelSource& source) {
+  return source.file_bytes() > 3 * parameter_count(source.spec()) ? 4 : 2;
+}
 
-BlockSizes sizes_of(const std::vector<SitePlan>& sites, const Spec& spec) {
-  BlockSizes sizes;
-  sizes.stored = norm_bytes(spec) * (spec.shared_norm ? 1 : 2);
+int64_t stored_block_bytes(const std::vector<SitePlan>& sites, const Spec& spec) {
+  int64_t bytes = norm_bytes(spec) * (spec.shared_norm ? 1 : 2);
   for (const SitePlan& site : sites) {
     const int64_t kept = most_kept(site, spec);
     for (const LinearPlan& linear : site.linears) {
       const Shape shape = shape_of(spec, linear.role);
-      sizes.parameters += shape.rows * shape.columns;
-      sizes.stored += stored_bytes(linear, shape, kept);
-      if (spec.bias[static_cast<size_t>(linear.role)]) sizes.stored += shape.rows * static_cast<int64_t>(sizeof(float));
-      sizes.largest = std::max(sizes.largest, shape.rows * shape.columns);
-      sizes.outputs = std::max(sizes.outputs, shape.rows);
+      bytes += stored_bytes(linear, shape, kept);
+      if (spec.bias[static_cast<size_t>(linear.role)]) bytes += shape.rows * static_cast<int64_t>(sizeof(float));
     }
-    sizes.inputs = std::max(sizes.inputs, site.inputs);
-    sizes.channels += site.inputs;
-    sizes.observed |= site.statistics() != kNoStatistics;
-    if (site.statistics() & kGram) sizes.widest = std::max(sizes.widest, site.inputs);
   }
-  return sizes;
+  return bytes;
 }
 
-// Floats of one token on its way through a block: the buffers of the forward pass, its cache and its states.
-int64_t floats_per_token(const Spec& spec) {
-  const int64_t heads = spec.heads * spec.head_dim, cache = spec.kv_heads * spec.head_dim;
-  return 5 * spec.hidden + 2 * heads + 4 * cache + 2 * spec.ffn + std::max({spec.hidden, heads, spec.ffn});
+// Floats of one token while text runs through the linears of a site, up to the next: what is read and written, the
+// input once more as it is prepared, and for attention its cache.
+int64_t floats_per_token(const SitePlan& plan, const Spec& spec) {
+  const int64_t d = spec.hidden, heads = spec.heads * spec.head_dim, cache = spec.kv_heads * spec.head_dim;
+  const int64_t mlp = (int{spec.gated} + 1) * spec.ffn;
+  switch (plan.linears[0].role) {
+    case Role::q: return 2 * d + 2 * heads + 4 * cache + (spec.shared_norm ? mlp : 0);
+    case Role::o: return 3 * d + 2 * heads + std::max(d, spec.shared_norm ? spec.ffn : 0);
+    case Role::down: return 2 * spec.ffn + (spec.parallel ? 3 : 2) * d;
+    default: return 2 * d + mlp;
+  }
 }
 
-// Bytes of a value outside the blocks: in the type of the checkpoint, which its size tells.
-int64_t bytes_of_global(const ModelSource& source) {
-  return source.file_bytes() > 3 * parameter_count(source.spec()) ? 4 : 2;
-}
+// What lies in memory from one site of a block to the next.
+struct BlockState {
+  int64_t packed = 0;  // the block as text runs through it
+  int64_t solved = 0;  // its quantized linears as they will be stored
+};
+
+// What sites need, one after the other.
+class BlockNeeds {
+ public:
+  BlockNeeds(const QuantizeOptions& options, const ModelSource& source, int64_t length, int threads, Needs& needs)
+      : spec_(source.spec()),
+        float_size_(bytes_of_global(source)),
+        length_(length),
+        threads_(threads),
+        text_(!options.calibration.empty() || !options.validation.empty()),
+        calibrated_(!options.calibration.empty()),
+        validated_(!options.validation.empty()),
+        needs_(needs) {}
+
+  void add(const std::vector<SitePlan>& sites) {
+    BlockState state;
+    if (text_)
+      for (const SitePlan& site : sites)
+        for (const LinearPlan& linear : site.linears) state.packed += parameters(linear) * float_size_;
+    for (size_t i = 0; i < sites.size(); ++i) {
+      const bool gram = (sites[i].statistics() & kGram) != 0;
+      const int64_t matrices = Triangle::bytes(sites[i].inputs) * (int{gram} + int{validated_});
+      const int64_t rows = calibrated_ ? 4 * RowSample::kMostRows * sites[i].inputs : 0;
+      if (text_) {
+        // On the way to the site; it is looked at as it is, and packed for the Gram matrix.
+        const int64_t floats =
+            std::max(2 * spec_.hidden, (i > 0 ? floats_per_token(sites[i - 1], spec_) : 0) + spec_.hidden);
+        const int64_t scratch = gram || validated_ ? Gram::scratch_bytes(sites[i].inputs, length_) : 0;
+        needs_.passes.push_back(
+            {with_slack(state.packed + state.solved + matrices + rows + scratch), with_slack(floats * length_ * 4)});
+      }
+      solve(sites[i], matrices + rows, gram, state);
+    }
+    if (text_)
+      needs_.passes.push_back(
+          {with_slack(state.packed + state.solved), with_slack(floats_per_token(sites.back(), spec_) * length_ * 4)});
+    // The block once more, as it will be run, for the prompt of the fingerprint.
+    widen(state.packed + 2 * state.solved);
+  }
+
+ private:
+  int64_t parameters(const LinearPlan& linear) const {
+    const Shape shape = shape_of(spec_, linear.role);
+    return shape.rows * shape.columns;
+  }
+
+  void widen(int64_t bytes) { needs_.solving = std::max(needs_.solving, with_slack(bytes)); }
+
+  void solve(const SitePlan& site, int64_t statistics, bool gram, BlockState& state) {
+    const int64_t kept = most_kept(site, spec_), k = site.inputs;
+    const int64_t factor = gram ? Triangle::bytes(k) : 0;
+    if (gram) widen(state.packed + state.solved + statistics + factor + factor_scratch_bytes(k, threads_));
+    for (const LinearPlan& linear : site.linears) {
+      const Shape shape = shape_of(spec_, linear.role);
+      const int64_t count = shape.rows * shape.columns, stored = stored_bytes(linear, shape, kept);
+      // As read and in float32; then either the solver's scratch, or beside the result what it is compared with.
+      int64_t work = count * (float_size_ + 4) + stored;
+      if (linear.quantized()) {
+        const int64_t solver = gram ? gptq_scratch_bytes(shape.rows, k, threads_) : 0;
+        const int64_t trial = calibrated_ ? stored + 64 * 2 * 4 * (shape.rows + shape.columns) : 0;
+        const int64_t measuring = gram || validated_ ? stored + energy_scratch_bytes(k, threads_) : 0;
+        work += std::max({solver, trial, measuring, text_ ? 2 * stored : 0});
+      }
+      widen(state.packed + state.solved + statistics + factor + work);
+      state.solved += stored;
+      if (text_) state.packed -= linear.quantized() ? count * float_size_ - stored : 0;
+    }
+  }
+
+  const Spec& spec_;
+  int64_t float_size_, length_;
+  int threads_;
+  bool text_, calibrated_, validated_;
+  Needs& needs_;
+};
 
 // Of a head that is not the embedding.
 int64_t stored_head_bytes(const ModelSource& source) {
@@ -136,42 +211,62 @@ Result<std::vector<std::vector<SitePlan>>> plan_all(const Recipe& recipe, const 
   return plans;
 }
 
+int64_t Needs::peak() const {
+  int64_t most = solving;
+  for (const Pass& pass : passes) most = std::max(most, pass.fixed + chunk * pass.per_sample);
+  return kProgram + most;
+}
+
+double work_of(const std::vector<SitePlan>& block, size_t site, const Spec& spec, int64_t tokens) {
+  constexpr double kPerWeight = 1000;  // reading, rounding, measuring, storing
+  const auto weights = [&](const SitePlan& plan) {
+    double count = 0;
+    for (const LinearPlan& linear : plan.linears) {
+      const Shape shape = shape_of(spec, linear.role);
+      count += static_cast<double>(shape.rows) * static_cast<double>(shape.columns);
+    }
+    return count;
+  };
+  const SitePlan& plan = block[site];
+  const auto k = static_cast<double>(plan.inputs), text = static_cast<double>(tokens);
+  double work = kPerWeight * weights(plan);
+  if (site > 0) work += 2 * text * weights(block[site - 1]);
+  if (site + 1 == block.size()) work += 2 * text * weights(plan);
+  // The solver counts in float64: half as fast.
+  if (plan.statistics() & kGram) work += text * k * k + 2 * (4.0 / 3 * k * k * k + weights(plan) * k);
+  return work;
+}
+
 Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source,
-                       const std::vector<std::vector<SitePlan>>& plans, int64_t length) {
+                       const std::vector<std::vector<SitePlan>>& plans, int64_t length, int threads) {
   const Spec& spec = source.spec();
-  BlockSizes most;
+  const bool calibrated = !options.calibration.empty(), validated = !options.validation.empty();
   Needs needs;
+  BlockNeeds blocks(options, source, length, threads, needs);
+  int64_t channels = 0;
   for (const std::vector<SitePlan>& plan : plans) {
-    const BlockSizes sizes = sizes_of(plan, spec);
-    needs.output += sizes.stored;
-    most.parameters = std::max(most.parameters, sizes.parameters);
-    most.stored = std::max(most.stored, sizes.stored);
-    most.largest = std::max(most.largest, sizes.largest);
-    most.widest = std::max(most.widest, sizes.widest);
-    most.inputs = std::max(most.inputs, sizes.inputs);
-    most.outputs = std::max(most.outputs, sizes.outputs);
-    most.channels += sizes.channels;
-    most.observed |= sizes.observed;
+    needs.output += stored_block_bytes(plan, spec);
+    for (const SitePlan& site : plan) channels += site.inputs;
+    blocks.add(plan);
   }
-  const bool calibrated = most.observed || !options.calibration.empty(), validated = !options.validation.empty();
-  const bool text = calibrated || validated;
   const int64_t globals = global_bytes(source);
   needs.output += globals;
-  if (options.recipe.head) needs.output += head_bytes(spec, *options.recipe.head) - stored_head_bytes(source);
-  // A block: as read, as run (float32 once it is quantized), as stored; one linear as floats, effective and rounded;
-  // the Gram matrices and the factorisation of the widest site.
-  const int64_t matrices = 8 * (3 * most.widest * most.widest + int{validated} * most.inputs * most.inputs);
-  // A sample of a site's input, as it is and prepared for a layer, and the outputs of two layers on it.
-  const int64_t sample = calibrated ? 4 * RowSample::kMostRows * 2 * (most.inputs + most.outputs) : 0;
-  const int64_t block = 4 * most.parameters * (text ? 2 : 1) + most.stored + 10 * most.largest + matrices + sample;
-  // The globals: as read, and the output matrix packed.
-  needs.fixed = kProgram + with_slack(std::max(block, 3 * globals));
-  needs.per_sample = text ? with_slack(floats_per_token(spec) * length * 4) : 0;
-  needs.hidden = 2 * options.samples * length * spec.hidden * 4 * (int{calibrated} + int{validated});
-  if (calibrated) needs.hidden += 2 * most.channels * 4;
+  // Before the blocks the globals as read, with a head that gets a format of its own in float32 and as stored; after
+  // them the output matrix, as read and packed.
+  const Shape head = shape_of(spec, Global::head);
+  int64_t outside = std::max(globals, 2 * head.rows * head.columns * bytes_of_global(source));
+  if (options.recipe.head) {
+    const int64_t stored = head_bytes(spec, *options.recipe.head);
+    needs.output += stored - stored_head_bytes(source);
+    outside = std::max(outside, globals + 4 * head.rows * head.columns + stored);
+  }
+  needs.solving = std::max(needs.solving, with_slack(outside));
+  // Between blocks the states before and after; between stages those of the stage beside them.
+  const int64_t between = 2 * spec.hidden + std::max(spec.heads * spec.head_dim, spec.ffn) + spec.hidden;
+  needs.hidden = options.samples * length * between * 4 * (int{calibrated} + int{validated});
+  if (calibrated) needs.hidden += 2 * channels * 4;
   needs.chunk = std::clamp<int64_t>(kWantedTokens / length, 1, options.samples);
-  if (options.memory_limit > 0 && needs.per_sample > 0)
-    needs.chunk = std::clamp<int64_t>((options.memory_limit - needs.fixed) / needs.per_sample, 1, needs.chunk);
+  while (options.memory_limit > 0 && needs.chunk > 1 && needs.peak() > options.memory_limit) --needs.chunk;
   if (options.memory_limit > 0 && needs.peak() > options.memory_limit)
     return fail(ErrorCode::usage,
                 "the memory limit of {} bytes is too small for this model and recipe: at least {} bytes are needed for "

@@ -11,12 +11,17 @@ namespace nibble {
 
 // Sizes of a run in bytes. `chunk` is the number of samples that the memory limit allows to run at a time.
 struct Needs {
-  int64_t fixed = 0;       // the largest block with its statistics and solver, or the globals: without text
-  int64_t per_sample = 0;  // of calibration text while it runs through a block
-  int64_t output = 0;      // all tensors
-  int64_t hidden = 0;      // hidden states between blocks, and what calibration showed of the channels
+  // Most memory at a time when nothing runs through a block: while linears are solved, and before and after all blocks.
+  int64_t solving = 0;
+  // A pass of text through a stage of a block: what lies in memory meanwhile, and for each sample of a chunk.
+  struct Pass {
+    int64_t fixed = 0, per_sample = 0;
+  };
+  std::vector<Pass> passes;
+  int64_t output = 0;  // all tensors
+  int64_t hidden = 0;  // states between blocks and between stages, and what calibration showed of the channels
   int64_t chunk = 1;
-  int64_t peak() const { return fixed + chunk * per_sample; }
+  int64_t peak() const;
 };
 
 // Tokens per sample: options.length, or min(2048, the model's positions). `usage` error when it is too long.
@@ -24,7 +29,11 @@ Result<int64_t> sample_length(const QuantizeOptions& options, const Spec& spec);
 
 // `usage` error naming the least memory when not even one sample fits options.memory_limit.
 Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source,
-                       const std::vector<std::vector<SitePlan>>& plans, int64_t length);
+                       const std::vector<std::vector<SitePlan>>& plans, int64_t length, int threads);
+
+// Work on a site of a block in operations, so that sites can be compared: `tokens` of text that run through the linears
+// of the site before it (and for the last one, of itself), statistics, solver.
+double work_of(const std::vector<SitePlan>& block, size_t site, const Spec& spec, int64_t tokens);
 
 // One line for each role and way of treating it.
 std::vector<std::string> describe(const Spec& spec, const std::vector<std::vector<SitePlan>>& plans);

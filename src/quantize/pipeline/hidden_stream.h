@@ -1,8 +1,9 @@
 // The hidden states of many samples between two blocks, in a file, so that memory holds a few samples at a time.
 //
-// Before block b the states lie in FOLDER/NAME.b.f32: float32 [samples][length][hidden]. A pass reads them in chunks of
-// whole samples and may write those after the block, durably, to NAME.(b+1).f32. A sample's states depend on nothing
-// but the sample, so the size of the chunks does not matter.
+// Before block b the states lie in FOLDER/NAME.b.f32: float32 [samples][length][hidden], written durably. A block is
+// run in stages (runtime/block.h): what a stage leaves to the later ones lies meanwhile in NAME.b.PART.f32, which is of
+// no use after a crash. Passes read and write in chunks of whole samples. A sample's states depend on nothing but the
+// sample, so the size of the chunks does not matter.
 #pragma once
 
 #include <filesystem>
@@ -16,9 +17,8 @@
 
 namespace nibble {
 
-// Sees what each sample brings to a site: x [length][width], samples in order. False: the sites after this one are not
-// wanted.
-using SampleTap = std::function<bool(const Site& site, const float* x, int64_t length, int64_t width)>;
+// Sees what each sample brings to a site: x [length][width], samples in order.
+using SampleTap = std::function<void(const float* x, int64_t length, int64_t width)>;
 
 class HiddenStream {
  public:
@@ -28,8 +28,11 @@ class HiddenStream {
 
   // Writes the states before block 0.
   Status embed(const Embedder& embedder, ThreadPool& pool);
-  // Runs all samples through a block.
-  Status observe(int64_t index, const PackedBlock& block, const SampleTap& tap, ThreadPool& pool);
+  // Runs all samples to the input of site `site` of sites_of(spec), whose turn it is: through the linears of the site
+  // before it, as they are in `block` by now. With as many as there are sites: to the end of the block. `tap` may be
+  // null.
+  Status reach(int64_t index, const PackedBlock& block, size_t site, const SampleTap* tap, ThreadPool& pool);
+  // The whole block at once.
   Status advance(int64_t index, const PackedBlock& block, ThreadPool& pool);
   // The states before block `index`, of all samples. For short streams.
   Result<std::vector<float>> read(int64_t index) const;
@@ -37,14 +40,21 @@ class HiddenStream {
 
   std::filesystem::path path(int64_t index) const;
   int64_t tokens() const { return samples_->count * samples_->length; }
-  int64_t bytes() const { return samples_->count * sample_floats() * static_cast<int64_t>(sizeof(float)); }
 
  private:
-  int64_t sample_floats() const { return samples_->length * spec_.hidden; }
+  struct Part;
+  static const Part kParts[];
+  class Files;
+
+  int64_t width(unsigned part) const;
+  float* buffer(unsigned part);  // in memory, of a chunk
+  std::filesystem::path path(int64_t index, const char* part) const;
+  // Where a part of the block lies now: the residual stream begins as the states before the block.
+  std::filesystem::path current(int64_t index, const Part& part) const;
+  void remove_parts(int64_t index, unsigned parts) const;
   // Calls work(first sample, count, segments) for each chunk.
   template <class Work>
   Status for_chunks(const Work& work);
-  Status run(int64_t index, const PackedBlock& block, const SampleTap* tap, bool write, ThreadPool& pool);
 
   std::filesystem::path folder_;
   std::string name_;
@@ -54,6 +64,7 @@ class HiddenStream {
   Isa isa_;
   std::vector<Sequence> sequences_;
   Workspace workspace_;
+  bool inside_ = false;  // the residual stream has left path(index) for a file of its own
 };
 
 }  // namespace nibble

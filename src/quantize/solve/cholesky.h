@@ -1,23 +1,16 @@
-// Dense symmetric factorisation in float64, in parallel and bit-identical for any number of threads.
+// Dense symmetric factorisation in float64, in place, in parallel and bit-identical for any number of threads.
 #pragma once
 
-#include <cstdint>
-
-#include "core/buffer.h"
 #include "core/threads.h"
+#include "quantize/triangle.h"
 
 namespace nibble {
 
-// In place: the lower triangle of a [n][n] (row-major) becomes L with L L' = a; the upper one is not read and left
-// as it is. False when a pivot is not positive (or not finite): a is not positive definite, and its contents are lost.
-bool cholesky(double* a, int64_t n, ThreadPool& pool);
-
-// The inverse of a lower triangular matrix [n][n], which is lower triangular; zeros above the diagonal.
-AlignedBuffer<double> invert_lower(const double* lower, int64_t n, ThreadPool& pool);
-
-// The upper triangular U with U' U = inverse of the symmetric h [n][n] (only its upper triangle is read): the
-// Cholesky factor of the inverse, without forming the inverse. With rows and columns of h reversed and L L' its
-// factorisation, h = R R' with R the reversed L, and U is the inverse of R. Empty when h is not positive definite.
-AlignedBuffer<double> upper_factor_of_inverse(AlignedBuffer<double> h, int64_t n, ThreadPool& pool);
+// In place: h becomes the upper triangular U with U' U = inverse of h, the Cholesky factor of the inverse, without
+// forming the inverse: U is the inverse of R, the upper triangular matrix with R R' = h. False when a pivot is not
+// positive (or not finite): h is not positive definite, and its contents are lost. Beside h it needs
+// factor_scratch_bytes().
+bool upper_factor_of_inverse(Triangle& h, ThreadPool& pool);
+int64_t factor_scratch_bytes(int64_t n, int threads);
 
 }  // namespace nibble

@@ -4,7 +4,9 @@
 #include <limits>
 
 #include "core/checked.h"
+#include "format/block_scale.h"
 #include "format/linear_weight.h"
+#include "kernels/product.h"
 
 namespace nibble {
 namespace {
@@ -35,16 +37,26 @@ Result<Clip> read_clip(JsonReader& parameters) {
 }
 
 double rounding_cost(std::span<const float> values, const Grid& grid, double norm, double enough) {
+  constexpr size_t kAtATime = 512;
+  const SolveKernels& kernels = solve_kernels();
+  const double unit = std::pow(static_cast<double>(grid.scale), norm);
+  CostArgs args{nullptr,
+                0,
+                grid.inverse,
+                static_cast<float>(-grid.offset),
+                static_cast<float>(grid.most - grid.offset),
+                static_cast<float>(norm)};
   double sum = 0;
-  for (float value : values) {
-    const double error = std::fabs(static_cast<double>(grid.round(value)) - static_cast<double>(value));
-    sum += norm == 2 ? error * error : std::pow(error, norm);
-    if (sum >= enough) break;  // every term is at least zero: it cannot win any more
+  for (size_t i = 0; i < values.size() && sum < enough; i += kAtATime) {
+    args.values = values.data() + i;
+    args.count = static_cast<int64_t>(std::min(kAtATime, values.size() - i));
+    sum += unit * static_cast<double>(kernels.cost(args));  // at least zero: a sum that is enough cannot win any more
   }
   return sum;
 }
 
-Grid choose_grid(std::span<const float> values, const NumberFormat& format, const Clip& clip) {
+Grid choose_grid(std::span<const float> values, const NumberFormat& format, const Clip& clip, float outer) {
+  if (format.is_block()) return choose_block_grid(values, format, outer);
   const Range range = range_of(values);
   Grid best = stored_grid(range, format);
   if (clip.steps == 1) return best;
@@ -69,6 +81,7 @@ struct RatioSum {
 };
 
 double clip_ratio(std::span<const float> values, const Grid& grid, const NumberFormat& format) {
+  if (format.is_block()) return 1;
   const Range range = range_of(values);
   if (range.least == range.greatest) return 1;
   return std::min(1.0, static_cast<double>(grid.scale) / static_cast<double>(stored_grid(range, format).scale));

@@ -26,15 +26,16 @@ inline constexpr double kClipResolution = 100;
 Result<Clip> read_clip(JsonReader& parameters);
 
 // The grid of a weight format for one run of values that share a scale, with the scale already rounded to what the
-// format stores. `format` is an integer format.
-Grid choose_grid(std::span<const float> values, const NumberFormat& format, const Clip& clip);
+// format stores. `format` has codes; block formats go by their own rule, under the layer's outer scale.
+Grid choose_grid(std::span<const float> values, const NumberFormat& format, const Clip& clip, float outer = 1);
 
-// Sum of |rounded - w|^norm; may stop once the sum reaches `enough`.
+// Sum of |rounded - w|^norm on a grid of integers; may stop once the sum reaches `enough`.
 double rounding_cost(std::span<const float> values, const Grid& grid, double norm, double enough);
 
 // How much of the weights' range the grids of a solved layer hold. The ratio of one grid is its scale over the scale
 // that the original weights of its run would get without clipping: the p that `Clip` searches for, whether the grid
-// is symmetric or not. 1 where nothing is clipped: also for a run of zeros, and for a grid with room to spare.
+// is symmetric or not. 1 where nothing is clipped: also for a run of zeros, for a grid with room to spare, and for
+// block formats.
 struct ClipRatios {
   double mean = 1, least = 1;  // over the grids of all rows
 };

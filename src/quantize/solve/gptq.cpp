@@ -5,14 +5,19 @@
 #include <numeric>
 
 #include "core/checked.h"
+#include "kernels/product.h"
 #include "quantize/solve/cholesky.h"
-#include "quantize/solve/product.h"
 #include "quantize/solve/round.h"
 
 namespace nibble {
 namespace {
 
-constexpr int64_t kRowsPerTask = 16;
+constexpr int64_t kMostRows = 256;  // of a task: U, which may be too large for any cache, is read once for all of them
+constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kTogether = 8;  // rows that are solved side by side
+constexpr int64_t kStep = 32;     // columns that are solved one by one before the rest of their block is updated
+constexpr int64_t kRun = 256;     // columns whose errors are packed and applied at a time
+constexpr int64_t kStrip = 192;   // columns that they are applied to at a time
 constexpr double kLeastRaisedDamp = 1e-4, kMostDamp = 10;
 
 // What does not change from row to row.
@@ -21,15 +26,16 @@ struct Problem {
   const LayerForm& form;
   const GptqFactor& factor;
   const GptqOptions& options;
-  std::vector<int32_t> dense;   // original columns in stored order
-  std::vector<int32_t> stored;  // for each position of a dense column its place in stored order
+  std::vector<int32_t> dense;     // original columns in stored order
+  std::vector<int32_t> stored;    // for each position of a dense column its place in stored order
+  std::vector<int32_t> group_of;  // and the number of its group
   bool fit_groups_late = false;
   int64_t columns, dense_count, group;
 
   Problem(const FloatLayer& of, const LayerForm& into, const GptqFactor& with, const GptqOptions& how);
-  Strided<const double> upper() const { return {factor.upper.data(), columns, 1}; }
-  // Updates of later columns are put off to the end of a batch. A batch ends with a group that is fitted late, unless
-  // groups lie inside blocks anyway: no group may be fitted before all updates of its columns.
+  double pivot(int64_t p) const { return factor.upper.row(p)[p]; }
+  // Where the block of columns that starts here ends. Groups that are fitted late lie in it whole, since none may be
+  // fitted before all updates of its columns, and so do fours of a pattern.
   int64_t batch_end(int64_t begin) const;
 };
 
@@ -46,18 +52,23 @@ Problem::Problem(const FloatLayer& of, const LayerForm& into, const GptqFactor& 
   for (size_t i = 0; i < dense.size(); ++i) place[static_cast<size_t>(dense[i])] = static_cast<int32_t>(i);
   for (int64_t p = 0; p < dense_count; ++p)
     stored.push_back(place[static_cast<size_t>(factor.order[static_cast<size_t>(p)])]);
+  for (const int32_t at : stored) group_of.push_back(static_cast<int32_t>(at / group));
   const bool stored_order = form.sparse24 || options.order == ColumnOrder::natural ||
                             (options.order == ColumnOrder::kept_last && form.kept.empty());
   fit_groups_late = form.weights.sharing == Sharing::group && stored_order;
 }
 
 int64_t Problem::batch_end(int64_t begin) const {
-  int64_t end = std::min(begin + options.block, dense_count);
-  if (fit_groups_late && options.block % group != 0) end = std::min(end, (begin / group + 1) * group);
-  return end;
+  int64_t unit = 1;
+  if (fit_groups_late) {
+    unit = group;
+    while (form.sparse24 && unit % 4 != 0) unit += group;
+  }
+  return std::min(begin + std::max(options.block / unit, int64_t{1}) * unit, dense_count);
 }
 
-// A few rows on their way through the columns. `work` holds them in processing order.
+// Some rows on their way through the columns. `work` holds them in processing order. What the columns before a block
+// have to say to it is said when the solver reaches the block; inside it, the solver goes in steps.
 class Rows {
  public:
   Rows(const Problem& problem, LinearWeight& out, int64_t begin, int64_t end)
@@ -66,23 +77,48 @@ class Rows {
         begin_(begin),
         count_(end - begin),
         work_(count_ * problem.columns),
-        errors_(count_ * problem.options.block) {
-    for (int64_t r = 0; r < count_; ++r) load(r);
+        errors_(left_size(tile_, count_, problem.dense_count)),
+        right_(right_size(tile_, kStrip, kRun)) {
+    for (int64_t r = 0; r < count_; ++r) {
+      error_rows_.push_back(r / tile_.rows * tile_.rows * problem.dense_count + r % tile_.rows);
+      load(r);
+    }
+  }
+
+  static int64_t bytes(int64_t rows, int64_t columns) {
+    const ProductTile<double>& tile = solve_kernels().f64;
+    const int64_t values = rows * columns + left_size(tile, rows, columns) + right_size(tile, kStrip, kRun);
+    return values * static_cast<int64_t>(sizeof(double)) + 2 * rows * columns;  // and codes, and grids
   }
 
   void solve() {
     for (int64_t begin = 0; begin < problem_.dense_count;) {
       const int64_t end = problem_.batch_end(begin);
-      for (int64_t r = 0; r < count_; ++r) solve_batch(r, begin, end);
-      update_later(begin, end);
+      update(0, begin, begin, end);
+      for (int64_t at = begin; at < end;) {
+        const int64_t stop = step_end(at, end);
+        for (int64_t r = 0; r < count_; r += kTogether) solve_step(r, std::min(r + kTogether, count_), at, stop);
+        update(at, stop, stop, end);
+        at = stop;
+      }
       begin = end;
     }
+    update(0, problem_.dense_count, problem_.dense_count, problem_.columns);
     for (int64_t r = 0; r < count_; ++r) store(r);
   }
 
  private:
   double* row(int64_t r) { return work_.data() + r * problem_.columns; }
-  double* errors(int64_t r) { return errors_.data() + r * problem_.options.block; }
+  // Minus the errors of row r by position, R values apart: where the left factor of a product has them.
+  double* errors_of(int64_t r) { return errors_.data() + error_rows_[static_cast<size_t>(r)]; }
+
+  // A step ends with a group that is fitted late, and tears no four apart.
+  int64_t step_end(int64_t begin, int64_t end) const {
+    end = std::min(end, begin + kStep);
+    if (problem_.fit_groups_late) end = std::min(end, (begin / problem_.group + 1) * problem_.group);
+    if (problem_.form.sparse24 && end / 4 * 4 > begin) end = end / 4 * 4;
+    return end;
+  }
 
   void load(int64_t r) {
     const auto original = problem_.layer.row(begin_ + r);
@@ -90,7 +126,7 @@ class Rows {
     if (!problem_.fit_groups_late) {
       std::vector<float> dense(problem_.dense.size());
       for (size_t i = 0; i < dense.size(); ++i) dense[i] = original[static_cast<size_t>(problem_.dense[i])];
-      solved_.back().grids = choose_grids(dense, problem_.form.weights, problem_.options.clip);
+      solved_.back().grids = choose_grids(dense, problem_.form.weights, problem_.options.clip, problem_.form.outer);
     }
     for (int64_t p = 0; p < problem_.columns; ++p) {
       const auto column = static_cast<size_t>(problem_.factor.order[static_cast<size_t>(p)]);
@@ -104,40 +140,57 @@ class Rows {
     std::vector<float> values;
     for (int64_t k = p; k < end; ++k) values.push_back(static_cast<float>(row(r)[k]));
     solved_[static_cast<size_t>(r)].grids[static_cast<size_t>(p / problem_.group)] =
-        choose_grid(values, problem_.form.weights, problem_.options.clip);
+        choose_grid(values, problem_.form.weights, problem_.options.clip, problem_.form.outer);
   }
 
   void prune(int64_t r, int64_t p) {
     std::array<double, 4> worth;
     for (int64_t k = 0; k < 4; ++k) {
-      const double scaled = row(r)[p + k] / problem_.upper().at(p + k, p + k);
+      const double scaled = row(r)[p + k] / problem_.pivot(p + k);
       worth[static_cast<size_t>(k)] = scaled * scaled;
     }
     auto& present = solved_[static_cast<size_t>(r)].present;
     choose_two_of_four(worth, std::span(present).subspan(static_cast<size_t>(p)).first<4>());
   }
 
-  void solve_batch(int64_t r, int64_t begin, int64_t end) {
-    SolvedRow& solved = solved_[static_cast<size_t>(r)];
-    double* w = row(r);
-    for (int64_t p = begin; p < end; ++p) {
-      if (problem_.fit_groups_late && p % problem_.group == 0) fit_group(r, p);
-      if (problem_.form.sparse24 && p % 4 == 0) prune(r, p);
-      const auto at = static_cast<size_t>(problem_.stored[static_cast<size_t>(p)]);
-      const Grid& grid = solved.grids[at / static_cast<size_t>(problem_.group)];
-      const bool pruned = problem_.form.sparse24 && !solved.present[at];
-      const int32_t code = pruned ? grid.offset : grid.encode(static_cast<float>(w[p]));
-      solved.codes[at] = static_cast<uint8_t>(code);
-      const double* u = problem_.upper().data + p * problem_.columns;
-      const double error = (w[p] - static_cast<double>(grid.decode(code))) / u[p];
-      errors(r)[p - begin] = error;
-      for (int64_t c = p + 1; c < end; ++c) w[c] -= error * u[c];
-    }
+  // Rows [r_begin, r_end) side by side: each waits for its own divisions.
+  void solve_step(int64_t r_begin, int64_t r_end, int64_t begin, int64_t end) {
+    if (problem_.fit_groups_late && begin % problem_.group == 0)
+      for (int64_t r = r_begin; r < r_end; ++r) fit_group(r, begin);
+    for (int64_t p = begin; p < end; ++p)
+      for (int64_t r = r_begin; r < r_end; ++r) solve_column(r, p, end);
   }
 
-  void update_later(int64_t begin, int64_t end) {
-    add_product<double>({work_.data() + end, problem_.columns, 1}, {errors_.data(), problem_.options.block, 1},
-                        problem_.upper().shifted(begin, end), count_, problem_.columns - end, end - begin, -1);
+  void solve_column(int64_t r, int64_t p, int64_t end) {
+    SolvedRow& solved = solved_[static_cast<size_t>(r)];
+    double* const w = row(r);
+    if (problem_.form.sparse24 && p % 4 == 0) prune(r, p);
+    const auto at = static_cast<size_t>(problem_.stored[static_cast<size_t>(p)]);
+    const Grid& grid = solved.grids[static_cast<size_t>(problem_.group_of[static_cast<size_t>(p)])];
+    const bool pruned = problem_.form.sparse24 && !solved.present[at];
+    const int32_t code = pruned ? grid.zero() : grid.encode(static_cast<float>(w[p]));
+    solved.codes[at] = static_cast<uint8_t>(code);
+    const double* const u = problem_.factor.upper.row(p);
+    const double error = (static_cast<double>(grid.decode(code)) - w[p]) / u[p];
+    errors_of(r)[p * tile_.rows] = error;
+    kernels_.add_scaled({error, u + p + 1, w + p + 1, end - p - 1});
+  }
+
+  // What the errors of columns [k_begin, k_end) do to columns [begin, end), which come after them.
+  void update(int64_t k_begin, int64_t k_end, int64_t begin, int64_t end) {
+    auto left = PackedLeft<double>::of(errors_.data(), problem_.dense_count, tile_);
+    for (int64_t column = begin; column < end; column += kStrip) {
+      const int64_t width = std::min(kStrip, end - column);
+      for (int64_t k = k_begin; k < k_end; k += kRun) {
+        const int64_t depth = std::min(kRun, k_end - k);
+        pack_right(
+            tile_, width, depth, depth, [&](int64_t i) { return problem_.factor.upper.row(k + i) + column; },
+            right_.data());
+        left.data = errors_.data() + k * tile_.rows;
+        add_product(tile_, left, right_.data(), depth * tile_.columns, work_.data() + column, problem_.columns, count_,
+                    width, depth);
+      }
+    }
   }
 
   void store(int64_t r) {
@@ -153,27 +206,34 @@ class Rows {
 
   const Problem& problem_;
   LinearWeight& out_;
+  const SolveKernels& kernels_ = solve_kernels();
+  const ProductTile<double>& tile_ = kernels_.f64;
   int64_t begin_, count_;
-  AlignedBuffer<double> work_, errors_;
+  AlignedBuffer<double> work_, errors_, right_;  // [row][K]; packed to the left; a piece of U, packed to the right
+  std::vector<int64_t> error_rows_;              // where each row's errors begin
   std::vector<SolvedRow> solved_;
 };
 
-// H by position, without damping; only its upper triangle. Returns the mean of its diagonal.
-double arrange(const Gram& gram, GptqFactor& factor, AlignedBuffer<double>& h) {
+int64_t rows_per_task(int64_t rows, int threads) {
+  return std::clamp<int64_t>(round_up(ceil_div(rows, kTasksPerThread * threads), 16), 16, kMostRows);
+}
+
+// H by position, without damping. Returns the mean of its diagonal.
+double arrange(const Gram& gram, GptqFactor& factor, Triangle& h, ThreadPool& pool) {
   const int64_t n = gram.width();
   const double weight = 2.0 / static_cast<double>(gram.tokens());
-  double trace = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t column = factor.order[static_cast<size_t>(i)];
-    const bool dead = gram.at(column, column) == 0;
-    factor.dead[static_cast<size_t>(column)] = dead;
-    for (int64_t j = i; j < n; ++j) {
-      const int64_t other = factor.order[static_cast<size_t>(j)];
-      h[i * n + j] = weight * gram.at(std::min(column, other), std::max(column, other));
+  pool.run_ranges(n, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t column = factor.order[static_cast<size_t>(i)];
+      double* const row = h.row(i);
+      for (int64_t j = i; j < n; ++j) row[j] = weight * gram.at(column, factor.order[static_cast<size_t>(j)]);
+      const bool dead = gram.at(column, column) == 0;
+      factor.dead[static_cast<size_t>(column)] = dead;
+      if (dead) row[i] = 1;
     }
-    if (dead) h[i * n + i] = 1;
-    trace += h[i * n + i];
-  }
+  });
+  double trace = 0;
+  for (int64_t i = 0; i < n; ++i) trace += h.row(i)[i];
   return trace / static_cast<double>(n);
 }
 
@@ -206,12 +266,11 @@ Result<GptqFactor> factorise(const Gram& gram, std::vector<int32_t> order, doubl
   GptqFactor factor;
   factor.order = std::move(order);
   factor.dead.resize(static_cast<size_t>(n));
+  factor.upper = Triangle(n);
   for (factor.damp = damp; factor.damp <= kMostDamp; factor.damp = std::max(factor.damp * 10, kLeastRaisedDamp)) {
-    AlignedBuffer<double> h(n * n);
-    const double added = factor.damp * arrange(gram, factor, h);
-    for (int64_t i = 0; i < n; ++i) h[i * n + i] += added;
-    factor.upper = upper_factor_of_inverse(std::move(h), n, pool);
-    if (factor.upper.size() > 0) return factor;
+    const double added = factor.damp * arrange(gram, factor, factor.upper, pool);
+    for (int64_t i = 0; i < n; ++i) factor.upper.row(i)[i] += added;
+    if (upper_factor_of_inverse(factor.upper, pool)) return factor;
   }
   return fail(ErrorCode::failure,
               "{}: the Gram matrix of its input over {} tokens is not positive definite, even with damping {}: more or "
@@ -219,11 +278,15 @@ Result<GptqFactor> factorise(const Gram& gram, std::vector<int32_t> order, doubl
               name, gram.tokens(), kMostDamp);
 }
 
+int64_t gptq_scratch_bytes(int64_t rows, int64_t columns, int threads) {
+  return threads * Rows::bytes(rows_per_task(rows, threads), columns);
+}
+
 Result<LinearWeight> gptq(const FloatLayer& layer, const LayerForm& form, const GptqFactor& factor,
                           const GptqOptions& options, ThreadPool& pool) {
   const Problem problem(layer, form, factor, options);
   LinearWeight weight = empty_layer(layer, form);
-  pool.run_ranges(layer.rows, kRowsPerTask,
+  pool.run_ranges(layer.rows, rows_per_task(layer.rows, pool.size()),
                   [&](int64_t begin, int64_t end) { Rows(problem, weight, begin, end).solve(); });
   NIBBLE_DO(check_kept(weight, layer.name));
   return weight;

@@ -29,16 +29,18 @@ std::vector<int32_t> column_order(ColumnOrder order, bool dense_in_stored_order,
 
 // The part of the work that all linears of a site share.
 struct GptqFactor {
-  std::vector<int32_t> order;   // original column at each position
-  AlignedBuffer<double> upper;  // U [K][K], row-major, by position
-  std::vector<uint8_t> dead;    // by original column: its input is always zero
-  double damp = 0;              // that was really used
+  std::vector<int32_t> order;  // original column at each position
+  Triangle upper;              // U, by position
+  std::vector<uint8_t> dead;   // by original column: its input is always zero
+  double damp = 0;             // that was really used
 };
 
 // H = (2 / tokens) x'x, its dead columns given a diagonal of 1, plus damp * mean(diagonal). When that is not positive
 // definite damping is raised tenfold (from at least 1e-4) up to 10; after that a `failure` naming the layer.
 Result<GptqFactor> factorise(const Gram& gram, std::vector<int32_t> order, double damp, std::string_view name,
                              ThreadPool& pool);
+// Memory that gptq() needs beside its arguments and its result, at most.
+int64_t gptq_scratch_bytes(int64_t rows, int64_t columns, int threads);
 
 struct GptqOptions {
   ColumnOrder order = ColumnOrder::natural;

@@ -20,7 +20,7 @@ class Gptq final : public Step {
   bool sparse24() const override { return sparse24_; }
 
   Status apply_to_linear(LinearWork& work, ThreadPool& pool) const override {
-    const LayerForm form{work.weights, work.activations, work.site.kept, sparse24_, work.site.kept_levels};
+    NIBBLE_TRY(const LayerForm form, form_of(work, sparse24_));
     NIBBLE_TRY(const auto factor, factor_of(work, pool));
     NIBBLE_TRY(work.solved, gptq(work.layer, form, *factor, options_, pool));
     work.damping = factor->damp;

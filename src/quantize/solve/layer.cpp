@@ -38,6 +38,7 @@ LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form) {
   weight.rows = layer.rows;
   weight.columns = layer.columns;
   weight.format = form.weights;
+  weight.outer = form.outer;
   weight.activations = form.activations;
   weight.sparse24 = form.sparse24;
   weight.kept_columns = form.kept;
@@ -90,7 +91,7 @@ void store_row(LinearWeight& weight, int64_t n, const SolvedRow& row) {
   } else {
     pack_codes(row.codes, weight.format.bits, codes);
   }
-  for (size_t g = 0; g < row.grids.size(); ++g) {
+  for (size_t g = 0; g < row.grids.size() && weight.format.scale != ScaleCodec::none; ++g) {
     const size_t at = static_cast<size_t>(n) * row.grids.size() + g;
     weight.scales[at] = row.grids[g].scale;
     if (weight.format.offset) weight.offsets[at] = static_cast<uint8_t>(row.grids[g].offset);

@@ -29,11 +29,12 @@ Result<FloatLayer> float_layer(const LinearWeight& weight, std::string name, Thr
 
 // How a layer is to be stored.
 struct LayerForm {
-  NumberFormat weights;  // integer, shared by row or group
+  NumberFormat weights;  // with codes
   NumberFormat activations;
   std::vector<int32_t> kept;         // ascending columns that stay in 16 bits
   bool sparse24 = false;             // needs a number of dense columns that 4 divides
   Levels kept_levels = Levels::f16;  // or bf16
+  float outer = 1;                   // for formats with an outer scale
 };
 
 // Solved values of one row, dense columns in stored order.

@@ -48,12 +48,13 @@ LinearWeight round_rows(const FloatLayer& layer, const LayerForm& form, ThreadPo
 
 }  // namespace
 
-std::vector<Grid> choose_grids(std::span<const float> dense, const NumberFormat& format, const Clip& clip) {
+std::vector<Grid> choose_grids(std::span<const float> dense, const NumberFormat& format, const Clip& clip,
+                               float outer) {
   const auto columns = static_cast<int64_t>(dense.size()), size = format.group_size(columns);
   std::vector<Grid> grids;
   for (int64_t begin = 0; begin < columns; begin += size) {
     const auto count = static_cast<size_t>(std::min(size, columns - begin));
-    grids.push_back(choose_grid(dense.subspan(static_cast<size_t>(begin), count), format, clip));
+    grids.push_back(choose_grid(dense.subspan(static_cast<size_t>(begin), count), format, clip, outer));
   }
   return grids;
 }
@@ -61,14 +62,15 @@ std::vector<Grid> choose_grids(std::span<const float> dense, const NumberFormat&
 Result<LinearWeight> round_to_nearest(const FloatLayer& layer, const LayerForm& form, const Clip& clip,
                                       ThreadPool& pool) {
   LinearWeight weight = round_rows(layer, form, pool, [&](int64_t, std::span<const float> dense) {
-    return choose_grids(dense, form.weights, clip);
+    return choose_grids(dense, form.weights, clip, form.outer);
   });
   NIBBLE_DO(check_kept(weight, layer.name));
   return weight;
 }
 
 LinearWeight round_on_grids_of(const LinearWeight& solved, const FloatLayer& layer, ThreadPool& pool) {
-  const LayerForm form{solved.format, solved.activations, solved.kept_columns, solved.sparse24, solved.kept_levels};
+  const LayerForm form{solved.format,   solved.activations, solved.kept_columns,
+                       solved.sparse24, solved.kept_levels, solved.outer};
   return round_rows(layer, form, pool, [&](int64_t n, std::span<const float>) {
     std::vector<Grid> grids;
     for (int64_t g = 0; g < solved.groups(); ++g) grids.push_back(solved.grid(n, g));

@@ -15,6 +15,6 @@ Result<LinearWeight> round_to_nearest(const FloatLayer& layer, const LayerForm& 
 LinearWeight round_on_grids_of(const LinearWeight& solved, const FloatLayer& layer, ThreadPool& pool);
 
 // The grids of one row's dense weights, in stored order.
-std::vector<Grid> choose_grids(std::span<const float> dense, const NumberFormat& format, const Clip& clip);
+std::vector<Grid> choose_grids(std::span<const float> dense, const NumberFormat& format, const Clip& clip, float outer);
 
 }  // namespace nibble

@@ -11,7 +11,7 @@ class Round final : public Step {
   bool sparse24() const override { return sparse24_; }
 
   Status apply_to_linear(LinearWork& work, ThreadPool& pool) const override {
-    const LayerForm form{work.weights, work.activations, work.site.kept, sparse24_, work.site.kept_levels};
+    NIBBLE_TRY(const LayerForm form, form_of(work, sparse24_));
     NIBBLE_TRY(work.solved, round_to_nearest(work.layer, form, clip_, pool));
     return {};
   }

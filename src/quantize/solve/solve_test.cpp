@@ -202,7 +202,6 @@ TEST(Statistics, GramIsTheSumOfOuterProducts) {
   ThreadPool pool(2);
   Gram whole(width);
   whole.add(x.data(), count, pool);
-  whole.mirror();
   EXPECT_EQ(whole.tokens(), count);
   for (int64_t i = 0; i < width; i += 7)
     for (int64_t j = 0; j < width; ++j) {
@@ -216,8 +215,8 @@ TEST(Statistics, GramIsTheSumOfOuterProducts) {
     ThreadPool other(threads);
     Gram again(width);
     again.add(x.data(), count, other);
-    again.mirror();
-    EXPECT_EQ(std::memcmp(again.data(), whole.data(), sizeof(double) * static_cast<size_t>(width * width)), 0);
+    const auto a = again.sums().values().span(), b = whole.sums().values().span();
+    EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end()));
   }
 }
 
@@ -244,7 +243,6 @@ TEST(Error, OutputErrorIsThatOfTheOutputs) {
   for (float& value : x) value = random.normal() + 0.3f;
   Gram gram(70);
   gram.add(x.data(), 100, pool);
-  gram.mirror();
   double error = 0, whole = 0, weights = 0, all = 0;
   for (int64_t n = 0; n < 20; ++n) {
     decode_row(*solved, n, row);
