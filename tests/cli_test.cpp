@@ -389,6 +389,12 @@ TEST(Cli, RooflineQuick) {
     weights.insert(row["weights"]);
   }
   EXPECT_TRUE(weights.contains("int4:row") && weights.contains("int8:row") && weights.contains("f32"));
+  ASSERT_FALSE(found.json["attention"].empty());
+  for (const Json& row : found.json["attention"])
+    expect_keys(row, {"kernel", "m", "context", "heads", "kv_heads", "head_dim", "cache", "gops", "gbps", "share"});
+  ASSERT_FALSE(found.json["quantization"].empty());
+  for (const Json& row : found.json["quantization"])
+    expect_keys(row, {"kernel", "m", "k", "activations", "kept_columns", "gbps", "share", "gemm", "share_of_gemm"});
   EXPECT_TRUE(contents(plot).starts_with("<svg "));
 }
 

@@ -32,6 +32,7 @@
 #include <nibble/random_model.h>
 #include <nibble/report.h>
 #include <nibble/result.h>
+#include <nibble/search.h>
 #include <nibble/text_tokenizer.h>
 #include <nibble/verify.h>
 

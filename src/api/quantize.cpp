@@ -96,7 +96,8 @@ Result<QuantizeOutcome> quantize(const QuantizeRequest& request) {
 Result<QuantizePlan> estimate(const QuantizeRequest& request) {
   return guarded([&]() -> Result<QuantizePlan> {
     NIBBLE_TRY(const QuantizeOptions options, options_of(request));
-    NIBBLE_TRY(QuantizeEstimate found, estimate(options));
+    NIBBLE_TRY(const int threads, thread_count(request.threads));
+    NIBBLE_TRY(QuantizeEstimate found, estimate(options, threads));
     return QuantizePlan{found.peak_memory, found.disk, found.output_bytes, found.bits_per_weight,
                         std::move(found.plan)};
   });

@@ -1,0 +1,160 @@
+#include "search/layers.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/memory.h"
+#include "quantize/recipe/recipe.h"
+
+namespace nibble::search {
+namespace {
+
+constexpr int64_t kPartOfMemory = 4;
+
+Json recipe_source(std::string_view weights, std::string_view activations, const Json& steps) {
+  Json source = Json::object();
+  source["name"] = "search";
+  source["weights"] = weights;
+  source["activations"] = activations;
+  source["steps"] = steps;
+  return source;
+}
+
+std::string format_name(const std::vector<NumberFormat>& formats, int number) {
+  return number == kAsStored ? "f32" : to_string(formats[static_cast<size_t>(number)]);
+}
+
+// A float layer in another float type.
+Result<LinearWeight> converted(const FloatLayer& layer, Levels levels) {
+  Bytes values(layer.values.size() * (levels == Levels::f32 ? 4 : 2));
+  if (const auto misfit = write_floats(layer.values, levels, values.data()))
+    return fail(ErrorCode::failure, "weights of {}: {} does not fit a 16-bit float", layer.name, *misfit);
+  return float_linear(layer.rows, layer.columns, levels, std::move(values), layer.bias);
+}
+
+}  // namespace
+
+void BlockSetting::set(const Variable& variable, int candidate) {
+  auto& numbers = variable.operand == Operand::weights ? weights : activations;
+  for (Role role : variable.roles) numbers[static_cast<size_t>(role)] = candidate;
+}
+
+BlockSetting setting_of(const Space& space, const Choice& choice, int64_t block) {
+  BlockSetting out;
+  for (size_t i = 0; i < choice.size(); ++i)
+    if (space.variables[i].block == block) out.set(space.variables[i], choice[i]);
+  return out;
+}
+
+Layers::Layers(const ModelSource& source, const Model& model, const Palette& palette, Json steps)
+    : source_(&source),
+      model_(&model),
+      palette_(&palette),
+      steps_(std::move(steps)),
+      room_(available_memory() / kPartOfMemory) {}
+
+Result<Layers> Layers::make(const ModelSource& source, const Model& model, const Palette& palette, const Json& steps) {
+  Layers layers(source, model, palette, steps);
+  NIBBLE_TRY(const Recipe recipe, parse_recipe(recipe_source("int8:row", "f32", steps), "the search's recipe"));
+  NIBBLE_TRY(const bool needs_text, needs_calibration(recipe, source.spec()));
+  if (needs_text)
+    return fail(ErrorCode::usage, "weights are rounded without calibration while searching, but a step observes");
+  return layers;
+}
+
+Result<LinearPlan> Layers::plan(int64_t block, Role role, int weights, int activations) const {
+  const NumberFormat& format = palette_->weights[static_cast<size_t>(weights)];
+  // Float weights read float inputs.
+  const std::string inputs = format.is_float() ? "f32" : format_name(palette_->activations, activations);
+  NIBBLE_TRY(const Recipe recipe, parse_recipe(recipe_source(to_string(format), inputs, steps_), "search"));
+  NIBBLE_TRY(const std::vector<SitePlan> sites, plan_block(recipe, source_->spec(), block));
+  for (const SitePlan& site : sites)
+    for (const LinearPlan& linear : site.linears)
+      if (linear.role == role) return linear;
+  return fail(ErrorCode::failure, "block {} has no {}", block, name_of(role));
+}
+
+Result<LinearWeight> Layers::solve(const LinearPlan& plan, const FloatLayer& layer, ThreadPool& pool) const {
+  if (!plan.quantized()) return converted(layer, plan.weights.levels);
+  SiteWork site;
+  site.name = plan.name;
+  site.inputs = layer.columns;
+  site.hidden = source_->spec().hidden;
+  LinearWork work{site, layer, plan.weights, plan.activations, {}, -1};
+  for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_linear(work, pool));
+  NIBBLE_DO(work.solved->validate(plan.name));
+  return std::move(*work.solved);
+}
+
+Result<const FloatLayer*> Layers::original(int64_t block, Role role, ThreadPool& pool) {
+  const std::string name = linear_name(block, role);
+  if (layer_.name == name) return &layer_;
+  if (read_ != block) {
+    NIBBLE_TRY(weights_, source_->block(block));
+    read_ = block;
+  }
+  NIBBLE_TRY(layer_, float_layer(weights_[role], name, pool));
+  return &layer_;
+}
+
+Result<PackedLinear> Layers::linear(const Key& key, ThreadPool& pool) {
+  const auto& [block, role, weights, activations] = key;
+  if (weights == kAsStored) return model_->block(block)[role];
+  if (const auto found = kept_.find(key); found != kept_.end()) return found->second;
+  NIBBLE_TRY(const LinearPlan planned, plan(block, role, weights, activations));
+  NIBBLE_TRY(const FloatLayer* layer, original(block, role, pool));
+  NIBBLE_TRY(const LinearWeight solved, solve(planned, *layer, pool));
+  NIBBLE_TRY(PackedLinear packed, PackedLinear::pack(solved, model_->isa(), pool));
+  if (packed.bytes() <= room_) {
+    room_ -= packed.bytes();
+    kept_.emplace(key, packed);
+  }
+  return packed;
+}
+
+Result<PackedBlock> Layers::block(int64_t index, const BlockSetting& setting, ThreadPool& pool) {
+  PackedBlock out;
+  const PackedBlock& floats = model_->block(index);
+  out.attention_norm = floats.attention_norm;
+  out.mlp_norm = floats.mlp_norm;
+  for (Role role : kAllRoles) {
+    const auto at = static_cast<size_t>(role);
+    if (!floats.linears[at]) continue;
+    auto packed = linear({index, role, setting.weights[at], setting.activations[at]}, pool);
+    if (!packed) return fail(packed.error().code, "{}: {}", linear_name(index, role), packed.error().message);
+    out.linears[at] = std::move(*packed);
+  }
+  find_plans(out);
+  return out;
+}
+
+// One row of small weights is enough to find a kernel.
+Status Layers::try_pair(Role role, int weights, int activations, ThreadPool& pool) const {
+  NIBBLE_TRY(const LinearPlan planned, plan(0, role, weights, activations));
+  FloatLayer layer{planned.name, 1, shape_of(source_->spec(), role).columns, {}, {}};
+  for (int64_t k = 0; k < layer.columns; ++k) layer.values.push_back(static_cast<float>(k % 7) - 3.0f);
+  NIBBLE_TRY(const LinearWeight solved, solve(planned, layer, pool));
+  NIBBLE_DO(PackedLinear::pack(solved, model_->isa(), pool));
+  return {};
+}
+
+Status Layers::check_pairs(ThreadPool& pool) {
+  std::set<int64_t> seen;
+  for (Role role : kAllRoles) {
+    const int64_t columns = shape_of(source_->spec(), role).columns;
+    if (columns == 0 || !seen.insert(columns).second) continue;
+    for (int w = 0; w < static_cast<int>(palette_->weights.size()); ++w)
+      for (int a = 0; a < static_cast<int>(palette_->activations.size()); ++a)
+        if (const Status tried = try_pair(role, w, a, pool); !tried)
+          return fail(tried.error().code, "weights {} with activations {} do not run on {} inputs: {}",
+                      format_name(palette_->weights, w), format_name(palette_->activations, a), columns,
+                      tried.error().message);
+  }
+  return {};
+}
+
+bool Layers::runs(int weights, int activations, ThreadPool& pool) {
+  return try_pair(Role::q, weights, activations, pool).has_value();
+}
+
+}  // namespace nibble::search

@@ -1,0 +1,68 @@
+// The blocks of a model with some of its linears in other formats, packed as they would run.
+//
+// Weights are rounded by the linear steps of a recipe that needs no data. What has been packed is kept as long as a
+// quarter of the machine's free memory lasts: a search asks for the same layers again and again.
+#pragma once
+
+#include <array>
+#include <map>
+#include <tuple>
+#include <vector>
+
+#include "model/model.h"
+#include "quantize/recipe/plan.h"
+#include "quantize/solve/layer.h"
+#include "runtime/model.h"
+#include "search/variables.h"
+
+namespace nibble::search {
+
+// By role, the numbers of the palette's formats; kAsStored: as the checkpoint has the weights, with float inputs.
+inline constexpr int kAsStored = -1;
+struct BlockSetting {
+  std::array<int, kRoles> weights, activations;
+  BlockSetting() {
+    weights.fill(kAsStored);
+    activations.fill(kAsStored);
+  }
+  // Of weights or of activations, as the variable says.
+  void set(const Variable& variable, int candidate);
+};
+// What a choice means for one block.
+BlockSetting setting_of(const Space& space, const Choice& choice, int64_t block);
+
+class Layers {
+ public:
+  // `steps`: "steps" of a recipe. All must outlive this, and `model` be the one that `source` holds. `usage` when the
+  // steps need calibration text.
+  static Result<Layers> make(const ModelSource& source, const Model& model, const Palette& palette, const Json& steps);
+
+  // Every pair of formats on every width of input of the model: `unsupported` naming the pair that no kernel runs,
+  // `usage` for one that the width does not allow.
+  Status check_pairs(ThreadPool& pool);
+  // A pair runs: for weights whose activations are not chosen.
+  bool runs(int weights, int activations, ThreadPool& pool);
+
+  Result<PackedBlock> block(int64_t index, const BlockSetting& setting, ThreadPool& pool);
+
+ private:
+  using Key = std::tuple<int64_t, Role, int, int>;
+  Layers(const ModelSource& source, const Model& model, const Palette& palette, Json steps);
+  Result<LinearPlan> plan(int64_t block, Role role, int weights, int activations) const;
+  Result<LinearWeight> solve(const LinearPlan& plan, const FloatLayer& layer, ThreadPool& pool) const;
+  Result<PackedLinear> linear(const Key& key, ThreadPool& pool);
+  Result<const FloatLayer*> original(int64_t block, Role role, ThreadPool& pool);
+  Status try_pair(Role role, int weights, int activations, ThreadPool& pool) const;
+
+  const ModelSource* source_;
+  const Model* model_;
+  const Palette* palette_;
+  Json steps_;
+  int64_t room_;  // bytes of packed layers that may still be kept
+  std::map<Key, PackedLinear> kept_;
+  int64_t read_ = -1;  // the block in `weights_`
+  BlockWeights weights_;
+  FloatLayer layer_;  // of that block, the one asked for last
+};
+
+}  // namespace nibble::search

@@ -1,0 +1,189 @@
+#include "search/measurements.h"
+
+#include <algorithm>
+
+#include "core/hash.h"
+
+namespace nibble::search {
+namespace {
+
+// A base's name in the log.
+std::string name_of_base(const Space& space, const std::optional<Choice>& base) {
+  if (!base) return "";
+  std::string text = id_of(space);
+  for (int number : *base) text += fmt::format(",{}", number);
+  return sha256(text).substr(0, 16);
+}
+
+bool is_open(const Space& space, const Variable& variable) { return space.candidates(variable).size() > 1; }
+
+}  // namespace
+
+struct Measurements::Around {
+  std::string name;
+  std::optional<Choice> choice;
+  double kl = 0;
+  std::vector<PackedBlock> blocks;
+};
+
+Measurements::Measurements(const Space& space, const Model& model, Layers& layers, Yardstick& yardstick, Log& log,
+                           ThreadPool& pool)
+    : space_(&space), model_(&model), layers_(&layers), yardstick_(&yardstick), log_(&log), pool_(&pool) {
+  int64_t widest = -1, block = 0;
+  const auto weights = std::find_if(space.variables.begin(), space.variables.end(),
+                                    [](const Variable& v) { return v.operand == Operand::weights; });
+  for (size_t i = 0; i < space.palette.weights.size(); ++i)
+    if (weights->bits[i] > widest && !space.palette.weights[i].is_float()) {
+      widest = weights->bits[i];
+      carrier_ = static_cast<int>(i);
+    }
+  const Spec& spec = model.spec();
+  for (Role role : kAllRoles) block += shape_of(spec, role).rows * shape_of(spec, role).columns;
+  head_ = static_cast<double>(spec.vocabulary * spec.hidden) / static_cast<double>(block);
+}
+
+std::string Measurements::format_of(const Variable& variable, int candidate) const {
+  return candidate == kAsStored ? "f32" : to_string(space_->candidates(variable)[static_cast<size_t>(candidate)]);
+}
+
+std::string Measurements::base_of(const std::string& around, const Variable& variable) const {
+  if (!around.empty() || variable.operand == Operand::weights || carrier_ == kAsStored) return around;
+  return "weights " + to_string(space_->palette.weights[static_cast<size_t>(carrier_)]);
+}
+
+double Measurements::work_of_trial() const { return static_cast<double>(model_->spec().layers) + head_; }
+
+double Measurements::work_of_losses() const {
+  double work = 0;
+  for (const Variable& variable : space_->variables) {
+    if (!is_open(*space_, variable)) continue;
+    const double each = static_cast<double>(model_->spec().layers - variable.block) + head_;
+    const int first = variable.operand == Operand::activations ? kAsStored : 0;
+    for (int k = first; k < static_cast<int>(space_->candidates(variable).size()); ++k)
+      if (!log_->single(base_of("", variable), variable.name, format_of(variable, k))) work += each;
+  }
+  return work;
+}
+
+void Measurements::told(double work, const std::string& what) {
+  if (meter_) meter_->advance(work, what);
+}
+
+Result<Fidelity> Measurements::trial(const Choice& choice, const std::string& study, bool again) {
+  std::optional<Fidelity> found = log_->trial(choice);
+  if (found) {
+    ++reused_;
+    const auto same = [&](const LoggedTrial& trial) { return trial.study == study && trial.choice == choice; };
+    if (!again && std::any_of(log_->trials().begin(), log_->trials().end(), same)) return *found;
+  } else {
+    ++measured_;
+    States states = yardstick_->copy(yardstick_->before_first_block());
+    for (int64_t b = 0; b < model_->spec().layers; ++b) {
+      NIBBLE_TRY(const PackedBlock block, layers_->block(b, setting_of(*space_, choice, b), *pool_));
+      yardstick_->run_block(block, states, *pool_);
+    }
+    NIBBLE_TRY(found, yardstick_->measure(states, *pool_));
+  }
+  NIBBLE_DO(log_->add_trial({study, choice, *found}, space_->budget_bits(choice)));
+  told(work_of_trial(), fmt::format("model {}, {}, {:.3f} bits, KL {:.5f}", log_->trials().size(),
+                                    study.substr(0, study.find(' ')), space_->budget_bits(choice), found->kl));
+  return *found;
+}
+
+Result<Losses> Measurements::losses(const std::optional<Choice>& base) {
+  Around around{name_of_base(*space_, base), base, 0, {}};
+  if (base) {
+    NIBBLE_TRY(const Fidelity measured, trial(*base, "knapsack"));
+    around.kl = measured.kl;
+  }
+  const int64_t layers = model_->spec().layers;
+  for (int64_t b = 0; b < layers; ++b) {
+    if (!base) {
+      around.blocks.push_back(model_->block(b));
+      continue;
+    }
+    NIBBLE_TRY(PackedBlock block, layers_->block(b, setting_of(*space_, *base, b), *pool_));
+    around.blocks.push_back(std::move(block));
+  }
+  Losses out(space_->variables.size());
+  States before = yardstick_->copy(yardstick_->before_first_block());
+  const int last = last_block(around.name);
+  for (int64_t b = 0; b < layers; ++b) {
+    NIBBLE_DO(block_losses(around, b, before, out));
+    if (b < last) yardstick_->run_block(around.blocks[static_cast<size_t>(b)], before, *pool_);
+  }
+  return out;
+}
+
+// The last block of which something is not in the log: the states after it are not needed.
+int Measurements::last_block(const std::string& around) const {
+  int last = -1;
+  for (const Variable& variable : space_->variables)
+    for (int k = 0; k < static_cast<int>(space_->candidates(variable).size()); ++k)
+      if (!log_->single(base_of(around, variable), variable.name, format_of(variable, k)))
+        last = static_cast<int>(variable.block);
+  return last;
+}
+
+bool Measurements::has_baseline(const Around& around, const Variable& variable) {
+  if (around.choice || variable.operand != Operand::activations) return false;
+  if (!carrier_runs_alone_) carrier_runs_alone_ = layers_->runs(carrier_, kAsStored, *pool_);
+  return *carrier_runs_alone_;
+}
+
+Status Measurements::block_losses(const Around& around, int64_t block, const States& before, Losses& out) {
+  for (size_t i = 0; i < space_->variables.size(); ++i) {
+    const Variable& variable = space_->variables[i];
+    if (variable.block != block) continue;
+    out[i].assign(space_->candidates(variable).size(), 0);
+    const bool idle = variable.operand == Operand::activations && carrier_ == kAsStored && !around.choice;
+    if (!is_open(*space_, variable) || idle) continue;
+    double from = around.kl;
+    if (has_baseline(around, variable)) {
+      NIBBLE_TRY(const Fidelity alone, single(around, i, kAsStored, before));
+      from = alone.kl;
+    }
+    for (size_t k = 0; k < out[i].size(); ++k) {
+      if (around.choice && (*around.choice)[i] == static_cast<int>(k)) continue;
+      NIBBLE_TRY(const Fidelity measured, single(around, i, static_cast<int>(k), before));
+      out[i][k] = measured.kl - from;
+    }
+  }
+  return {};
+}
+
+Result<Fidelity> Measurements::single(const Around& around, size_t variable, int candidate, const States& before) {
+  const Variable& of = space_->variables[variable];
+  const std::string format = format_of(of, candidate);
+  if (const auto known = log_->single(base_of(around.name, of), of.name, format)) {
+    ++reused_;
+    return *known;
+  }
+  ++measured_;
+  NIBBLE_TRY(const Fidelity measured, run_single(around, of, candidate, before));
+  NIBBLE_DO(log_->add_single(base_of(around.name, of), of.name, format, measured));
+  told(static_cast<double>(model_->spec().layers - of.block) + head_,
+       fmt::format("block {} of {}, {} {}", of.block + 1, model_->spec().layers, of.name, format));
+  return measured;
+}
+
+BlockSetting Measurements::changed(const Around& around, const Variable& variable, int candidate) const {
+  BlockSetting setting;
+  if (around.choice) setting = setting_of(*space_, *around.choice, variable.block);
+  if (!around.choice && variable.operand == Operand::activations)
+    for (Role role : variable.roles) setting.weights[static_cast<size_t>(role)] = carrier_;
+  setting.set(variable, candidate);
+  return setting;
+}
+
+Result<Fidelity> Measurements::run_single(const Around& around, const Variable& variable, int candidate,
+                                          const States& before) {
+  NIBBLE_TRY(const PackedBlock block, layers_->block(variable.block, changed(around, variable, candidate), *pool_));
+  States states = yardstick_->copy(before);
+  yardstick_->run_block(block, states, *pool_);
+  for (size_t b = static_cast<size_t>(variable.block) + 1; b < around.blocks.size(); ++b)
+    yardstick_->run_block(around.blocks[b], states, *pool_);
+  return yardstick_->measure(states, *pool_);
+}
+
+}  // namespace nibble::search

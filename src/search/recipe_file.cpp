@@ -1,0 +1,140 @@
+#include "search/recipe_file.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <utility>
+
+#include "model/model.h"
+#include "quantize/recipe/plan.h"
+#include "quantize/recipe/recipe.h"
+
+namespace nibble::search {
+namespace {
+
+using Formats = std::pair<NumberFormat, NumberFormat>;  // weights and activations
+
+// Of every linear, by name and in order.
+std::vector<std::pair<std::string, Formats>> formats_of(const Spec& spec, const Space& space, const Choice& choice) {
+  std::map<std::pair<int64_t, Role>, Formats> found;
+  for (size_t i = 0; i < choice.size(); ++i) {
+    const Variable& variable = space.variables[i];
+    const NumberFormat& format = space.candidates(variable)[static_cast<size_t>(choice[i])];
+    for (Role role : variable.roles) {
+      Formats& of = found[{variable.block, role}];
+      (variable.operand == Operand::weights ? of.first : of.second) = format;
+    }
+  }
+  std::vector<std::pair<std::string, Formats>> out;
+  for (int64_t block = 0; block < spec.layers; ++block)
+    for (const Site& site : sites_of(spec))
+      for (Role role : site.roles) {
+        Formats formats = found.at({block, role});
+        if (formats.first.is_float()) formats.second = NumberFormat();
+        out.emplace_back(linear_name(block, role), formats);
+      }
+  return out;
+}
+
+// As JSON, with spaces, on one line.
+std::string spaced(const Json& value) {
+  if (!value.is_structured()) return dump_json(value);
+  std::string out;
+  for (const auto& item : value.items()) {
+    out += out.empty() ? "" : ", ";
+    if (value.is_object()) out += dump_json(Json(item.key())) + ": ";
+    out += spaced(item.value());
+  }
+  return value.is_object() ? "{" + out + "}" : "[" + out + "]";
+}
+
+std::string text_of(const Json& recipe) {
+  std::string out;
+  for (const auto& item : recipe.items()) {
+    out += out.empty() ? "{\n  " : ",\n  ";
+    out += dump_json(Json(item.key())) + ": ";
+    if (!item.value().is_array()) {
+      out += spaced(item.value());
+      continue;
+    }
+    std::string lines;
+    for (const Json& entry : item.value()) lines += (lines.empty() ? "\n    " : ",\n    ") + spaced(entry);
+    out += "[" + lines + "\n  ]";
+  }
+  return out + "\n}\n";
+}
+
+// The exceptions without formats, which the choice replaces.
+Json exceptions_of(const Json& recipe) {
+  Json out = Json::array();
+  for (Json entry : recipe.value("except", Json::array())) {
+    entry.erase("weights");
+    entry.erase("activations");
+    if (entry.contains("set")) out.push_back(std::move(entry));
+  }
+  return out;
+}
+
+// A name as a regular expression that matches nothing else.
+std::string pattern_of(std::string_view name) {
+  std::string out;
+  for (char c : name) out += c == '.' ? std::string("\\.") : std::string(1, c);
+  return out;
+}
+
+Json override_of(const std::string& name, const Formats& formats) {
+  Json out = Json::object();
+  out["linears"] = pattern_of(name);
+  out["weights"] = to_string(formats.first);
+  out["activations"] = to_string(formats.second);
+  return out;
+}
+
+// The recipe must do what was chosen: its reader and its planner say so.
+Status expect_formats(const Json& source, const Spec& spec,
+                      const std::vector<std::pair<std::string, Formats>>& formats) {
+  NIBBLE_TRY(const Recipe recipe, parse_recipe(source, "the recipe that was found"));
+  auto next = formats.begin();
+  for (int64_t block = 0; block < spec.layers; ++block) {
+    NIBBLE_TRY(const std::vector<SitePlan> sites, plan_block(recipe, spec, block));
+    for (const SitePlan& site : sites)
+      for (const LinearPlan& linear : site.linears) {
+        NIBBLE_CHECK(linear.name == next->first && linear.weights == next->second.first &&
+                     linear.activations == next->second.second);
+        ++next;
+      }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::string> recipe_text(const Spec& spec, const Space& space, const Choice& choice, const Json& recipe,
+                                const std::string& name, const std::string& summary) {
+  const auto formats = formats_of(spec, space, choice);
+  std::map<std::string, int> counts;
+  const auto key = [](const Formats& pair) { return to_string(pair.first) + "/" + to_string(pair.second); };
+  for (const auto& [linear, pair] : formats) ++counts[key(pair)];
+  const auto commonest = std::max_element(formats.begin(), formats.end(), [&](const auto& a, const auto& b) {
+    return counts[key(a.second)] < counts[key(b.second)];
+  });
+  Json out = Json::object();
+  out["name"] = name;
+  out["summary"] = summary;
+  out["weights"] = to_string(commonest->second.first);
+  out["activations"] = to_string(commonest->second.second);
+  for (const char* kept : {"cache", "head", "steps"})
+    if (recipe.contains(kept)) out[kept] = recipe[kept];
+  for (const auto& item : recipe.items())
+    if (!out.contains(item.key()) && item.key() != "paper" && item.key() != "except" && item.key() != "overrides")
+      out[item.key()] = item.value();
+  if (Json exceptions = exceptions_of(recipe); !exceptions.empty()) out["except"] = std::move(exceptions);
+  Json overrides = Json::array();
+  for (const auto& [linear, pair] : formats)
+    if (pair != commonest->second) overrides.push_back(override_of(linear, pair));
+  if (!overrides.empty()) out["overrides"] = std::move(overrides);
+  NIBBLE_DO(expect_formats(out, spec, formats));
+  return text_of(out);
+}
+
+}  // namespace nibble::search

@@ -1,0 +1,322 @@
+// Whole searches on a small random model, and the refusals.
+#include "search/search.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "core/testing.h"
+#include "measure/divergence.h"
+#include "model/model.h"
+#include "model/random/byte_tokenizer.h"
+#include "quantize/quantize.h"
+#include "quantize/recipe/recipe.h"
+#include "runtime/random_source.h"
+#include "search/log.h"
+#include "search/plot.h"
+#include "tokenizer/tokenizer.h"
+
+namespace nibble::search {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::expect_error;
+using testing::expect_ok;
+using testing::TemporaryFolder;
+
+constexpr int64_t kVocabulary = 300, kHidden = 64, kFfn = 96, kLayers = 2, kSamples = 2, kLength = 24;
+
+class LlamaSource final : public RandomSource {
+ public:
+  explicit LlamaSource(const Spec& spec, uint64_t seed) : RandomSource(spec, seed) {
+    config_ = {{"architectures", {"LlamaForCausalLM"}},
+               {"model_type", "llama"},
+               {"hidden_act", "silu"},
+               {"hidden_size", spec.hidden},
+               {"intermediate_size", spec.ffn},
+               {"max_position_embeddings", spec.max_positions},
+               {"num_attention_heads", spec.heads},
+               {"num_hidden_layers", spec.layers},
+               {"num_key_value_heads", spec.kv_heads},
+               {"rms_norm_eps", 1e-5},
+               {"rope_theta", 10000.0},
+               {"tie_word_embeddings", false},
+               {"torch_dtype", "float32"},
+               {"vocab_size", spec.vocabulary}};
+  }
+};
+
+Spec llama_spec() {
+  Spec spec = small_spec();
+  spec.vocabulary = kVocabulary;
+  spec.hidden = spec.embedding = kHidden;
+  spec.layers = kLayers;
+  spec.heads = 4;
+  spec.kv_heads = 2;
+  spec.head_dim = kHidden / 4;
+  spec.ffn = kFfn;
+  spec.max_positions = 64;
+  return spec;
+}
+
+void write_llama(const fs::path& folder, uint64_t seed) {
+  expect_ok(write_checkpoint(LlamaSource(llama_spec(), seed), folder, Levels::f32));
+  testing::put(folder / "tokenizer.json", byte_tokenizer_json(kVocabulary, {}));
+  testing::put(folder / "tokenizer_config.json", byte_tokenizer_config({}));
+}
+
+Json rounding() {
+  return *parse_json(R"({"name": "r", "weights": "int8:row", "activations": "f32", "steps": [{"round": {}}]})", "r");
+}
+
+Budget bits(double average) {
+  Budget out;
+  out.bits = average;
+  return out;
+}
+
+class SearchOfAModel : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    write_llama(folder_ / "model", 1);
+    std::string text;
+    for (int i = 0; i < 40; ++i) text += "The " + std::to_string(i * i) + " boats lay at the quay. ";
+    testing::put(folder_ / "text", text);
+  }
+
+  SearchOptions options(std::string_view weights, std::string_view activations, std::optional<double> bits) const {
+    SearchOptions out;
+    out.model = folder_ / "model";
+    out.palette = *read_palette("", weights, activations);
+    out.budget.bits = bits;
+    out.name = "found";
+    out.recipe = parse_recipe(rounding(), "r")->source;
+    out.text = {folder_ / "text"};
+    out.samples = kSamples;
+    out.length = kLength;
+    return out;
+  }
+
+  TemporaryFolder folder_;
+  ThreadPool pool_{2};
+};
+
+// Mean KL of a quantized folder, the long way.
+double divergence_of(const fs::path& reference, const fs::path& candidate, const Samples& text, ThreadPool& pool) {
+  const Model a = *Model::load(reference, {}, pool), b = *Model::load(candidate, {}, pool);
+  ScoredText scored;
+  scored.ids = text.tokens;
+  for (int64_t i = 0; i < text.count; ++i) scored.passages.push_back({i * text.length, text.length, 1});
+  ModelLogits expected(a, scored, pool), found(b, scored, pool);
+  LogitSource* const candidates[] = {&found};
+  return compare_logits(expected, candidates, pool)->at(0).mean_kl.value;
+}
+
+TEST_F(SearchOfAModel, TheRecipeIsWorthWhatTheSearchSays) {
+  SearchOptions asked =
+      options("int3:g32,int4:g32,int6:g32,int8:g32", "int4:token:asym,int6:token:asym,int8:token:asym", 5);
+  asked.budget.activation_bits = 7;
+  const Result<SearchReport> report = run_search(asked, pool_);
+  expect_ok(report);
+  EXPECT_LE(report->chosen.weight_bits, 5);
+  EXPECT_LE(report->chosen.activation_bits, 7);
+  EXPECT_GT(report->chosen.weight_bits, 4.5);
+  EXPECT_GT(report->chosen.activation_bits, 6);
+  for (const Point& point : report->points)
+    if (point.fits) {
+      EXPECT_GE(point.measured.kl, report->chosen.measured.kl);
+    }
+
+  QuantizeOptions quantizing;
+  quantizing.model = folder_ / "model";
+  quantizing.output = folder_ / "out";
+  const Result<Json> source = parse_json(report->recipe, "found");
+  expect_ok(source);
+  quantizing.recipe = *parse_recipe(*source, "found");
+  const Result<QuantizeReport> quantized = quantize(quantizing, pool_);
+  expect_ok(quantized);
+  EXPECT_NEAR(quantized->quantized_bits_per_weight, report->chosen.weight_bits, 1e-9);
+  const Tokenizer tokenizer = *Tokenizer::load(asked.model);
+  const Samples text = *draw_samples(asked.text, tokenizer, kSamples, kLength, 0, "");
+  const double kl = divergence_of(asked.model, quantizing.output, text, pool_);
+  EXPECT_NEAR(report->chosen.measured.kl / kl, 1, 1e-6);
+}
+
+TEST_F(SearchOfAModel, CountsWhatIsStored) {
+  const Spec spec = llama_spec();
+  const std::string formats = "int2:g32,int3:row,int4:g32:asym,int8:g24,bfp4:b16,mxfp6,nvfp4,f16";
+  const Space space = *make_space(spec, *read_palette("", formats, "int8:token,int4:token:asym,f32"), bits(20), {});
+  QuantizeOptions quantizing;
+  quantizing.model = folder_ / "model";
+  for (size_t k = 0; k < space.palette.weights.size(); ++k) {
+    Json source = rounding();
+    source["weights"] = to_string(space.palette.weights[k]);
+    quantizing.output = folder_ / fmt::format("out{}", k);
+    quantizing.recipe = *parse_recipe(source, "r");
+    const auto found = quantize(quantizing, pool_);
+    expect_ok(found);
+    std::map<std::string, int64_t> stored;
+    for (const LinearReport& linear : found->linears) stored[linear.name + ".weights"] = linear.stored_bytes;
+    for (const Variable& variable : space.variables)
+      if (stored.contains(variable.name)) {
+        EXPECT_EQ(variable.bits[k], 8 * stored[variable.name]) << variable.name;
+      }
+    EXPECT_EQ(stored.empty(), space.palette.weights[k].bits == 16);  // floats are not reported
+  }
+  // q, k and v read 64 inputs each: of 8 bits and a scale, of 4 bits, a scale and a zero, of 32 bits.
+  EXPECT_EQ(space.variables[0].name, "blocks.0.qkv.activations");
+  EXPECT_EQ(space.variables[0].bits, (std::vector<int64_t>{3 * (64 * 8 + 32), 3 * (64 * 4 + 32 + 8), 3 * 64 * 32}));
+}
+
+TEST_F(SearchOfAModel, AveragesOverAllOperandsAtALength) {
+  const Spec spec = llama_spec();
+  Budget budget = bits(9);
+  budget.all = true;
+  budget.length = 10;
+  const Space space = *make_space(spec, *read_palette("", "int8:row", "int8:token"), budget, {0, 16});
+  const double weights = 2.0 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96), inputs = 2.0 * (6 * 64 + 96);
+  const double rows = 2.0 * (64 + 32 + 32 + 64 + 96 + 96 + 64), cache = 2.0 * 2 * 2 * 16;
+  const double total = 8 * weights + 32 * rows + 10 * (8 * inputs + 2.0 * 7 * 32) + 10 * 16 * cache;
+  EXPECT_NEAR(space.budget_bits(space.uniform(0, 0)), total / (weights + 10 * inputs + 10 * cache), 1e-12);
+}
+
+TEST_F(SearchOfAModel, InterruptedSearchesGoOn) {
+  SearchOptions asked = options("int3:g32,int4:g32,int8:g32", "f32", 4.5);
+  asked.log = folder_ / "log.jsonl";
+  const SearchReport whole = *run_search(asked, pool_);
+  const std::string log = testing::get(asked.log);
+  expect_error(run_search(asked, pool_), ErrorCode::usage, "--resume", "log.jsonl");
+
+  testing::put(asked.log, log.substr(0, log.size() / 2));  // in the middle of a line
+  asked.resume = true;
+  const SearchReport resumed = *run_search(asked, pool_);
+  EXPECT_EQ(resumed.chosen.choice, whole.chosen.choice);
+  EXPECT_EQ(resumed.chosen.measured.kl, whole.chosen.measured.kl);
+  EXPECT_LT(resumed.measured, whole.measured * 2 / 3);
+  EXPECT_GT(resumed.measured, 0);
+  EXPECT_EQ(testing::get(asked.log), log);
+
+  asked.budget.bits = 5;  // another budget needs its own solution only
+  const SearchReport other = *run_search(asked, pool_);
+  EXPECT_LE(other.measured, 1);
+  EXPECT_LE(other.chosen.measured.kl, whole.chosen.measured.kl);
+}
+
+TEST_F(SearchOfAModel, TrialsGoOnAsIfNotInterrupted) {
+  SearchOptions asked = options("int3:g32,int4:g32,int8:g32", "f32", 4.5);
+  asked.engine = Engine::tpe;
+  asked.trials = 24;
+  asked.log = folder_ / "whole.jsonl";
+  const SearchReport whole = *run_search(asked, pool_);
+  const std::string log = testing::get(asked.log);
+  for (const Point& point : whole.points)
+    if (point.study == "tpe") {
+      EXPECT_TRUE(point.fits);
+    }
+
+  asked.log = folder_ / "parts.jsonl";
+  asked.trials = 13;
+  ASSERT_TRUE(run_search(asked, pool_));
+  asked.trials = 24;
+  asked.resume = true;
+  const SearchReport resumed = *run_search(asked, pool_);
+  EXPECT_EQ(testing::get(asked.log), log);
+  EXPECT_EQ(resumed.chosen.choice, whole.chosen.choice);
+  EXPECT_LE(whole.chosen.measured.kl, whole.points[1].measured.kl);  // uniform int4
+
+  const std::string drawn = svg(whole, "Search of <a>");
+  EXPECT_NE(drawn.find("Search of &lt;a&gt;"), std::string::npos);
+  EXPECT_EQ(std::count(drawn.begin(), drawn.end(), '\n') > 30, true);
+  EXPECT_NE(drawn.find("class=\"chosen\""), std::string::npos);
+}
+
+TEST_F(SearchOfAModel, FurtherRoundsMeasureAroundTheLast) {
+  SearchOptions asked = options("int2:g32,int3:g32,int4:g32", "f32", 3.5);
+  const SearchReport once = *run_search(asked, pool_);
+  asked.rounds = 2;
+  const SearchReport twice = *run_search(asked, pool_);
+  EXPECT_LE(twice.chosen.measured.kl, once.chosen.measured.kl);
+  EXPECT_GT(twice.measured, once.measured);
+}
+
+TEST_F(SearchOfAModel, RefusesTheLogOfSomethingElse) {
+  SearchOptions asked = options("int4:g32,int8:g32", "f32", 6);
+  asked.text.clear();  // the model's own
+  asked.log = folder_ / "log.jsonl";
+  ASSERT_TRUE(run_search(asked, pool_));
+  asked.resume = true;
+  asked.seed = 1;
+  expect_error(run_search(asked, pool_), ErrorCode::corrupt, "tokens", "log.jsonl");
+  asked.seed = 0;
+  write_llama(folder_ / "other", 2);
+  asked.model = folder_ / "other";
+  expect_error(run_search(asked, pool_), ErrorCode::corrupt, "another model", "model");
+  testing::put(asked.log, "{\"a\": 1}\n");
+  expect_error(run_search(asked, pool_), ErrorCode::corrupt, "no log of a search");
+  asked.resume = false;
+  asked.force = true;
+  expect_error(run_search(asked, pool_), ErrorCode::usage, "not replaced");
+}
+
+TEST_F(SearchOfAModel, RefusesBudgetsByName) {
+  expect_error(run_search(options("int4:g32", "f32", {}), pool_), ErrorCode::usage, "no budget", "--bits");
+  expect_error(run_search(options("int4:g32", "f32", 0.0), pool_), ErrorCode::usage, "--bits is 0");
+  expect_error(run_search(options("int4:g32", "f32", std::nan("")), pool_), ErrorCode::usage, "--bits");
+  expect_error(run_search(options("int4:g32,int3:g32", "f32", 3.49), pool_), ErrorCode::usage, "impossible", "3.5000");
+  expect_ok(run_search(options("int3:g32", "f32", 3.5), pool_));
+  SearchOptions both = options("int4:g32", "f32", 4.5);
+  both.budget.memory = 1000;
+  expect_error(run_search(both, pool_), ErrorCode::usage, "two budgets");
+  both.budget.bits.reset();
+  expect_error(run_search(both, pool_), ErrorCode::usage, "1000", "impossible", "bytes");
+  SearchOptions trials = options("int4:g32", "f32", 4.5);
+  trials.engine = Engine::tpe;
+  trials.trials = 0;
+  expect_error(run_search(trials, pool_), ErrorCode::usage, "--trials");
+  SearchOptions window = options("int4:g32", "f32", 4.5);
+  window.length = 65;
+  expect_error(run_search(window, pool_), ErrorCode::usage, "--window", "64");
+}
+
+TEST_F(SearchOfAModel, RefusesFormatsThatAreNotMultiplied) {
+  expect_error(run_search(options("int4:g32,bfp4:b16", "bfp8:b16", 6), pool_), ErrorCode::usage, "int4:g32",
+               "bfp8:b16");
+}
+
+TEST_F(SearchOfAModel, ChoosesAmongBlockFormats) {
+  const auto found = run_search(options("bfp3:b16,bfp4:b16,bfp6:b16", "bfp4:b16,bfp8:b16", 4.5), pool_);
+  expect_ok(found);
+  EXPECT_LE(found->chosen.weight_bits, 4.5);
+  EXPECT_EQ(found->chosen.activation_bits, 8.5);  // free, so the widest
+  EXPECT_NE(found->recipe.find("bfp8:b16"), std::string::npos);
+}
+
+TEST_F(SearchOfAModel, AMemoryBudgetCountsEveryTensor) {
+  SearchOptions asked = options("int2:g32,int4:g32,int8:g32", "f32", {});
+  asked.budget.memory = 1;
+  const auto refused = run_search(asked, pool_);
+  ASSERT_FALSE(refused);
+  // All linears at 2.5 bits, embedding, head and five norms in f32.
+  const int64_t weights = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96), others = 4 * (2 * 300 * 64 + 5 * 64);
+  expect_error(refused, ErrorCode::usage, fmt::format("{} bytes, {} of which", weights * 5 / 16 + others, others));
+  asked.budget.memory = weights * 5 / 16 + others;
+  const auto least = run_search(asked, pool_);
+  expect_ok(least);
+  EXPECT_EQ(least->chosen.weight_bits, 2.5);
+}
+
+TEST(Palettes, AreReadByName) {
+  EXPECT_EQ(read_palette("int", "", "")->weights.size(), 7u);
+  EXPECT_EQ(read_palette("int", "int4:row", "")->weights.size(), 1u);
+  EXPECT_EQ(read_palette("", "int4:row", "")->activations, std::vector<NumberFormat>{NumberFormat()});
+  expect_error(read_palette("nothing", "", ""), ErrorCode::usage, "nothing", "bfp, mx, int");
+  expect_error(read_palette("", "", ""), ErrorCode::usage, "--formats");
+  expect_error(read_palette("", "int4:g32,int4:g32", ""), ErrorCode::usage, "twice");
+  expect_error(read_palette("", "int4:g32,", ""), ErrorCode::usage, "--formats");
+  expect_error(read_palette("", "int9:g32", ""), ErrorCode::usage, "int9");
+}
+
+}  // namespace
+}  // namespace nibble::search

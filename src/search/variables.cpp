@@ -1,0 +1,248 @@
+#include "search/variables.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "format/linear_weight.h"
+#include "model/model.h"
+#include "quantize/recipe/formats.h"
+
+namespace nibble::search {
+namespace {
+
+constexpr PaletteRow kPalettes[] = {
+    {"bfp", "block floating point of 2 to 8 bits, blocks of 16 (arXiv:2310.05079)",
+     "bfp2:b16,bfp3:b16,bfp4:b16,bfp5:b16,bfp6:b16,bfp7:b16,bfp8:b16",
+     "bfp2:b16,bfp3:b16,bfp4:b16,bfp5:b16,bfp6:b16,bfp7:b16,bfp8:b16"},
+    {"mx", "OCP microscaling: 4, 6 and 8 bits", "mxfp4,mxfp6,mxint8", "mxfp4,mxfp6,mxint8"},
+    {"int", "integers of 2 to 8 bits, groups of 32; activations of 4 to 8 bits by token",
+     "int2:g32,int3:g32,int4:g32,int5:g32,int6:g32,int7:g32,int8:g32",
+     "int4:token:asym,int5:token:asym,int6:token:asym,int7:token:asym,int8:token:asym"},
+    {"int-weights", "integers of 2 to 8 bits, groups of 32; float activations",
+     "int2:g32,int3:g32,int4:g32,int5:g32,int6:g32,int7:g32,int8:g32", "f32"},
+};
+
+constexpr int64_t kScaleBits = 32, kOffsetBits = 8;  // of a token's
+constexpr int64_t kOuterBits = 32;                   // of a matrix's outer scale
+
+template <class Parse>
+Result<std::vector<NumberFormat>> read_formats(std::string_view list, std::string_view where, const Parse& parse) {
+  std::vector<NumberFormat> out;
+  for (size_t begin = 0; begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    NIBBLE_TRY(const NumberFormat format, parse(list.substr(begin, end - begin), where));
+    if (std::find(out.begin(), out.end(), format) != out.end())
+      return fail(ErrorCode::usage, "{}: {} is named twice", where, to_string(format));
+    out.push_back(format);
+    begin = end + 1;
+  }
+  return out;
+}
+
+Result<const PaletteRow*> palette_named(std::string_view name) {
+  static constexpr PaletteRow kNone{"", "", "", ""};
+  if (name.empty()) return &kNone;
+  std::string names;
+  for (const PaletteRow& row : kPalettes) {
+    if (row.name == name) return &row;
+    names += (names.empty() ? "" : ", ") + std::string(row.name);
+  }
+  return fail(ErrorCode::usage, "unknown palette \"{}\"; there are {}; or give --formats", name, names);
+}
+
+// --- costs ------------------------------------------------------------------------------------------------------
+
+Variable weights_of(const Spec& spec, const Palette& palette, int64_t block, Role role) {
+  const Shape shape = shape_of(spec, role);
+  Variable out{linear_name(block, role) + ".weights", Operand::weights, block, {role}, shape.rows * shape.columns, {}};
+  for (const NumberFormat& format : palette.weights) out.bits.push_back(stored_bits(format, shape.rows, shape.columns));
+  return out;
+}
+
+Variable activations_of(const Spec& spec, const Palette& palette, int64_t block, const Site& site) {
+  const int64_t inputs = shape_of(spec, site.roles[0]).columns, readers = static_cast<int64_t>(site.roles.size());
+  Variable out{fmt::format("blocks.{}.{}.activations", block, site.name),
+               Operand::activations,
+               block,
+               site.roles,
+               readers * inputs,
+               {}};
+  for (const NumberFormat& format : palette.activations) out.bits.push_back(readers * input_bits(format, inputs));
+  return out;
+}
+
+std::vector<Variable> variables_of(const Spec& spec, const Palette& palette) {
+  std::vector<Variable> out;
+  for (int64_t block = 0; block < spec.layers; ++block)
+    for (const Site& site : sites_of(spec)) {
+      out.push_back(activations_of(spec, palette, block, site));
+      for (Role role : site.roles) out.push_back(weights_of(spec, palette, block, role));
+    }
+  return out;
+}
+
+// --- pools ------------------------------------------------------------------------------------------------------
+
+Status check(const Budget& budget) {
+  if (!budget.bits && !budget.memory) return fail(ErrorCode::usage, "there is no budget: give --bits or --memory");
+  if (budget.bits && budget.memory)
+    return fail(ErrorCode::usage, "two budgets are given: --bits and --memory exclude each other");
+  for (const auto& [name, bits] : {std::pair("--bits", budget.bits), {"--activation-bits", budget.activation_bits}})
+    if (bits && !(*bits > 0 && *bits <= 64))
+      return fail(ErrorCode::usage, "{} is {}; expected more than 0, and 64 at most", name, *bits);
+  if (budget.memory && *budget.memory < 1) return fail(ErrorCode::usage, "--memory is {} bytes", *budget.memory);
+  if (budget.all && budget.length < 1)
+    return fail(ErrorCode::usage, "--length is {}; expected the number of tokens that the budget counts",
+                budget.length);
+  if (budget.all && budget.bits && budget.activation_bits)
+    return fail(ErrorCode::usage, "--budget all counts the activations already: it excludes --activation-bits");
+  return {};
+}
+
+int64_t values_of(const Space& space, const Pool& pool) {
+  int64_t sum = pool.fixed_values;
+  for (size_t i : pool.variables) {
+    const Variable& variable = space.variables[i];
+    sum += variable.values * (variable.operand == Operand::activations ? pool.tokens : 1);
+  }
+  return sum;
+}
+
+int64_t limit_of(double bits, int64_t values) {
+  return static_cast<int64_t>(std::floor(bits * static_cast<double>(values) * (1 + 1e-12)));
+}
+
+// The cheapest choice must fit. `per_value`: how the budget was given.
+Status check_possible(const Space& space, const Pool& pool, bool per_value, std::string_view option) {
+  int64_t least = pool.fixed_bits;
+  for (size_t i : pool.variables) {
+    int64_t cheapest = space.cost(pool, i, 0);
+    for (size_t k = 1; k < space.candidates(space.variables[i]).size(); ++k)
+      cheapest = std::min(cheapest, space.cost(pool, i, static_cast<int>(k)));
+    least += cheapest;
+  }
+  if (!pool.limit || least <= *pool.limit) return {};
+  if (!per_value)
+    return fail(ErrorCode::usage,
+                "{} {} is impossible: the narrowest formats need {} bytes, {} of which are not chosen", option,
+                *pool.limit / 8, (least + 7) / 8, pool.fixed_bits / 8);
+  const auto values = static_cast<double>(values_of(space, pool));
+  // Rounded up, so that the number in the message is possible.
+  const double needed = std::ceil(static_cast<double>(least) / values * 1e4) * 1e-4;
+  return fail(ErrorCode::usage, "{} {:.6g} is impossible: the narrowest formats need {:.4f} bits on average", option,
+              static_cast<double>(*pool.limit) / values, needed);
+}
+
+int64_t cache_values(const Spec& spec, int64_t tokens) {
+  return 2 * spec.layers * spec.kv_heads * spec.head_dim * tokens;
+}
+
+std::vector<size_t> all_of(const Space& space, Operand operand) {
+  std::vector<size_t> out;
+  for (size_t i = 0; i < space.variables.size(); ++i)
+    if (space.variables[i].operand == operand) out.push_back(i);
+  return out;
+}
+
+void make_pools(const Spec& spec, const Budget& budget, const Unchosen& unchosen, Space& space) {
+  Pool weights, activations;
+  weights.variables = all_of(space, Operand::weights);
+  activations.variables = all_of(space, Operand::activations);
+  if (budget.all) {
+    weights.fixed_values = cache_values(spec, budget.length);
+    weights.fixed_bits = weights.fixed_values * unchosen.cache_bits;
+  }
+  if (budget.memory) {
+    weights.fixed_bits += unchosen.stored_bits;
+    weights.limit = *budget.memory * 8;
+  } else if (budget.all) {
+    weights.tokens = budget.length;
+    weights.variables.insert(weights.variables.end(), activations.variables.begin(), activations.variables.end());
+    activations.variables.clear();
+  }
+  if (budget.bits) weights.limit = limit_of(*budget.bits, values_of(space, weights));
+  if (budget.activation_bits) activations.limit = limit_of(*budget.activation_bits, values_of(space, activations));
+  space.pools.push_back(std::move(weights));
+  if (!activations.variables.empty()) space.pools.push_back(std::move(activations));
+}
+
+double average(const Space& space, const Choice& choice, Operand operand) {
+  double bits = 0, values = 0;
+  for (size_t i = 0; i < choice.size(); ++i) {
+    const Variable& variable = space.variables[i];
+    if (variable.operand != operand) continue;
+    bits += static_cast<double>(variable.bits[static_cast<size_t>(choice[i])]);
+    values += static_cast<double>(variable.values);
+  }
+  return values > 0 ? bits / values : 0;
+}
+
+}  // namespace
+
+std::span<const PaletteRow> palette_rows() { return kPalettes; }
+
+Result<Palette> read_palette(std::string_view name, std::string_view weights, std::string_view activations) {
+  NIBBLE_TRY(const PaletteRow* row, palette_named(name));
+  if (weights.empty()) weights = row->weights;
+  if (activations.empty()) activations = row->activations.empty() ? "f32" : row->activations;
+  if (weights.empty())
+    return fail(ErrorCode::usage, "there is nothing to choose from: give --recipe with a palette's name, or --formats");
+  Palette palette;
+  NIBBLE_TRY(palette.weights, read_formats(weights, "--formats", parse_weights));
+  NIBBLE_TRY(palette.activations, read_formats(activations, "--activations", parse_activations));
+  return palette;
+}
+
+int64_t stored_bits(const NumberFormat& format, int64_t rows, int64_t columns) {
+  if (format.is_float()) return rows * columns * format.bits;
+  return 8 * rows * row_sizes(format, columns, false).bytes() + (format.outer ? kOuterBits : 0);
+}
+
+int64_t input_bits(const NumberFormat& format, int64_t columns) {
+  if (format.sharing != Sharing::token) return stored_bits(format, 1, columns);
+  return columns * format.bits + kScaleBits + (format.offset ? kOffsetBits : 0);
+}
+
+int64_t Space::cost(const Pool& pool, size_t variable, int candidate) const {
+  const Variable& of = variables[variable];
+  return of.bits[static_cast<size_t>(candidate)] * (of.operand == Operand::activations ? pool.tokens : 1);
+}
+
+int64_t Space::cost(const Pool& pool, const Choice& choice) const {
+  int64_t sum = pool.fixed_bits;
+  for (size_t i : pool.variables) sum += cost(pool, i, choice[i]);
+  return sum;
+}
+
+bool Space::fits(const Choice& choice) const {
+  return std::all_of(pools.begin(), pools.end(),
+                     [&](const Pool& pool) { return !pool.limit || cost(pool, choice) <= *pool.limit; });
+}
+
+double Space::weight_bits(const Choice& choice) const { return average(*this, choice, Operand::weights); }
+double Space::activation_bits(const Choice& choice) const { return average(*this, choice, Operand::activations); }
+
+double Space::budget_bits(const Choice& choice) const {
+  if (pools[0].tokens == 1 && pools[0].fixed_bits != 0) return weight_bits(choice);
+  return static_cast<double>(cost(pools[0], choice)) / static_cast<double>(values_of(*this, pools[0]));
+}
+
+Choice Space::uniform(int weights, int activations) const {
+  Choice out;
+  for (const Variable& variable : variables)
+    out.push_back(variable.operand == Operand::weights ? weights : activations);
+  return out;
+}
+
+Result<Space> make_space(const Spec& spec, Palette palette, const Budget& budget, const Unchosen& unchosen) {
+  NIBBLE_DO(check(budget));
+  Space space;
+  space.palette = std::move(palette);
+  space.variables = variables_of(spec, space.palette);
+  make_pools(spec, budget, unchosen, space);
+  NIBBLE_DO(check_possible(space, space.pools[0], budget.bits.has_value(), budget.bits ? "--bits" : "--memory"));
+  if (space.pools.size() > 1) NIBBLE_DO(check_possible(space, space.pools[1], true, "--activation-bits"));
+  return space;
+}
+
+}  // namespace nibble::search
