@@ -56,7 +56,7 @@ void add_block(Inspection& inspection, Tally& tally, int64_t index, const BlockW
     const WeightInfo& info = inspection.matrices.back();
     tally.linear_bytes += info.stored_bytes;
     tally.linear_weights += info.rows * info.columns;
-    if (!weight.format.is_integer()) continue;
+    if (!weight.format.has_codes()) continue;
     tally.quantized_bytes += info.stored_bytes;
     tally.quantized_weights += info.rows * info.columns;
   }

@@ -54,9 +54,12 @@ constexpr QuantizeTask kQuantization[] = {
     {{"int4:row", "int4:token:asym"}, {4096, 4096}, 512},  {{"int4:row", "int4:token:asym", 256}, {4096, 4096}, 512},
     {{"int4:row", "int8:token:asym"}, {4096, 11008}, 512}, {{"int4:row", "int8:token:asym", 256}, {4096, 11008}, 512},
     {{"int4:row", "int4:token:asym"}, {4096, 11008}, 512}, {{"int4:row", "int4:token:asym", 256}, {4096, 11008}, 512},
+    {{"bfp6:b16", "bfp6:b16"}, {4096, 4096}, 512},         {{"mxfp4:b32", "mxfp4:b32"}, {4096, 4096}, 512},
+    {{"nvfp4:b16", "nvfp4:b16"}, {4096, 4096}, 512},
 };
 constexpr QuantizeTask kQuickQuantization[] = {{{"int4:row", "int8:token:asym"}, {512, 512}, 16},
-                                               {{"int4:row", "int4:token:asym", 32}, {512, 512}, 16}};
+                                               {{"int4:row", "int4:token:asym", 32}, {512, 512}, 16},
+                                               {{"bfp6:b16", "bfp6:b16"}, {512, 512}, 16}};
 
 constexpr int64_t kTokens[] = {1, 2, 4, 8, 16, 32, 128, 512}, kQuickTokens[] = {1, 16, 64};
 constexpr int64_t kMostTokens = 1 << 16, kMostWidth = 1 << 18, kMostWeights = int64_t{1} << 30;

@@ -42,7 +42,8 @@ Result<LinearWeight> random_layer(const LayerKind& kind, const Shape& shape) {
   for (int64_t i = 0; i < kind.kept; ++i) weight.kept_columns.push_back(static_cast<int32_t>(i * shape.k / kind.kept));
   weight.codes.resize(static_cast<size_t>(shape.n * packed_bytes(weight.dense_columns(), weight.format.bits)));
   fill(weight.codes, pattern_of(weight.format.levels), random);
-  if (weight.format.is_integer()) weight.scales.assign(static_cast<size_t>(shape.n * weight.groups()), kScale);
+  if (weight.format.scale != ScaleCodec::none)
+    weight.scales.assign(static_cast<size_t>(shape.n * weight.groups()), kScale);
   weight.kept.resize(static_cast<size_t>(shape.n * kind.kept));
   weight.kept_levels = kind.kept_as == "bf16" ? Levels::bf16 : Levels::f16;
   fill(std::as_writable_bytes(std::span(weight.kept)), pattern_of(weight.kept_levels), random);

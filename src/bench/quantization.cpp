@@ -54,7 +54,9 @@ class QuantizeCalls {
 Work work_of(const QuantizeTask& task) {
   const int64_t floats = task.m * (task.shape.k + task.kind.kept), codes = task.m * (task.shape.k - task.kind.kept),
                 tokens = task.m * static_cast<int64_t>(sizeof(float) + 2 * sizeof(int32_t));  // scale, zero and sum
-  return {0, static_cast<double>(floats * static_cast<int64_t>(sizeof(float)) + codes + tokens)};
+  const auto format = parse_format(task.kind.activations);
+  const int64_t code_bytes = format && format->is_block() ? 2 : 1;  // block formats are written as bfloat16
+  return {0, static_cast<double>(floats * static_cast<int64_t>(sizeof(float)) + codes * code_bytes + tokens)};
 }
 
 Result<QuantizeMeasurement> measure_quantization(Machine& machine, const QuantizeTask& task, Isa isa, const Plan& plan,

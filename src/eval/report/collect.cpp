@@ -119,8 +119,8 @@ Status Collector::add_block(int64_t index) {
     LayerRow row = row_of(index, role, weight);
     NIBBLE_DO(add_recorded(row));
     if (original) NIBBLE_DO(compare(row, weight, (*original)[role]));
-    (weight.format.is_integer() ? integer_bytes_ : linear_bytes_) += row.stored_bytes;
-    (weight.format.is_integer() ? integer_weights_ : linear_weights_) += row.rows * row.columns;
+    (weight.format.has_codes() ? integer_bytes_ : linear_bytes_) += row.stored_bytes;
+    (weight.format.has_codes() ? integer_weights_ : linear_weights_) += row.rows * row.columns;
     report_.linears.push_back(std::move(row));
   }
   for (const Site& site : sites_of(model_.spec())) {

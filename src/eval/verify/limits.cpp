@@ -47,7 +47,7 @@ Result<BitWidths> bit_widths_of(const ModelSource& source) {
       NIBBLE_TRY(const NumberFormat stored, format_of(*entry, "weights"));
       NIBBLE_TRY(const NumberFormat read, format_of(*entry, "activations"));
       bits += std::min(stored.bits, 16) * count;
-      if (read.is_integer()) widths.activations = std::min(widths.activations, read.bits);
+      if (read.has_codes()) widths.activations = std::min(widths.activations, read.bits);
     }
   if (weights > 0) widths.weights = bits / weights;
   return widths;

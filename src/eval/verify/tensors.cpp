@@ -35,7 +35,7 @@ struct Row {
 
 std::vector<Row> rows_of(const LinearWeight& weight, ThreadPool& pool) {
   std::vector<Row> rows(static_cast<size_t>(weight.rows));
-  const bool coded = weight.format.is_integer() && weight.dense_columns() >= kFewestColumns;
+  const bool coded = weight.format.has_codes() && weight.dense_columns() >= kFewestColumns;
   pool.run_ranges(weight.rows, 64, [&](int64_t begin, int64_t end) {
     std::vector<float> values(static_cast<size_t>(weight.columns));
     std::vector<uint8_t> codes(coded ? static_cast<size_t>(weight.dense_columns()) : 0);
@@ -102,7 +102,7 @@ Status check_sites(const Spec& spec, int64_t index, const BlockWeights& block) {
     Role first_role = Role::q;
     for (Role role : site.roles) {
       const LinearWeight& weight = block[role];
-      if (!weight.format.is_integer()) continue;
+      if (!weight.format.has_codes()) continue;
       if (first == nullptr) {
         first = &weight;
         first_role = role;

@@ -79,11 +79,11 @@ class Comparison {
  private:
   Status compare(const std::string& name, const LinearWeight& mine, const LinearWeight& reference) {
     NIBBLE_DO(compare_floats(name + ".bias", mine.bias, reference.bias));
-    if (mine.format == reference.format && !mine.format.is_integer() && mine.kept_columns.empty())
+    if (mine.format == reference.format && !mine.format.has_codes() && mine.kept_columns.empty())
       return compare_bytes(name, mine, reference);
     NIBBLE_TRY(const FloatLayer layer, examination_.of_reference(float_layer(reference, name, pool_)));
     const double error = weight_error(layer, mine, pool_);
-    if (!mine.format.is_integer()) return check_conversion(name, error);
+    if (!mine.format.has_codes()) return check_conversion(name, error);
     return check_error(name, layer, mine, error);
   }
 
