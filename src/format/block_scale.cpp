@@ -32,10 +32,7 @@ float to_e4m3(float scale) {
   return element.level(element.encode(std::clamp(scale, kLeastScale, kMostScale)));
 }
 
-float ratio_scale(float absmax, float level, float outer) {
-  if (!std::isfinite(absmax)) return std::numeric_limits<float>::quiet_NaN();
-  return absmax == 0 ? 1.0f : to_e4m3(absmax / (level * outer));
-}
+float ratio_scale(float absmax, float level, float outer) { return to_e4m3(absmax / (level * outer)); }
 
 double squared_error(std::span<const float> values, const Grid& grid) {
   double sum = 0;
@@ -137,9 +134,10 @@ PowerRule power_rule(const NumberFormat& format) {
 float block_scale(const NumberFormat& format, float absmax, float outer) {
   if (!std::isfinite(absmax)) return std::numeric_limits<float>::quiet_NaN();
   if (format.sharing == Sharing::none) return std::ldexp(1.0f, -format.fraction);
+  if (absmax == 0) return 1;
   if (format.scale == ScaleCodec::e4m3) return ratio_scale(absmax, greatest_level(format), outer);
   if (format.rule == ScaleRule::paper && format.levels == Levels::minifloat) {
-    const int bias = absmax > 0 ? std::clamp(std::ilogb(absmax), 0, 127) : 0;
+    const int bias = std::clamp(std::ilogb(absmax), 0, 127);
     return std::ldexp(1.0f, (begin_levels() + format.row)->element.bias - bias);
   }
   return std::ldexp(1.0f, power_rule(format).exponent(absmax));

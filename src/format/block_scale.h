@@ -20,7 +20,7 @@ struct PowerRule {
 PowerRule power_rule(const NumberFormat& format);
 
 // The scale of a block format for values of which the largest magnitude is `absmax`, by its rule (`search` as `even`,
-// 4over6 as `fit`). NaN when absmax is NaN or infinite: no number of the block means anything then.
+// 4over6 as `fit`). 1 for a block of zeros; NaN when absmax is NaN or infinite: no number of the block means anything then.
 float block_scale(const NumberFormat& format, float absmax, float outer);
 
 // The outer scale of a matrix: the one under which its largest magnitude takes the largest scale and level. 1 for

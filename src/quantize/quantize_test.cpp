@@ -11,6 +11,7 @@
 
 #include "checkpoint/manifest.h"
 #include "checkpoint/safetensors.h"
+#include "core/half.h"
 #include "core/hash.h"
 #include "core/random.h"
 #include "core/testing.h"
@@ -578,6 +579,7 @@ TEST_F(Quantize, RecordsWhatTheFirstSiteSees) {
   const LinearWeight& solved = block[Role::v];
   ASSERT_EQ(to_string(solved.activations), "int4:token:asym");
   ASSERT_GT(solved.kept_count(), 0);
+  ASSERT_EQ(solved.kept_levels, Levels::bf16);
   const auto dense = dense_columns_of(kHidden, solved.kept_columns);
   double energy = 0, energy_after = 0, product = 0, error = 0;
   for (size_t i = 0; i < 256; ++i) {
@@ -589,6 +591,9 @@ TEST_F(Quantize, RecordsWhatTheFirstSiteSees) {
     for (const int32_t k : dense)
       rounded[static_cast<size_t>(k)] =
           static_cast<double>(grid.round(static_cast<float>(row[static_cast<size_t>(k)])));
+    for (const int32_t k : solved.kept_columns)
+      rounded[static_cast<size_t>(k)] =
+          static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(row[static_cast<size_t>(k)]))));
     for (int64_t n = 0; n < solved.rows; ++n) {
       std::vector<float> w(kHidden);
       decode_row(solved, n, w);

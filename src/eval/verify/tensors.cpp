@@ -57,7 +57,7 @@ Status check_scales(const std::string& name, const LinearWeight& weight, Tally& 
     const auto row = static_cast<int64_t>(i) / std::max<int64_t>(weight.groups(), 1);
     if (scale < 0) return bad(fmt::format("{}: the scale of row {} is {}; scales are positive", name, row, scale));
     const bool half = weight.format.scale == ScaleCodec::f16;
-    if (!half && scale < std::numeric_limits<float>::min())
+    if (weight.format.scale == ScaleCodec::f32 && scale < std::numeric_limits<float>::min())
       return bad(fmt::format("{}: the scale of row {} is {}, a subnormal number", name, row, scale));
     if (half && scale < kSmallestNormalF16) ++tally.subnormal_scales;
   }
