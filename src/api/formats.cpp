@@ -51,16 +51,6 @@ float rounded_float(float x, Levels levels) {
   return levels == Levels::bf16 ? bf16_to_f32(f32_to_bf16(x)) : x;
 }
 
-// What a format without a fraction takes for these numbers.
-NumberFormat settled(NumberFormat format, float most) {
-  if (!format.is_profiled()) return format;
-  format.sharing = Sharing::none;
-  format.scale = ScaleCodec::none;
-  format.fraction =
-      static_cast<int>(std::floor(std::log2((std::exp2(format.bits - 1) - 1) / static_cast<double>(most))));
-  return format;
-}
-
 Grid grid_of(std::span<const float> values, const NumberFormat& format, float outer) {
   if (format.is_block()) return choose_block_grid(values, format, outer);
   const Grid fitted = fit_grid(range_of(values), format.bits, format.offset);
@@ -69,7 +59,7 @@ Grid grid_of(std::span<const float> values, const NumberFormat& format, float ou
 
 double signal_to_noise(std::span<const float> x, size_t width, const NumberFormat& wanted) {
   const float most = absmax_of(x);
-  const NumberFormat format = settled(wanted, most);
+  const NumberFormat format = wanted.is_profiled() ? with_fraction(wanted, most) : wanted;
   const float outer = outer_scale(format, most);
   double signal = 0, noise = 0;
   for (size_t row = 0; row < x.size(); row += width) {
@@ -129,6 +119,9 @@ Result<std::vector<NumberFormat>> wanted_formats(const std::vector<std::string>&
   std::vector<NumberFormat> formats;
   for (const std::string& name : names) {
     NIBBLE_TRY(const NumberFormat format, parse_format(name));
+    if (format.is_integer() && format.sharing == Sharing::tensor)
+      return fail(ErrorCode::usage, "\"{}\": neither weights nor activations have one integer scale for everything",
+                  name);
     formats.push_back(format);
   }
   if (!names.empty()) return formats;

@@ -157,6 +157,15 @@ float token_outer_scale(const NumberFormat& format, float absmax) {
   return std::ldexp(1.0f, std::clamp(exponent, -100, 100));
 }
 
+NumberFormat with_fraction(NumberFormat format, float most) {
+  const double greatest = std::ldexp(1.0, format.bits - 1) - 1;
+  const double fraction = most > 0 ? std::floor(std::log2(greatest / static_cast<double>(most))) : 0;
+  format.sharing = Sharing::none;
+  format.scale = ScaleCodec::none;
+  format.fraction = static_cast<int>(std::clamp(fraction, -126.0, 126.0));
+  return format;
+}
+
 Grid choose_block_grid(std::span<const float> values, const NumberFormat& format, float outer) {
   const float absmax = absmax_of(values), scale = block_scale(format, absmax, outer);
   const Grid fitted = block_grid(format, scale, outer);

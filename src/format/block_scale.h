@@ -20,7 +20,8 @@ struct PowerRule {
 PowerRule power_rule(const NumberFormat& format);
 
 // The scale of a block format for values of which the largest magnitude is `absmax`, by its rule (`search` as `even`,
-// 4over6 as `fit`). 1 for a block of zeros; NaN when absmax is NaN or infinite: no number of the block means anything then.
+// 4over6 as `fit`). 1 for a block of zeros; NaN when absmax is NaN or infinite: no number of the block means anything
+// then.
 float block_scale(const NumberFormat& format, float absmax, float outer);
 
 // The outer scale of a matrix: the one under which its largest magnitude takes the largest scale and level. 1 for
@@ -28,6 +29,9 @@ float block_scale(const NumberFormat& format, float absmax, float outer);
 float outer_scale(const NumberFormat& format, float absmax);
 // The same for a token's row of activations, found while it runs: rounded up to a power of two.
 float token_outer_scale(const NumberFormat& format, float absmax);
+
+// Fixed point with the fraction that just holds values up to `most`: floor(log2((2^(bits-1) - 1) / most)).
+NumberFormat with_fraction(NumberFormat format, float most);
 
 // The grid of one block of weights, by the format's rule.
 Grid choose_block_grid(std::span<const float> values, const NumberFormat& format, float outer);

@@ -10,6 +10,7 @@
 
 #include "core/random.h"
 #include "format/block_scale.h"
+#include "format/linear_weight.h"
 
 namespace nibble {
 namespace {
@@ -248,6 +249,46 @@ TEST(BlockFormats, ZeroBlocksSubnormalsAndNumbersThatAreNone) {
       EXPECT_EQ(y[0], 1.0f) << row->name;
     }
   }
+}
+
+LinearWeight stored(const std::string& text, int64_t kept = 0) {
+  LinearWeight weight;
+  weight.rows = 2;
+  weight.columns = 32;
+  weight.format = format(text);
+  for (int32_t column = 0; column < kept; ++column) weight.kept_columns.push_back(column);
+  const RowSizes row = row_sizes(weight.format, weight.dense_columns(), false);
+  weight.codes.resize(static_cast<size_t>(2 * row.codes));
+  weight.scales.assign(static_cast<size_t>(2 * row.groups), 0.5f);
+  weight.kept.resize(static_cast<size_t>(2 * kept));
+  return weight;
+}
+
+TEST(BlockFormats, StoredOnesAreRefusedWhereTheyAreNoNumbers) {
+  const auto damaged = [](LinearWeight weight, auto damage) {
+    damage(weight);
+    const Status status = weight.validate("q");
+    EXPECT_TRUE(status || status.error().code == ErrorCode::corrupt);
+    return !status;
+  };
+  for (const char* text : {"bfp4", "nvfp4", "mxfp8", "fixed8:f3", "e4m3", "bl8"}) {
+    EXPECT_FALSE(damaged(stored(text), [](LinearWeight&) {})) << text;
+    EXPECT_FALSE(damaged(stored(text, 32), [](LinearWeight&) {})) << text << " with all columns kept";
+    for (float wrong : {0.0f, -1.0f, kNan, kInfinity})
+      EXPECT_TRUE(damaged(stored(text), [&](LinearWeight& w) { w.outer = wrong; })) << text << " " << wrong;
+  }
+  for (float wrong : {0.0f, -1.0f, kNan, 0x1p127f})
+    EXPECT_TRUE(damaged(stored("bfp4"), [&](LinearWeight& w) { w.scales[1] = wrong; })) << wrong;
+  EXPECT_TRUE(damaged(stored("mxfp8"), [](LinearWeight& w) { w.codes[5] = std::byte{0x7F}; }));
+  EXPECT_FALSE(damaged(stored("bm8"), [](LinearWeight& w) { w.codes[5] = std::byte{0x7F}; }));
+  EXPECT_TRUE(damaged(stored("fixed8:f-125"), [](LinearWeight&) {}));
+  EXPECT_TRUE(std::isnan(scale_of_byte(0xB8, ScaleCodec::e4m3)));
+  EXPECT_TRUE(std::isnan(scale_of_byte(127, ScaleCodec::e4m3)));
+  EXPECT_TRUE(std::isnan(scale_of_byte(255, ScaleCodec::power)));
+  for (int byte = 1; byte <= 126; ++byte)
+    EXPECT_EQ(scale_byte(scale_of_byte(static_cast<uint8_t>(byte), ScaleCodec::e4m3), ScaleCodec::e4m3), byte);
+  for (int byte = 0; byte <= 254; ++byte)
+    EXPECT_EQ(scale_byte(scale_of_byte(static_cast<uint8_t>(byte), ScaleCodec::power), ScaleCodec::power), byte);
 }
 
 // The literal definitions of the rules, in double.

@@ -205,7 +205,9 @@ bool serves_weights(const NumberFormat& format) {
 bool serves_activations(const NumberFormat& format) {
   if (format.is_float()) return format.levels == Levels::f32;
   if (format.is_integer()) return format.sharing == Sharing::token || format.sharing == Sharing::row;
-  return format.sharing != Sharing::tensor && format.rule != ScaleRule::search && format.rule != ScaleRule::four_six;
+  const bool cuts = format.rule == ScaleRule::paper && format.levels == Levels::minifloat;
+  return format.sharing != Sharing::tensor && format.rule != ScaleRule::search && format.rule != ScaleRule::four_six &&
+         !cuts;
 }
 
 bool can_multiply(const NumberFormat& weights, const NumberFormat& activations) {

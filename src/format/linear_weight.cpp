@@ -97,6 +97,29 @@ Status validate_pattern(const LinearWeight& weight, std::string_view name) {
   return {};
 }
 
+// Scales are positive and no value overflows; codes of one byte are numbers.
+Status validate_block_values(const LinearWeight& weight, std::string_view name) {
+  const NumberFormat& format = weight.format;
+  if (!std::isfinite(weight.outer) || !(weight.outer > 0))
+    return fail(ErrorCode::corrupt, "{}: the outer scale is {}", name, weight.outer);
+  float most = format.scale == ScaleCodec::none ? std::ldexp(1.0f, -format.fraction) : 0.0f;
+  for (size_t i = 0; i < weight.scales.size(); ++i) {
+    if (!(weight.scales[i] > 0)) return fail(ErrorCode::corrupt, "{}: scale {} is {}", name, i, weight.scales[i]);
+    most = std::max(most, weight.scales[i]);
+  }
+  const bool integers = format.levels == Levels::integer;
+  const float greatest = integers ? std::ldexp(1.0f, format.bits - 1) : Element::of(format).greatest();
+  if (!std::isfinite(weight.outer * (most * greatest)))
+    return fail(ErrorCode::corrupt, "{}: a scale of {} takes the greatest code out of range", name, most);
+  if (integers || format.bits != 8) return {};
+  const Element& element = Element::of(format);
+  for (std::byte code : weight.codes)
+    if (!std::isfinite(element.level(std::to_integer<int32_t>(code))))
+      return fail(ErrorCode::corrupt, "{}: the code {:#04x} is no number in {}", name, std::to_integer<int>(code),
+                  to_string(format));
+  return {};
+}
+
 }  // namespace
 
 RowSizes row_sizes(const NumberFormat& format, int64_t dense_columns, bool sparse24) {
@@ -137,7 +160,7 @@ Status LinearWeight::validate(std::string_view name) const {
   for (size_t i = 0; i < scales.size(); ++i)
     if (!std::isfinite(scales[i]) || scales[i] == 0)
       return fail(ErrorCode::corrupt, "{}: scale {} is {}", name, i, scales[i]);
-  if (!std::isfinite(outer) || outer == 0) return fail(ErrorCode::corrupt, "{}: the outer scale is {}", name, outer);
+  if (format.is_block()) NIBBLE_DO(validate_block_values(*this, name));
   for (size_t i = 0; i < offsets.size(); ++i)
     if (offsets[i] >= format.levels_count())
       return fail(ErrorCode::corrupt, "{}: offset {} is {}, expected less than {}", name, i, offsets[i],
@@ -286,7 +309,8 @@ uint8_t scale_byte(float scale, ScaleCodec codec) {
 }
 
 float scale_of_byte(uint8_t byte, ScaleCodec codec) {
-  if (codec == ScaleCodec::e4m3) return e4m3().level(byte);
+  constexpr uint8_t kMost = 126;  // 448; beyond it NaN and the negative ones
+  if (codec == ScaleCodec::e4m3) return byte > kMost ? std::numeric_limits<float>::quiet_NaN() : e4m3().level(byte);
   return byte == 255 ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0f, byte - 127);
 }
 

@@ -83,7 +83,7 @@ struct NumberFormat {
 // What can be stored as weights: plain floats, and codes with scales by row or group, or without any.
 bool serves_weights(const NumberFormat& format);
 // What a layer's input can be while the model runs: f32, integers with a scale per token, and block formats whose rule
-// needs no search.
+// needs no search (nor cuts mantissas off, as `paper` does with minifloats).
 bool serves_activations(const NumberFormat& format);
 // Which inputs such weights can be multiplied with: f32 always, integers with integers, block formats with block
 // formats.

@@ -29,7 +29,8 @@ std::vector<std::string> activation_formats() {
     }
   }
   for (const char* rule : {"floor", "ceil", "up", "even", "nearest"}) names.push_back(std::string("mxfp4:b32:") + rule);
-  names.push_back("bfp6:b16:paper");
+  for (const char* name : {"bfp6:b16:paper", "e2m1:f126", "e2m1:f-126", "fixed8:f126", "fp8e5m2:f120"})
+    names.push_back(name);
   return names;
 }
 
@@ -172,7 +173,8 @@ TEST(BlockLinear, UnpacksToWhatItDecodesTo) {
 TEST(BlockLinear, RefusesPairsThatNothingMultiplies) {
   Random random(24);
   ThreadPool pool(1);
-  for (const auto& [weights, activations] : {std::pair("bfp4", "int8:token"), std::pair("bfp4", "bfp4:b16:search")}) {
+  for (const auto& [weights, activations] :
+       {std::pair("bfp4", "int8:token"), std::pair("bfp4", "bfp4:b16:search"), std::pair("bm8", "bm8:b16:paper")}) {
     const LinearWeight weight =
         block_layer(random, {.rows = 4, .columns = 32, .format = weights, .activations = activations});
     EXPECT_EQ(PackedLinear::pack(weight, Isa::portable, pool).error().code, ErrorCode::unsupported) << activations;

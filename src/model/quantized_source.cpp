@@ -93,7 +93,8 @@ void expect_dense(const StoredLinear& linear, std::vector<ExpectedPart>& parts) 
   const RowSizes row = row_sizes(entry.weights, linear.dense(), entry.sparse24);
   parts.push_back({linear.name + ".codes", DType::u8, {rows, row.codes}});
   if (entry.sparse24) parts.push_back({linear.name + ".pattern", DType::u8, {rows, row.pattern}});
-  if (row.groups > 0) parts.push_back({linear.name + ".scales", dtype_of(entry.weights.scale), {rows, row.groups}});
+  if (entry.weights.scale != ScaleCodec::none)
+    parts.push_back({linear.name + ".scales", dtype_of(entry.weights.scale), {rows, row.groups}});
   if (entry.weights.outer) parts.push_back({linear.name + ".outer", DType::f32, {1}});
   if (entry.weights.offset) parts.push_back({linear.name + ".offsets", DType::u8, {rows, row.offsets}});
 }

@@ -8,16 +8,6 @@
 namespace nibble {
 namespace {
 
-// Fixed point whose fraction holds values up to `most`: floor(log2((2^(bits-1) - 1) / most)).
-NumberFormat with_fraction(NumberFormat format, float most) {
-  const double greatest = std::ldexp(1.0, format.bits - 1) - 1;
-  const double fraction = most > 0 ? std::floor(std::log2(greatest / static_cast<double>(most))) : 0;
-  format.sharing = Sharing::none;
-  format.scale = ScaleCodec::none;
-  format.fraction = static_cast<int>(std::clamp(fraction, -126.0, 126.0));
-  return format;
-}
-
 float largest_weight(const FloatLayer& layer, std::span<const int32_t> columns) {
   float most = 0;
   for (int64_t n = 0; n < layer.rows; ++n)

@@ -178,7 +178,7 @@ Result<PackedLinear> PackedCache::linear(const std::string& name, int64_t rows, 
 Result<LinearWeight> PackedCache::matrix(const std::string& name, int64_t rows, int64_t columns) const {
   NIBBLE_TRY(const Item* item, find(name, rows, columns));
   const Levels levels = item->shape.weights.levels;
-  if (levels == Levels::integer) return fail(ErrorCode::corrupt, "{}: \"{}\" is not in floats", where_, name);
+  if (!item->shape.weights.is_float()) return fail(ErrorCode::corrupt, "{}: \"{}\" is not in floats", where_, name);
   LinearWeight weight =
       float_linear(rows, columns, levels, CodeBytes::borrowed(item->bytes, file_.borrow(item->bytes)), {});
   NIBBLE_DO(weight.validate(where_ + ": " + name));

@@ -94,12 +94,21 @@ Status Log::check(const fs::path& path, bool resume, bool force) {
   return {};
 }
 
+// A first line that an interruption left unfinished: there is nothing in the log yet.
+Result<bool> holds_nothing(const fs::path& path) {
+  NIBBLE_TRY(const std::string text, read_text(path));
+  return text.find('\n') == std::string::npos && (text.starts_with(kBeginning) || kBeginning.starts_with(text));
+}
+
 Result<Log> Log::open(const fs::path& path, const Json& header, bool resume, bool force) {
   NIBBLE_DO(check(path, resume, force));
   Log log;
   log.path_ = path;
   if (path.empty()) return log;
-  const bool anew = !resume || !fs::exists(path) || fs::file_size(path) == 0;
+  bool anew = !resume || !fs::exists(path);
+  if (!anew) {
+    NIBBLE_TRY(anew, holds_nothing(path));
+  }
   if (!anew) NIBBLE_DO(log.read(header));
   log.descriptor_ = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | (anew ? O_TRUNC : 0), 0666);
   if (log.descriptor_ < 0) return system_failure(errno, "open", path);

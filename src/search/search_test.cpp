@@ -204,6 +204,18 @@ TEST_F(SearchOfAModel, InterruptedSearchesGoOn) {
   EXPECT_LE(other.chosen.measured.kl, whole.chosen.measured.kl);
 }
 
+TEST(SearchLog, AFirstLineThatWasTornIsWrittenAgain) {
+  const testing::TemporaryFolder folder;
+  const auto path = folder.path() / "log.jsonl";
+  const Json header = {{"nibble_search", 1}, {"model", "x"}};
+  for (const char* left : {"", "{\"nib", "{\"nibble_search\":1,\"mod"}) {
+    testing::put(path, left);
+    ASSERT_TRUE(Log::open(path, header, true, false)) << left;
+    EXPECT_TRUE(Log::open(path, header, true, false)) << left;
+    EXPECT_EQ(testing::get(path), dump_json(header) + "\n") << left;
+  }
+}
+
 TEST_F(SearchOfAModel, TrialsGoOnAsIfNotInterrupted) {
   SearchOptions asked = options("int3:g32,int4:g32,int8:g32", "f32", 4.5);
   asked.engine = Engine::tpe;

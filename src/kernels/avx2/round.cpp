@@ -75,11 +75,13 @@ struct Levels {
         steps{_mm256_set1_epi32(args.least_exponent - args.mantissa_bits + 127), _mm256_set1_epi32(args.mantissa_bits)},
         least(_mm256_set1_ps(args.least)),
         greatest(_mm256_set1_ps(args.greatest)),
+        beyond(_mm256_set1_ps(2 * args.greatest)),
         least_power(args.rounding == Rounding::powers ? power(args.least_exponent) : 0) {}
 
   __m256 nearest(__m256 u) const {
     const __m256 sign = _mm256_set1_ps(-0.0f);
-    const __m256 a = _mm256_andnot_ps(sign, u);
+    // No level lies beyond `beyond`, and what is greater might have no exponent left.
+    const __m256 a = _mm256_min_ps(_mm256_andnot_ps(sign, u), beyond);
     const __m256 magnitude =
         rounding == Rounding::powers ? to_power(a, least_power) : to_multiple(a, steps, rounding == Rounding::away);
     const __m256 level = _mm256_or_ps(magnitude, _mm256_and_ps(sign, u));
@@ -88,7 +90,7 @@ struct Levels {
 
   Rounding rounding;
   Steps steps;
-  __m256 least, greatest;
+  __m256 least, greatest, beyond;
   float least_power;
 };
 

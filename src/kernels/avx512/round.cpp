@@ -78,11 +78,13 @@ struct Levels {
         steps{_mm512_set1_epi32(args.least_exponent - args.mantissa_bits + 127), _mm512_set1_epi32(args.mantissa_bits)},
         least(_mm512_set1_ps(args.least)),
         greatest(_mm512_set1_ps(args.greatest)),
+        beyond(_mm512_set1_ps(2 * args.greatest)),
         least_power(args.rounding == Rounding::powers ? power(args.least_exponent) : 0) {}
 
   __m512 nearest(__m512 u) const {
     const __m512 sign = _mm512_set1_ps(-0.0f);
-    const __m512 a = _mm512_andnot_ps(sign, u);
+    // No level lies beyond `beyond`, and what is greater might have no exponent left.
+    const __m512 a = _mm512_min_ps(_mm512_andnot_ps(sign, u), beyond);
     const __m512 magnitude =
         rounding == Rounding::powers ? to_power(a, least_power) : to_multiple(a, steps, rounding == Rounding::away);
     const __m512 level = _mm512_or_ps(magnitude, _mm512_and_ps(sign, u));
@@ -91,7 +93,7 @@ struct Levels {
 
   Rounding rounding;
   Steps steps;
-  __m512 least, greatest;
+  __m512 least, greatest, beyond;
   float least_power;
 };
 
