@@ -11,16 +11,22 @@ namespace {
 constexpr int64_t kStripPanels = 4;         // the widest register tile
 constexpr int64_t kTasksPerThread = 8;      // so that a slow core does not hold up the rest
 constexpr int64_t kSmallestTask = 1 << 16;  // multiplications worth a thread's attention
-constexpr int64_t kInputBytes = 1 << 20;    // of the tokens of a task: what stays in a core's second cache
+constexpr int64_t kInputBytes = 1 << 20;    // of the tokens of a task: what stays in a core's second-level cache
 
-// Multiplications of a task, a tenth of a millisecond or two: what the others may wait for. Rows with tiles of 32
-// tokens do some eight times as many in that time.
-int64_t largest_task(const LinearRow& row) { return int64_t{1} << (row.tile_m < 32 ? 27 : 29); }
+// Multiplications of a task: what the others may wait for. Rows with tiles of 32 tokens do some eight times as many in
+// the same time; those that read their input in blocks read a block again for every task.
+int64_t largest_task(const LinearRow& row) { return int64_t{1} << (row.tile_m < 32 && row.block_k == 0 ? 27 : 29); }
 
 int64_t panels_of(const LinearOutput& output) { return ceil_div(output.layer->outputs(), kLanes); }
 
 const LinearRow& row_of(const LinearOutput& output, int64_t m) {
   return output.row != nullptr ? *output.row : output.layer->row_for(m);
+}
+
+// Of a token's input, what a row has in the cache together.
+int64_t bytes_at_a_time(const LinearRow& row, const PreparedInput& input, int64_t k) {
+  const int64_t bytes = input.x == nullptr ? input.stride : input.x_stride * static_cast<int64_t>(sizeof(float));
+  return row.block_k == 0 || row.block_k >= k ? bytes : bytes * row.block_k / k;
 }
 
 // How the outputs of a site's layers, side by side, are cut into tasks: whole strips of panels of one layer, times
@@ -34,17 +40,15 @@ struct Tasks {
 
   static Tasks cut(std::span<const LinearOutput> outputs, const PreparedInput& input, int threads) {
     const int64_t m = input.count, k = outputs[0].layer->inputs();
-    const int64_t token_bytes =
-        input.x == nullptr ? input.stride : input.x_stride * static_cast<int64_t>(sizeof(float));
+    const LinearRow& row = row_of(outputs[0], m);
     Tasks tasks;
-    tasks.tokens = round_up(ceil_div(m, ceil_div(m * token_bytes, kInputBytes)), row_of(outputs[0], m).tile_m);
+    tasks.tokens = round_up(ceil_div(m, ceil_div(m * bytes_at_a_time(row, input, k), kInputBytes)), row.tile_m);
     tasks.token_tasks = ceil_div(m, tasks.tokens);
     int64_t panels = 0;
     for (const LinearOutput& output : outputs) panels += panels_of(output);
     const int64_t panel_work = kLanes * k * std::min(m, tasks.tokens);
     const int64_t even = panels * tasks.token_tasks / (threads * kTasksPerThread);
-    tasks.panels =
-        std::max(std::min(even, largest_task(row_of(outputs[0], m)) / panel_work), ceil_div(kSmallestTask, panel_work));
+    tasks.panels = std::max(std::min(even, largest_task(row) / panel_work), ceil_div(kSmallestTask, panel_work));
     tasks.panels = kStripPanels * std::max<int64_t>(1, tasks.panels / kStripPanels);
     for (const LinearOutput& output : outputs) tasks.panel_tasks += tasks.of(output);
     return tasks;

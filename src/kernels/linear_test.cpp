@@ -171,18 +171,25 @@ INSTANTIATE_TEST_SUITE_P(All, RowsTest,
                            return name;
                          });
 
-// Blocks of tokens and of inputs, which only large layers have: more than 192 tokens, more than 4096 inputs in a group,
-// more than 64 groups.
+// Blocks of tokens, outputs and inputs, which only large layers have: more than 264 tokens and 256 outputs of floats,
+// 512 of tiles, more than 4096 inputs in a group, more than 64 groups.
 TEST(Linear, ManyTokensAndInputsEqualTheReference) {
   Random random(19);
   const struct {
     int64_t m, rows, columns;
     const char *format, *input;
-  } cases[] = {{205, 37, 300, "int4:g128:asym", "int8:token:asym"}, {74, 40, 700, "int4:g8", "int8:token"},
-               {97, 33, 2304, "int4:g128", "int8:token:asym"},      {193, 16, 1100, "int4:g16:asym", "int4:token:asym"},
-               {80, 32, 4500, "int4:row:asym", "int8:token:asym"},  {261, 48, 200, "int4:g7", "int8:token"},
-               {75, 70, 2100, "int8:row", "int8:token:asym"},       {290, 32, 260, "int8:g64:asym", "int8:token:asym"},
-               {78, 20, 4200, "int4:g1400:asym", "int8:token"}};
+  } cases[] = {{205, 37, 300, "int4:g128:asym", "int8:token:asym"},
+               {74, 40, 700, "int4:g8", "int8:token"},
+               {97, 33, 2304, "int4:g128", "int8:token:asym"},
+               {193, 16, 1100, "int4:g16:asym", "int4:token:asym"},
+               {80, 32, 4500, "int4:row:asym", "int8:token:asym"},
+               {261, 48, 200, "int4:g7", "int8:token"},
+               {75, 70, 2100, "int8:row", "int8:token:asym"},
+               {290, 32, 260, "int8:g64:asym", "int8:token:asym"},
+               {78, 20, 4200, "int4:g1400:asym", "int8:token"},
+               {290, 290, 500, "f32", "f32"},
+               {270, 260, 200, "f16", "f32"},
+               {530, 550, 600, "bf16", "bf16"}};
   for (const auto& [m, rows, columns, format, activations] : cases) {
     Case c;
     c.m = m;

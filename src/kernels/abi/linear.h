@@ -111,6 +111,7 @@ struct LinearRow {
   int64_t step_multiple;    // integer input: serves groups whose steps are a multiple of this
   int64_t tile_m;           // tokens of its register tile: cutting M at multiples of it wastes nothing
   LinearKernel kernel;
+  int64_t block_k = 0;  // reads its tokens' input in blocks of so many values; 0: all K before the next strip
 };
 
 }  // namespace nibble

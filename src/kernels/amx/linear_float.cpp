@@ -1,11 +1,12 @@
 // bf16 weights times bf16 input in tiles: tdpbf16ps multiplies 16 tokens x 32 inputs with 32 inputs x 16 outputs in 16
 // cycles. Its second operand is 16 rows of a pair of inputs of 16 outputs: sixteen pairs of a panel as they are packed.
 //
-// Blocking: up to 512 tokens, as many as their input fits a share of the L2 cache; inside, strips of two panels;
-// inside, chunks of 512 inputs, whose weights (32 KiB) stay in the L1 cache; inside, tiles of 32 tokens x 32 outputs.
-// Tile registers: 4 sums, 2 inputs, 2 weights of 8, so that four loads, two of them from the L2 cache, feed four
-// multiplications. While a chunk is multiplied, the next one is asked for, a share with every tile. Between chunks the
-// sums rest in memory, which changes no bit.
+// Blocking: up to 512 tokens and 512 outputs, whose sums (1 MiB) rest in the L2 cache between chunks of 512 inputs,
+// beside the chunk's input of all those tokens (512 KiB); inside a chunk, strips of two panels, whose weights (32 KiB)
+// stay in the L1 cache; inside, tiles of 32 tokens x 32 outputs. Tile registers: 4 sums, 2 inputs, 2 weights of 8, so
+// that four loads, two of them from the L2 cache, feed four multiplications; their lines, and the next tile's sums, are
+// asked for ahead, and so are the weights of the next strip and the input of the next chunk. Resting in memory changes
+// no bit.
 #include "kernels/amx/intrinsics.h"
 #include "kernels/amx/rows.h"
 #include "kernels/amx/tiles.h"
@@ -15,9 +16,9 @@ namespace {
 
 constexpr int kPanels = 2, kHalves = 2;  // of a tile: outputs and tokens come in halves of 16
 constexpr int64_t kHalfTokens = 16, kTileTokens = 32;
-constexpr int64_t kInputBytes = 1 << 20;  // of a block of tokens
 constexpr int64_t kTileInputs = 32, kTileBytes = 1024, kLine = 64;
-constexpr int64_t kChunkBlocks = 16, kMostTiles = 16;
+constexpr int64_t kChunkBlocks = 16;              // of 32 inputs
+constexpr int64_t kMostTiles = 16, kStrips = 16;  // whose sums rest together
 constexpr int64_t kAhead = 4;  // tiles of weights asked for before they are used, where no tile before did so
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -58,18 +59,31 @@ template <int kLevel>
   for (int64_t line = 0; line < kTileBytes; line += kLine) __builtin_prefetch(weights + line, 0, 4 - kLevel);
 }
 
-// A part of the inputs of a strip, and what to ask for while it is multiplied: how many tiles of the next chunk with
-// every tile of tokens, from each of its panels. Negative: there is one tile only, which asks for its own.
+[[gnu::always_inline]] inline void ask_for_lines(const uint8_t* from, int64_t stride, int64_t count) {
+  for (; count > 0; --count, from += stride) asm volatile("prefetcht0 (%0)" : : "r"(from));
+}
+
+// A part of the inputs, in blocks of 32.
 struct Chunk {
-  int64_t begin, end, share;  // blocks of inputs
+  int64_t begin, end;
 };
 
+// What the tiles of a strip ask for, a share each, since it is next: weights, and a part of the next chunk's input.
+struct Ahead {
+  const uint8_t* weights = nullptr;
+  int64_t tiles = 0;                            // of weights, for each tile of tokens, from each panel
+  int64_t inputs = 0, x_line = 0, x_lines = 0;  // bytes into the rows; lines of each
+};
+
+// Two panels.
 struct Strip {
   const LinearArgs& args;
   int64_t panel;
   const int64_t blocks = (args.dense.k + kTileInputs - 1) / kTileInputs;
   const int64_t panel_bytes = blocks * kTileBytes;
   const uint8_t* weights = static_cast<const uint8_t*>(args.dense.codes) + panel * panel_bytes;
+  const uint8_t* x = reinterpret_cast<const uint8_t*>(args.halves);
+  const int64_t stride = args.x_stride * 2;
 
   __mmask16 lanes_of(int p) const {
     const int64_t left = smaller(args.dense.n, args.panel_end * kLanes) - (panel + p) * kLanes;
@@ -99,43 +113,46 @@ struct Strip {
     }
   }
 
-  // The next chunk follows this one in both panels, and after the last one the next strip does.
-  const uint8_t* after(const Chunk& chunk) const {
-    return weights + (chunk.end < blocks ? chunk.end * kTileBytes : kPanels * panel_bytes);
-  }
-
-  // Sums of tile number `number` += input * weights over a chunk.
-  template <int H>
-  void multiply(const Tokens& tokens, Sums& sums, const Chunk& chunk, int64_t number) const {
-    const int64_t stride = args.x_stride * 2;
-    const auto* x = reinterpret_cast<const uint8_t*>(args.halves) + tokens.first * stride;
+  // Sums of one tile += input * weights over a chunk. `next`: the sums of the tile that follows. With kAlone, no tile
+  // before has asked for the weights.
+  template <int H, bool kAlone>
+  void multiply(const Tokens& tokens, Sums& sums, const Sums* next, const Chunk& chunk, const Ahead& ahead,
+                int64_t number) const {
+    const uint8_t* rows = x + tokens.first * stride;
+    const int64_t length = chunk.end - chunk.begin;
     load_tile<0>(sums.at[0][0], kLine);
     load_tile<1>(sums.at[0][1], kLine);
     if constexpr (H == 2) {
       load_tile<2>(sums.at[1][0], kLine);
       load_tile<3>(sums.at[1][1], kLine);
     }
-    const uint8_t* next = after(chunk) + number * chunk.share * kTileBytes;
-    for (int64_t block = chunk.begin; block < chunk.end; ++block) {
-      const uint8_t* at = weights + block * kTileBytes;
-      load_tile<4>(x + block * kLine, stride);
+    for (int64_t i = 0; i < length; ++i) {
+      const int64_t block = chunk.begin + i;
+      const uint8_t *at = weights + block * kTileBytes, *input = rows + block * kLine;
+      load_tile<4>(input, stride);
       load_tile<6>(at, kLine);
+      if constexpr (!kAlone) ask_for_lines(input + kLine, stride, kHalfTokens);
       multiply_tiles<0, 4, 6>();
       load_tile<7>(at + panel_bytes, kLine);
-      multiply_tiles<1, 4, 7>();
-      if constexpr (H == 2) {
-        load_tile<5>(x + tokens.half * stride + block * kLine, stride);
-        multiply_tiles<2, 5, 6>();
-        multiply_tiles<3, 5, 7>();
-      }
-      if (chunk.share < 0) {
+      if constexpr (kAlone) {
         ask_for_tile<1>(at + kAhead * kTileBytes);
         ask_for_tile<1>(at + panel_bytes + kAhead * kTileBytes);
-      } else if (block - chunk.begin < chunk.share) {
-        ask_for_tile<2>(next);
-        ask_for_tile<2>(next + panel_bytes);
-        next += kTileBytes;
+      } else if (i < ahead.tiles) {
+        const uint8_t* from = ahead.weights + (number * ahead.tiles + i) * kTileBytes;
+        ask_for_tile<2>(from);
+        ask_for_tile<2>(from + panel_bytes);
       }
+      multiply_tiles<1, 4, 7>();
+      if constexpr (H == 2) {
+        load_tile<5>(input + tokens.half * stride, stride);
+        if constexpr (!kAlone) ask_for_lines(input + tokens.half * stride + kLine, stride, kHalfTokens);
+        multiply_tiles<2, 5, 6>();
+        if (next != nullptr) ask_for_lines(reinterpret_cast<const uint8_t*>(next) + i * 4 * kLine, kLine, 4);
+        multiply_tiles<3, 5, 7>();
+      }
+      for (int64_t m = tokens.count * i / length; m < tokens.count * (i + 1) / length; ++m)
+        for (int64_t line = 0; line < ahead.x_lines; ++line)
+          __builtin_prefetch(rows + m * stride + ahead.inputs + (ahead.x_line + line) * kLine, 0, 2);
     }
     store_tile<0>(sums.at[0][0], kLine);
     store_tile<1>(sums.at[0][1], kLine);
@@ -144,43 +161,77 @@ struct Strip {
       store_tile<3>(sums.at[1][1], kLine);
     }
   }
+};
 
-  // Tokens [m_begin, m_end), at most kMostTiles tiles. Panels are packed in pairs, so that there always is a second
-  // one.
-  void run(int64_t m_begin, int64_t m_end) const {
-    const int64_t count = m_end - m_begin, tiles = (count + kTileTokens - 1) / kTileTokens;
-    Sums sums[kMostTiles];
-    int64_t configured = 0;
-    Chunk chunk{0, 0, tiles == 1 ? -1 : (kChunkBlocks + tiles - 1) / tiles};
+// Up to kMostTiles tiles of tokens and kStrips strips. Panels are packed in pairs, so that each has its second one.
+struct Group {
+  const LinearArgs& args;
+  const int64_t count = args.m_end - args.m_begin, tiles = (count + kTileTokens - 1) / kTileTokens;
+  const int64_t strips = (args.panel_end - args.panel_begin + kPanels - 1) / kPanels;
+  int64_t configured = 0;
+
+  void run(Sums* sums) {
+    const int64_t blocks = Strip{args, 0}.blocks;
+    Chunk chunk{0, 0};
     do {  // once even without inputs: y must become r
       chunk.begin = chunk.end;
-      chunk.end = smaller(blocks, tiles == 1 ? blocks : chunk.begin + kChunkBlocks);
-      for (int64_t tile = 0; tile < tiles; ++tile) {  // as equal as can be
-        const int64_t first = count * tile / tiles, in_tile = count * (tile + 1) / tiles - first;
-        const Tokens tokens{m_begin + first, in_tile > kHalfTokens ? (in_tile + 1) / 2 : in_tile, in_tile};
-        if (configured != in_tile) configure(tokens);
-        configured = in_tile;
-        if (chunk.begin == 0) begin(tokens, sums[tile]);
-        if (in_tile > kHalfTokens) {
-          multiply<2>(tokens, sums[tile], chunk, tile);
-        } else {
-          multiply<1>(tokens, sums[tile], chunk, tile);
-        }
-        if (chunk.end == blocks) finish(tokens, sums[tile]);
-      }
+      chunk.end = smaller(blocks, tiles == 1 && strips == 1 ? blocks : chunk.begin + kChunkBlocks);
+      for (int64_t s = 0; s < strips; ++s) run_strip(s, chunk, sums + s * tiles);
     } while (chunk.end < blocks);
+  }
+
+  void run_strip(int64_t s, const Chunk& chunk, Sums* sums) {
+    const Strip strip{args, args.panel_begin + s * kPanels};
+    const Ahead ahead = ahead_of(strip, s, chunk);
+    for (int64_t tile = 0; tile < tiles; ++tile) {  // as equal as can be
+      const int64_t first = count * tile / tiles, in_tile = count * (tile + 1) / tiles - first;
+      const Tokens tokens{args.m_begin + first, in_tile > kHalfTokens ? (in_tile + 1) / 2 : in_tile, in_tile};
+      if (configured != in_tile) configure(tokens);
+      configured = in_tile;
+      if (chunk.begin == 0) strip.begin(tokens, sums[tile]);
+      const Sums* next = chunk.begin > 0 && tile + 1 < tiles ? &sums[tile + 1] : nullptr;
+      const auto multiply = in_tile > kHalfTokens
+                                ? (tiles == 1 ? &Strip::multiply<2, true> : &Strip::multiply<2, false>)
+                                : (tiles == 1 ? &Strip::multiply<1, true> : &Strip::multiply<1, false>);
+      (strip.*multiply)(tokens, sums[tile], next, chunk, ahead, tile);
+      if (chunk.end == strip.blocks) strip.finish(tokens, sums[tile]);
+    }
+  }
+
+  // The next strip's part of the chunk; after the last one the next chunk, and after that the panels that follow.
+  Ahead ahead_of(const Strip& strip, int64_t s, const Chunk& chunk) const {
+    Ahead ahead;
+    if (tiles == 1) return ahead;
+    const bool last_chunk = chunk.end == strip.blocks;
+    const Strip following{args, s + 1 < strips || last_chunk ? strip.panel + kPanels : args.panel_begin};
+    const int64_t block = s + 1 < strips ? chunk.begin : last_chunk ? 0 : chunk.end;
+    ahead.weights = following.weights + block * kTileBytes;
+    ahead.tiles = (kChunkBlocks + tiles - 1) / tiles;
+    if (last_chunk) return ahead;
+    ahead.inputs = chunk.end * kLine;
+    ahead.x_line = kChunkBlocks * s / strips;
+    ahead.x_lines = kChunkBlocks * (s + 1) / strips - ahead.x_line;
+    return ahead;
   }
 };
 
 }  // namespace
 
 void linear_bf16_tiles(const LinearArgs& args) {
-  const int64_t row_bytes = args.x_stride * 2;
-  const int64_t tiles = kInputBytes / (kTileTokens * (row_bytes > 0 ? row_bytes : 1));
-  const int64_t tokens = kTileTokens * smaller(kMostTiles, tiles > 0 ? tiles : 1);
-  for (int64_t m = args.m_begin; m < args.m_end; m += tokens)
-    for (int64_t panel = args.panel_begin; panel < args.panel_end; panel += kPanels)
-      Strip{args, panel}.run(m, smaller(m + tokens, args.m_end));
+  Sums sums[kMostTiles * kStrips];
+  const int64_t count = args.m_end - args.m_begin,
+                cuts = (count + kMostTiles * kTileTokens - 1) / (kMostTiles * kTileTokens);
+  // Few tokens: the weights are read once, in order.
+  const int64_t width = kPanels * (count <= kTileTokens ? 1 : kStrips);
+  LinearArgs part = args;
+  for (int64_t cut = 0; cut < cuts; ++cut) {  // as equal as can be
+    part.m_begin = args.m_begin + count * cut / cuts;
+    part.m_end = args.m_begin + count * (cut + 1) / cuts;
+    for (part.panel_begin = args.panel_begin; part.panel_begin < args.panel_end; part.panel_begin += width) {
+      part.panel_end = smaller(args.panel_end, part.panel_begin + width);
+      Group{part}.run(sums);
+    }
+  }
   release_tiles();
 }
 

@@ -79,9 +79,15 @@ class Flushing {
   unsigned before_;
 };
 
-// Outputs that are computed together: while the weights stream by, their accumulators and a block of their input stay
-// in the L2 cache.
-constexpr int64_t kTokens = 96, kPanels = 8;
+// Outputs that are computed together: their accumulators (264 KiB) and a block of their tokens' input (200 KiB) stay in
+// the L2 cache while the weights of the block stream by, and each tile asks for a share of what comes next.
+constexpr int64_t kTokens = 264, kPanels = 16, kLine = 64;
+
+// Asks the L2 cache for `count` lines. In assembly: the compiler drops functions that only prefetch.
+[[gnu::always_inline]] inline void ask_for(const void* from, int64_t count) {
+  for (const char* line = static_cast<const char*>(from); count > 0; --count, line += kLine)
+    asm volatile("prefetcht1 (%0)" : : "r"(line));
+}
 
 template <class Weights>
 struct Float {
@@ -127,6 +133,53 @@ struct Float {
     }
   }
 
+  // What the tiles of a strip ask for, one share each: the weights of the strip that follows, and of the tile's own
+  // tokens a part of the next block.
+  struct Ahead {
+    const Value* weights;  // of the first panel
+    int64_t panel_bytes;
+    int64_t lines, share;             // of a panel; for one tile
+    int64_t inputs, x_line, x_lines;  // where the next block begins, negative: nowhere; lines of it to ask for
+    int64_t asked = 0;
+
+    [[gnu::always_inline]] void ask(const LinearArgs& args, int64_t m, int64_t count) {
+      const auto* at = reinterpret_cast<const char*>(weights) + asked * kLine;
+      const int64_t now = smaller(share, lines - asked);
+      ask_for(at, now);
+      ask_for(at + panel_bytes, now);
+      asked += now;
+      if (inputs < 0) return;
+      for (int64_t i = m; i < m + count; ++i) {
+        const void* row = Weights::kPairs ? static_cast<const void*>(args.halves + i * args.x_stride + inputs)
+                                          : args.x + i * args.x_stride + inputs;
+        ask_for(static_cast<const char*>(row) + x_line * kLine, x_lines);
+      }
+    }
+  };
+
+  // For the strip at `panel` and the block that begins at k. After the last block the next panels follow.
+  static Ahead ahead_of(const LinearArgs& args, int64_t panel, int64_t k) {
+    const int64_t all = inputs(args.dense), tiles = (args.m_end - args.m_begin + kBlockTokens - 1) / kBlockTokens;
+    const int64_t strips = (args.panel_end - args.panel_begin + kBlockPanels - 1) / kBlockPanels;
+    const int64_t strip = (panel - args.panel_begin) / kBlockPanels, next = k + kBlockInputs;
+    const bool in_block = panel + kBlockPanels < args.panel_end, more = next < all;
+    Ahead ahead{};
+    const int64_t follows = in_block ? panel + kBlockPanels : more ? args.panel_begin : args.panel_end;
+    ahead.weights = static_cast<const Value*>(args.dense.codes) + (follows * all + (in_block ? k
+                                                                                    : more   ? next
+                                                                                             : 0)) *
+                                                                      kLanes;
+    ahead.panel_bytes = all * kLanes * static_cast<int64_t>(sizeof(Value));
+    ahead.lines = kBlockInputs * kLanes * static_cast<int64_t>(sizeof(Value)) / kLine;
+    // All lines at once hold up what they should help, where the weights are multiplied as they lie.
+    ahead.share = Weights::kUnpacks || tiles > 3 ? (ahead.lines + tiles - 1) / tiles : 0;
+    ahead.inputs = more ? next : -1;
+    const int64_t lines = kBlockInputs * (Weights::kPairs ? 2 : 4) / kLine + 1;
+    ahead.x_line = lines * strip / strips;
+    ahead.x_lines = lines * (strip + 1) / strips - ahead.x_line;
+    return ahead;
+  }
+
   // Inputs from k on, for all tokens and panels of `args`: at most kTokens and kPanels.
   static void add_block(const LinearArgs& args, int64_t k, float* rest) {
     alignas(64) float scratch[Weights::kUnpacks ? kBlockPanels * kBlockInputs * kLanes : 1];
@@ -136,7 +189,9 @@ struct Float {
     for (; work.panel < args.panel_end; work.panel += kBlockPanels) {
       const int64_t panels = smaller(kBlockPanels, args.panel_end - work.panel);
       load_weights(work, panels, k, scratch, work.block);
+      Ahead ahead = ahead_of(args, work.panel, k);
       each_tile(args.m_begin, args.m_end, [&](int64_t m, int64_t count) {
+        ahead.ask(args, m, count);
         work.m = m;
         if constexpr (Weights::kPairs) {
           Pairs::unpack_input(args.halves + m * args.x_stride + k, args.x_stride, count, work.block.inputs, x);
@@ -155,10 +210,12 @@ struct Float {
   static void run(const LinearArgs& args) {
     alignas(64) float rest[kTokens / kBlockTokens * kPanels / kBlockPanels * kTileValues];
     // Few tokens: the weights are read once, in order.
-    const int64_t width = args.m_end - args.m_begin <= kBlockTokens ? kBlockPanels : kPanels;
+    const int64_t count = args.m_end - args.m_begin, width = count <= kBlockTokens ? kBlockPanels : kPanels;
+    const int64_t cuts = (count + kTokens - 1) / kTokens;
     LinearArgs part = args;
-    for (part.m_begin = args.m_begin; part.m_begin < args.m_end; part.m_begin += kTokens) {
-      part.m_end = smaller(args.m_end, part.m_begin + kTokens);
+    for (int64_t cut = 0; cut < cuts; ++cut) {  // as equal as can be
+      part.m_begin = args.m_begin + count * cut / cuts;
+      part.m_end = args.m_begin + count * (cut + 1) / cuts;
       for (part.panel_begin = args.panel_begin; part.panel_begin < args.panel_end; part.panel_begin += width) {
         part.panel_end = smaller(args.panel_end, part.panel_begin + width);
         int64_t k = 0;

@@ -8,10 +8,10 @@ constexpr LinearRow kLinear[] = {
     {"linear_w8_a8__avx512vnni_12x32", PackedType::int8, true, 8, 1, 1, 12, avx512::linear_w8_a8},
     {"linear_w4_f32__avx512_6x64", PackedType::int4, false, 0, 1, 1, 6, avx512::linear_w4_f32},
     {"linear_w8_f32__avx512_6x64", PackedType::int8, false, 0, 1, 1, 6, avx512::linear_w8_f32},
-    {"linear_f32__avx512_12x32", PackedType::f32, false, 0, 1, 1, 12, avx512::linear_f32},
-    {"linear_f16__avx512_12x32", PackedType::f16, false, 0, 1, 1, 12, avx512::linear_f16},
-    {"linear_bf16__avx512_12x32", PackedType::bf16, false, 0, 1, 1, 12, avx512::linear_bf16},
-    {"linear_bf16_pairs__avx512_12x32", PackedType::bf16_pairs, false, 0, 1, 1, 12, avx512::linear_bf16_pairs},
+    {"linear_f32__avx512_12x32", PackedType::f32, false, 0, 1, 1, 12, avx512::linear_f32, 192},
+    {"linear_f16__avx512_12x32", PackedType::f16, false, 0, 1, 1, 12, avx512::linear_f16, 192},
+    {"linear_bf16__avx512_12x32", PackedType::bf16, false, 0, 1, 1, 12, avx512::linear_bf16, 192},
+    {"linear_bf16_pairs__avx512_12x32", PackedType::bf16_pairs, false, 0, 1, 1, 12, avx512::linear_bf16_pairs, 192},
     {},
 };
 
