@@ -142,15 +142,20 @@ struct Direct {
     return stored.template step<S>(chunk);
   }
   [[gnu::always_inline]] __m512 scales(const uint8_t* at) const { return scales_of(dense, at); }
+  [[gnu::always_inline]] static void fetch_block(int64_t) {}
   [[gnu::always_inline]] static void fetch(const uint8_t* chunk) {
     for (int64_t at = 0; at < kChunk; at += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(chunk + at + 4096), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(chunk + at + 4096), _MM_HINT_T1);
   }
 };
 
-// Bytes and floats that have been made of them.
+// Bytes and floats that have been made of them. Meanwhile a share of the lines of the next blocks is asked for.
 struct Made {
   static constexpr int64_t kChunk = 256, kScales = kLanes * 4;
+  const uint8_t* next[2];    // of either panel
+  int64_t next_block, half;  // bytes and lines of a block of one panel
+  int64_t begin, end;        // lines of both panels' block
+
   template <int S>
   [[gnu::always_inline]] static __m512i step(const uint8_t* chunk) {
     return _mm512_load_si512(chunk + 64 * S);
@@ -159,6 +164,12 @@ struct Made {
     return _mm512_load_ps(reinterpret_cast<const float*>(at));
   }
   [[gnu::always_inline]] static void fetch(const uint8_t*) {}
+  [[gnu::always_inline]] void fetch_block(int64_t b) const {
+    for (int64_t line = begin; line < end; ++line) {
+      const uint8_t* const from = line < half ? next[0] + line * 64 : next[1] + (line - half) * 64;
+      _mm_prefetch(reinterpret_cast<const char*>(from + b * next_block), _MM_HINT_T1);
+    }
+  }
 };
 
 // f = what the definition says, over the blocks of `in`. kChunks: of a block, or 0 where only `in` says.
@@ -174,6 +185,7 @@ template <int M, int P, int kChunks, class Source>
   const uint8_t* scales = in.scales;
   for (int64_t b = 0; b < in.blocks; ++b) {
     SumTile<M, P> acc;
+    source.fetch_block(b);
     const int64_t chunks = kChunks > 0 ? kChunks : in.block / kChunkInputs;
     const uint8_t* const tails[2] = {records[0] + chunks * kChunkInputs, records[1] + chunks * kChunkInputs};
     unrolled<M>([&](auto i) __attribute__((always_inline)) {
@@ -312,8 +324,17 @@ struct Many {
     }
   }
 
+  // What is read after this range: the next one of these panels, or the first one of the next.
+  static Made asking(const Range& range) {
+    const PackedDense& dense = range.args.dense;
+    const int64_t bytes = block_bytes(dense), panel = range.last() ? range.panel + 2 : range.panel;
+    const uint8_t* const from = static_cast<const uint8_t*>(dense.codes) +
+                                (panel * dense.groups + (range.last() ? 0 : range.begin + range.blocks)) * bytes;
+    return {{from, from + dense.groups * bytes}, bytes, (bytes + 63) / 64, 0, 0};
+  }
+
   template <int M, int P, int kChunks>
-  [[gnu::noinline]] static void tile(const Range& range, int64_t m, FloatTile<kTokens, 2>& resting) {
+  [[gnu::noinline]] static void tile(const Range& range, const Made& made, int64_t m, FloatTile<kTokens, 2>& resting) {
     const LinearArgs& args = range.args;
     const int64_t block = args.dense.group_size;
     const Operands in{
@@ -334,14 +355,14 @@ struct Many {
       for (int i = 0; i < M; ++i)
         for (int p = 0; p < P; ++p)
           __builtin_prefetch(args.y + (m + i) * args.y_stride + (range.panel + p) * kLanes, 1);
-    multiply<M, P, kChunks>(Made{}, in, f);
+    multiply<M, P, kChunks>(made, in, f);
     if (range.last()) return finish<M, P>(args, m, range.panel, f);
     unrolled<M * P>([&](auto at) __attribute__((always_inline)) {
       _mm512_store_ps(&resting[at / P][at % P], f[at / P][at % P]);
     });
   }
 
-  using Tile = void (*)(const Range&, int64_t, FloatTile<kTokens, 2>&);
+  using Tile = void (*)(const Range&, const Made&, int64_t, FloatTile<kTokens, 2>&);
 
   template <int P, int kChunks>
   static void run_tiles_of(const Range& range, int64_t first, int64_t end, int64_t all) {
@@ -349,9 +370,12 @@ struct Many {
         nullptr, nullptr, nullptr, tile<3, P, kChunks>, tile<4, P, kChunks>, tile<5, P, kChunks>, tile<6, P, kChunks>};
     const LinearArgs& args = range.args;
     const int64_t count = args.m_end - args.m_begin;
+    Made made = asking(range);
     for (int64_t at = first; at < end; ++at) {
       const int64_t from = count * at / all, to = count * (at + 1) / all;
-      kTiles[to - from](range, args.m_begin + from, range.scratch.outputs[at - first]);
+      made.begin = 2 * made.half * (at - first) / (end - first);
+      made.end = 2 * made.half * (at + 1 - first) / (end - first);
+      kTiles[to - from](range, made, args.m_begin + from, range.scratch.outputs[at - first]);
     }
   }
 
