@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Prints docs/accuracy.md: every shipped recipe and the paper's ablations on small trained models.
+"""Prints what the shipped recipes do to small trained models, one page for each kind of number format.
 
-Usage: accuracy.py SHARED [PROGRAM] > docs/accuracy.md
+Usage: accuracy.py SHARED integers [PROGRAM] > docs/accuracy.md
+       accuracy.py SHARED blocks [PROGRAM] > docs/accuracy-blocks.md
 SHARED holds models/ (checkpoints), models/eval/wikitext2_test_200k.txt and data/text/{c4,wikitext2-train-1MB}.txt.
 The quantized models are kept in build/accuracy/ and made again on every run.
 """
@@ -29,8 +30,15 @@ class Bench:
     def model(self, name):
         return self.shared / "models" / name
 
-    def perplexity(self, model, *more):
-        return self.nibble("perplexity", model, "--text", self.text, "--window", WINDOW, *more)
+    def compare(self, name, models):
+        """The scores of quantized models beside the one that they were made of, and its perplexity."""
+        found = self.nibble("compare", self.model(name), *models, "--text", self.text, "--window", WINDOW)["candidates"]
+        return found, found[0]["reference_perplexity"]
+
+    def speed(self, model):
+        """Tokens per second: a prompt of 256, and one sequence decoded."""
+        found = self.nibble("bench", model, "--prefill", 256, "--context", 0, "--batch", 1, "--repetitions", 5)
+        return found["prefill_tokens_per_second"], found["decode_tokens_per_second"]
 
     def quantize(self, name, recipe, *more):
         out = OUT / name / pathlib.Path(str(recipe)).stem
@@ -39,12 +47,28 @@ class Bench:
                              "--calibration", self.shared / "data/text/c4.txt", "--samples", SAMPLES, "--length", LENGTH, *more)
         return out, report
 
-    def row(self, name, recipe, reference, label=None, more=()):
-        print(f"{name}: {label or recipe}", file=sys.stderr, flush=True)
-        out, _ = self.quantize(name, recipe, *more)
-        shape, score = self.nibble("inspect", out), self.perplexity(out)
-        return [label or recipe, f"{shape['quantized_bits_per_weight']:.2f}", f"{shape['bits_per_weight']:.2f}",
-                f"{score['perplexity']:.3f}", change(score["perplexity"], reference)]
+    def rows(self, name, recipes, speed=False):
+        """A row for each (label, recipe), and one for the model itself."""
+        models = []
+        for label, recipe in recipes:
+            print(f"{name}: {label}", file=sys.stderr, flush=True)
+            models.append(self.quantize(name, recipe)[0])
+        scores, reference = self.compare(name, models)
+        shape = self.nibble("inspect", self.model(name))
+        rows = [["unquantized", "", f"{shape['bits_per_weight']:.2f}", f"{reference:.3f}", "", ""]]
+        for (label, _), model, score in zip(recipes, models, scores):
+            shape = self.nibble("inspect", model)
+            rows.append([label, f"{shape['quantized_bits_per_weight']:.2f}", f"{shape['bits_per_weight']:.2f}",
+                         f"{score['candidate_perplexity']:.3f}", change(score["candidate_perplexity"], reference),
+                         f"{score['mean_kl']:.4f}"])
+        if speed:
+            for row, model in zip(rows, [self.model(name), *models]):
+                row += [f"{value:.0f}" for value in self.speed(model)]
+        return rows
+
+
+HEADER = ["recipe", "bits, linears", "bits, all", "perplexity", "change", "mean KL"]
+SPEED = ["prefill", "decode"]
 
 
 def change(value, reference):
@@ -89,26 +113,21 @@ def keep(count):
     return edit
 
 
-def all_recipes(bench, recipes):
+def all_recipes(bench, recipes, speed=False):
     for name in MODELS:
-        base = bench.perplexity(bench.model(name))
-        shape = bench.nibble("inspect", bench.model(name))
-        rows = [["unquantized", "", f"{shape['bits_per_weight']:.2f}", f"{base['perplexity']:.3f}", ""]]
-        rows += [bench.row(name, recipe, base["perplexity"]) for recipe in recipes]
-        print(f"### {name}\n\n{table(['recipe', 'bits, linears', 'bits, all', 'perplexity', 'change'], rows)}\n")
+        rows = bench.rows(name, [(recipe, recipe) for recipe in recipes], speed)
+        print(f"### {name}\n\n{table(HEADER + (SPEED if speed else []), rows)}\n", flush=True)
 
 
 def ablations(bench):
     for name in ABLATED:
-        base = bench.perplexity(bench.model(name))["perplexity"]
         edits = [("quik-4b", None, "quik-4b"), ("quik-4b-all4", None, "down projection in 4 bits too"),
                  ("quik-4b-w4a8-down", None, "down projection W4A8"),
                  ("quik-4b", without_clipping, "without clipping"), ("quik-4b", without_solver, "without GPTQ")]
         edits += [("quik-4b", keep(n), f"{n} columns kept") for n in (0, 1, 2, 4, 8, 16, 32, 64)]
-        rows = []
-        for recipe, edit, label in edits:
-            rows.append(bench.row(name, variant(bench.nibble, recipe, edit) if edit else recipe, base, label))
-        print(f"### {name}\n\n{table(['quik-4b with', 'bits, linears', 'bits, all', 'perplexity', 'change'], rows)}\n")
+        rows = bench.rows(name, [(label, variant(bench.nibble, recipe, edit) if edit else recipe)
+                                 for recipe, edit, label in edits])
+        print(f"### {name}\n\n{table(['quik-4b with'] + HEADER[1:], rows)}\n", flush=True)
 
 
 def solver_worth(bench):
@@ -128,22 +147,16 @@ def solver_worth(bench):
     print(table(["model", "q", "k", "v", "o", "gate", "up", "down", "largest", "below 1"], rows))
 
 
-def main():
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    nibble = Nibble(sys.argv[2] if len(sys.argv) > 2 else ROOT / "build" / "release" / "nibble")
-    bench = Bench(sys.argv[1], nibble)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    recipes = [r["name"] for r in nibble("recipe", "list")["recipes"]]
+def is_integer(nibble, recipe):
+    return nibble("recipe", "show", recipe)["weights"].startswith("int")
+
+
+def integers(bench, recipes, printed_by):
     print(f"""# Accuracy
 
-Everything below is printed by `tools/accuracy.py SHARED > docs/accuracy.md` (commit {commit}). Perplexity: the first 200,000 bytes of
-the WikiText-2 test text, windows of {WINDOW} tokens. Calibration: {SAMPLES} samples of {LENGTH} tokens of C4, seed 0. The models are small
-(4 to 7 million parameters) and really trained; the `-outlier` copies compute the same function with the channel
-magnitudes of large models. "bits, linears" counts codes, scales, kept columns and their indices of the quantized
-linears; "bits, all" every byte of the weight files over every parameter, embeddings included.
+{printed_by} Block formats: [accuracy-blocks.md](accuracy-blocks.md).
 
-## Every recipe
+## Every recipe of integers
 """)
     all_recipes(bench, recipes)
     print("## What each part of QUIK is worth\n")
@@ -155,6 +168,34 @@ linear's output on text it was *not* calibrated on (WikiText-2 train), GPTQ divi
 grid. Means over the layers; below 1, GPTQ is better.
 """)
     solver_worth(bench)
+
+
+def blocks(bench, recipes, printed_by):
+    print(f"""# Accuracy of block formats
+
+{printed_by} What the formats are: [formats.md](formats.md); recipes of integers: [accuracy.md](accuracy.md).
+
+Speeds are tokens per second of these small models on the two processors of [performance.md](performance.md), a prompt of 256 tokens and one
+sequence decoded: they compare recipes of one table, hardly more.
+""")
+    all_recipes(bench, recipes, speed=True)
+
+
+def main():
+    pages = {"integers": integers, "blocks": blocks}
+    if len(sys.argv) < 3 or sys.argv[2] not in pages:
+        sys.exit(__doc__)
+    page = sys.argv[2]
+    nibble = Nibble(sys.argv[3] if len(sys.argv) > 3 else ROOT / "build" / "release" / "nibble")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    recipes = [r["name"] for r in nibble("recipe", "list")["recipes"]]
+    pages[page](Bench(sys.argv[1], nibble), [r for r in recipes if is_integer(nibble, r) == (page == "integers")],
+                f"""Everything below is printed by `tools/accuracy.py SHARED {page}` (commit {commit}). Perplexity and mean KL from the
+unquantized model (nats): the first 200,000 bytes of the WikiText-2 test text, windows of {WINDOW} tokens. Calibration, where a recipe
+asks for it: {SAMPLES} samples of {LENGTH} tokens of C4, seed 0. The models are small (4 to 7 million parameters) and really trained; the
+`-outlier` copies compute the same function with the channel magnitudes of large models. "bits, linears" counts codes, scales,
+kept columns and their indices of the quantized linears; "bits, all" every byte of the weight files over every parameter,
+embeddings included.""")
 
 
 main()

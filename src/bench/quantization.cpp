@@ -5,6 +5,7 @@
 #include "bench/clock.h"
 #include "bench/layers.h"
 #include "core/checked.h"
+#include "format/integer_levels.h"
 
 namespace nibble::bench {
 namespace {
@@ -55,8 +56,11 @@ Work work_of(const QuantizeTask& task) {
   const int64_t floats = task.m * (task.shape.k + task.kind.kept), codes = task.m * (task.shape.k - task.kind.kept),
                 tokens = task.m * static_cast<int64_t>(sizeof(float) + 2 * sizeof(int32_t));  // scale, zero and sum
   const auto format = parse_format(task.kind.activations);
-  const int64_t code_bytes = format && format->is_block() ? 2 : 1;  // block formats are written as bfloat16
-  return {0, static_cast<double>(floats * static_cast<int64_t>(sizeof(float)) + codes * code_bytes + tokens)};
+  // Blocks of integers have a tail each; other block formats are written as bfloat16.
+  const bool records = format && integer_levels(*format);
+  const int64_t tails = records ? ceil_div(codes, format->group) * static_cast<int64_t>(sizeof(BlockTail)) : 0;
+  const int64_t code_bytes = format && format->is_block() && !records ? 2 : 1;
+  return {0, static_cast<double>(floats * static_cast<int64_t>(sizeof(float)) + codes * code_bytes + tails + tokens)};
 }
 
 Result<QuantizeMeasurement> measure_quantization(Machine& machine, const QuantizeTask& task, Isa isa, const Plan& plan,

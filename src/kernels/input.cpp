@@ -7,6 +7,7 @@
 #include "core/checked.h"
 #include "core/half.h"
 #include "format/block_scale.h"
+#include "format/integer_levels.h"
 
 namespace nibble {
 namespace {
@@ -65,6 +66,7 @@ struct Preparation {
   const TokenKernels& kernels;
   RowSource rows;
   RoundArgs rounding = rounding_of(plan.activations);
+  int shift = plan.in_records() ? integer_levels(plan.activations)->shift : 0;
 
   int64_t dense_begin() const { return round_up(plan.columns, 16); }
   int64_t room_per_thread() const { return dense_begin() + round_up(plan.dense_count() + kSplitRoom, 16); }
@@ -79,6 +81,12 @@ struct Preparation {
     }
     out.room.reserve(threads * room_per_thread());
     out.x = nullptr;
+    if (plan.in_records()) {
+      out.stride = spread(plan.groups * plan.group_stride);
+      out.codes.reserve(m * out.stride);
+      out.scales.reserve(m);
+      return;
+    }
     if (plan.activations.levels == Levels::bf16 || plan.activations.is_block()) {
       out.stride = spread(round_up(plan.dense_count(), kBlockOfHalves) * 2);
       out.x_stride = out.stride / 2;
@@ -103,6 +111,8 @@ struct Preparation {
     float* const dense = room + dense_begin();
     if (plan.activations.is_integer()) {
       quantize(m, plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room));
+    } else if (plan.in_records()) {
+      encode(m, plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room));
     } else if (plan.activations.is_block()) {
       round_blocks(plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room),
                    out.halves.data() + m * out.x_stride);
@@ -134,6 +144,13 @@ struct Preparation {
     args.y = to;
     kernels.round(args);
     std::fill(to + args.count, to + round_up(args.count, kBlockOfHalves), uint16_t{0});
+  }
+
+  void encode(int64_t m, const float* x) const {
+    EncodeArgs args{rounding, shift, out.codes.data() + m * out.stride, out.scales.data() + m};
+    args.rounding.x = x;
+    args.rounding.count = plan.dense_count();
+    kernels.encode(args);
   }
 
   const float* split(int64_t m, const float* x, float* dense) const {

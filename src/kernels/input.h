@@ -17,13 +17,16 @@ namespace nibble {
 
 // How the input of a site is prepared for its linears: all linears of one site agree on it.
 struct InputPlan {
-  NumberFormat activations;  // f32: the input is used as it is; bf16, block formats: rounded to them, as bf16 values
+  NumberFormat activations;  // f32: the input is used as it is; bf16: rounded to it; block formats: rounded to them, as
+                             // records of codes where the weights have the same blocks of integers, else as bf16 values
   std::vector<int32_t> kept_columns;
   bool kept_halves = false;  // the kept columns are rounded to bf16
   int64_t columns = 0;       // K of the site
-  // Of the codes: inputs to a weight group, G, and bytes of a padded group. Zero, one, zero when nothing is quantized.
+  // Of the codes: inputs to a weight group, G, and bytes of a padded group, or of the record of a block of codes. Zero,
+  // one, zero when there are no codes.
   int64_t group_size = 0, groups = 1, group_stride = 0;
   bool operator==(const InputPlan&) const = default;
+  bool in_records() const { return activations.is_block() && group_stride > 0; }
   int64_t kept_count() const { return static_cast<int64_t>(kept_columns.size()); }
   int64_t dense_count() const { return columns - kept_count(); }
 };

@@ -1,11 +1,14 @@
 // Canonical weights to kernel layout and back. A pair of panels of 16 outputs is packed by one task; pairs do not
 // depend on each other.
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstring>
 
 #include "core/checked.h"
 #include "core/file.h"
 #include "core/half.h"
+#include "format/integer_levels.h"
 #include "kernels/linear.h"
 #include "kernels/list.h"
 #include "kernels/transpose.h"
@@ -17,7 +20,32 @@ namespace {
 // fastest.
 PackedType packed_halves(Isa isa) { return isa >= Isa::amx ? PackedType::bf16_tiles : PackedType::bf16_pairs; }
 
+// Whether both are integers in the same blocks, so that a block's sum of products is one: exact, and scaled once.
+bool in_integer_blocks(const NumberFormat& weights, const NumberFormat& input) {
+  return weights.group == input.group && weights.group % kChunkInputs == 0 && weights.group <= kLongestBlock &&
+         integer_levels(weights) && integer_levels(input);
+}
+
+PackedType blocks_of(int bits) {
+  return bits <= 4   ? PackedType::blocks4
+         : bits == 5 ? PackedType::blocks5
+         : bits == 6 ? PackedType::blocks6
+                     : PackedType::blocks8;
+}
+
+// Bits that a block layout spends on a code; 0 for other layouts.
+int block_bits(PackedType type) {
+  switch (type) {
+    case PackedType::blocks4: return 4;
+    case PackedType::blocks5: return 5;
+    case PackedType::blocks6: return 6;
+    case PackedType::blocks8: return 8;
+    default: return 0;
+  }
+}
+
 PackedType packed_type(const NumberFormat& format, const NumberFormat& input, Isa isa) {
+  if (in_integer_blocks(format, input)) return blocks_of(format.bits);
   if (format.is_block()) return input.is_block() ? packed_halves(isa) : PackedType::bf16;
   switch (format.levels) {
     case Levels::integer: return format.bits <= 4 ? PackedType::int4 : PackedType::int8;
@@ -47,6 +75,8 @@ int64_t value_at(PackedType type, int64_t k_end, int64_t panel, int64_t lane, in
 bool is_integer(PackedType type) { return type == PackedType::int4 || type == PackedType::int8; }
 
 constexpr int64_t kStepInputs = 4;
+constexpr int64_t kCodes = 64;          // of block layouts with a table of levels
+constexpr int32_t kLevelZero = 128;     // as block layouts store it
 constexpr int64_t kCompactGroup = 128;  // inputs: |level - zero| <= 255, so their sum fits 16 bits
 constexpr int64_t kPair = 2;            // panels
 
@@ -120,7 +150,11 @@ InputPlan make_plan(const PackedShape& shape) {
   plan.columns = shape.columns;
   plan.kept_columns = shape.kept_columns;
   plan.kept_halves = !shape.kept_columns.empty() && shape.kept_levels == Levels::bf16;
-  if (shape.activations.is_integer()) {
+  if (in_integer_blocks(shape.weights, shape.activations)) {
+    plan.group_size = shape.weights.group;
+    plan.groups = shape.weights.groups(plan.dense_count());
+    plan.group_stride = plan.group_size + static_cast<int64_t>(sizeof(BlockTail));
+  } else if (shape.activations.is_integer()) {
     const int64_t dense = plan.dense_count();
     plan.group_size = std::min(shape.weights.group_size(dense), dense);
     plan.groups = shape.weights.groups(dense);
@@ -133,7 +167,8 @@ InputPlan make_plan(const PackedShape& shape) {
 
 // The image of a layer: these arrays one after the other, each at a multiple of 64 bytes.
 struct PackedLinear::Parts {
-  int64_t codes = 0, scales = 0, sums = 0, zeros = 0, outer = 0, kept = 0, bias = 0, end = 0;  // offsets in bytes
+  // Offsets in bytes.
+  int64_t codes = 0, scales = 0, sums = 0, zeros = 0, levels = 0, outer = 0, kept = 0, bias = 0, end = 0;
 };
 
 int64_t PackedLinear::panels() const { return round_up(ceil_div(n_, kLanes), kPair); }
@@ -142,7 +177,10 @@ PackedLinear::Parts PackedLinear::parts() const {
   const PackedDense& d = dense_;
   const bool integer = is_integer(d.type);
   const int64_t integers = d.groups * d.group_steps * 64;
-  const int64_t of_panel = integer ? integers : padded_inputs(d.type, d.k) * kLanes * value_bytes(d.type);
+  const int block_bits_each = block_bits(d.type);
+  const int64_t of_panel = integer               ? integers
+                           : block_bits_each > 0 ? d.groups * d.group_steps * 8 * block_bits_each
+                                                 : padded_inputs(d.type, d.k) * kLanes * value_bytes(d.type);
   const int64_t codes = d.type == PackedType::int4 ? panels() / kPair * integers : panels() * of_panel;
   const int64_t entries = integer ? panels() * d.groups * kLanes : 0;
   Parts parts;
@@ -152,9 +190,10 @@ PackedLinear::Parts PackedLinear::parts() const {
     end = round_up(end + bytes, 64);
   };
   add(parts.codes, std::max<int64_t>(64, codes));  // never nothing: kernels add to the address
-  add(parts.scales, entries * (d.compact ? 2 : 4));
+  add(parts.scales, block_bits_each > 0 ? panels() * d.groups * kLanes : entries * (d.compact ? 2 : 4));
   add(parts.sums, entries * (d.compact ? 2 : 4));
   add(parts.zeros, format_.offset ? entries * (d.compact ? 1 : 4) : 0);
+  add(parts.levels, block_bits_each > 0 ? kCodes : 0);
   add(parts.outer, format_.outer ? 4 : 0);
   add(parts.kept, panels() * padded_inputs(kept_.type, kept_.k) * kLanes * 2);
   add(parts.bias, has_bias_ ? panels() * kLanes * 4 : 0);
@@ -174,10 +213,18 @@ Result<PackedLinear> PackedLinear::make(const PackedShape& shape, Isa isa) {
   d.type = packed_type(shape.weights, shape.activations, isa);
   d.n = shape.rows;
   d.k = out.plan_.dense_count();
-  d.group_size = std::min(shape.weights.group_size(d.k), d.k);
-  d.groups = is_integer(d.type) ? shape.weights.groups(d.k) : 1;
+  const bool blocks = block_bits(d.type) > 0;
+  d.group_size = blocks ? shape.weights.group : std::min(shape.weights.group_size(d.k), d.k);
+  d.groups = blocks || is_integer(d.type) ? shape.weights.groups(d.k) : 1;
   d.compact = is_integer(d.type) && d.group_size <= kCompactGroup && shape.weights.scale == ScaleCodec::f16;
   d.group_steps = is_integer(d.type) ? padded_group(d.group_size, d.groups) / kStepInputs : 0;
+  if (blocks) {
+    d.group_steps = d.group_size / kStepInputs;
+    d.ascending = shape.weights.levels == Levels::magnitude;
+    d.e4m3 = shape.weights.scale == ScaleCodec::e4m3;
+    // E4M3 scales are read as float16, whose exponents are greater by 8.
+    d.factor = std::ldexp(1.0f, (d.e4m3 ? 8 : 0) - integer_levels(shape.weights)->shift);
+  }
   out.kept_.type = shape.kept_levels == Levels::bf16 ? packed_halves(isa) : PackedType::f16;
   out.kept_.n = shape.rows;
   out.kept_.k = out.kept_.group_size = out.plan_.kept_count();
@@ -192,12 +239,18 @@ void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const
   owner_ = std::move(owner);
   const auto floats = [&](int64_t offset) { return reinterpret_cast<const float*>(image_.data() + offset); };
   dense_.codes = image_.data() + at.codes;
-  dense_.scales = is_integer(dense_.type) ? image_.data() + at.scales : nullptr;
+  const bool blocks = block_bits(dense_.type) > 0;
+  dense_.scales = blocks || is_integer(dense_.type) ? image_.data() + at.scales : nullptr;
+  dense_.levels = blocks ? reinterpret_cast<const uint8_t*>(image_.data() + at.levels) : nullptr;
   dense_.sums = is_integer(dense_.type) ? image_.data() + at.sums : nullptr;
   dense_.zeros = is_integer(dense_.type) && format_.offset ? image_.data() + at.zeros : nullptr;
   kept_.codes = kept_.k > 0 ? image_.data() + at.kept : nullptr;
   bias_ = has_bias_ ? floats(at.bias) : nullptr;
   outer_ = format_.outer ? *floats(at.outer) : 1;
+  if (blocks) {  // part of the sums: the outputs need no scaling afterwards
+    dense_.factor *= outer_;
+    outer_ = 1;
+  }
 }
 
 PackedShape PackedLinear::shape() const {
@@ -216,6 +269,7 @@ struct LinearPacker {
       : weight(from), out(to), d(to.dense_), at(to.parts()), memory(at.end) {
     std::copy(weight.bias.begin(), weight.bias.end(), array<float>(at.bias));
     if (weight.format.outer) *array<float>(at.outer) = weight.outer;
+    if (block_bits(d.type) > 0) make_levels();
   }
 
   int64_t pairs() const { return out.panels() / kPair; }
@@ -230,6 +284,8 @@ struct LinearPacker {
     const int64_t panel = pair * kPair;
     if (is_integer(d.type)) {
       pack_integers(pair);
+    } else if (block_bits(d.type) > 0) {
+      for (int64_t p = panel; p < panel + kPair; ++p) pack_blocks(p);
     } else {
       pack_values(panel);
       pack_values(panel + 1);
@@ -245,6 +301,8 @@ struct LinearPacker {
   AlignedBuffer<std::byte> memory;
 
  private:
+  std::array<uint8_t, 256> stored_{};  // of each code of the format, in block layouts
+
   template <class T>
   T* array(int64_t offset) {
     return reinterpret_cast<T*>(memory.data() + offset);
@@ -305,6 +363,63 @@ struct LinearPacker {
     for (int64_t k = 0; k < d.k; ++k)
       std::memcpy(codes() + value_at(d.type, d.k, panel, lane, k) * bytes, from + k * bytes,
                   static_cast<size_t>(bytes));
+  }
+
+  // What stands for a code of the format: itself, or where levels are to ascend its level + 2^(bits - 1); with 8 bits
+  // the level + 128.
+  void make_levels() {
+    const std::vector<int8_t> of_code = integer_levels(weight.format)->of_code;
+    const int32_t half = half_range(block_bits(d.type));
+    for (size_t i = 0; i < stored_.size(); ++i) {
+      const int32_t level = i < of_code.size() ? of_code[i] : 0;
+      stored_[i] = static_cast<uint8_t>(d.type == PackedType::blocks8 ? level + kLevelZero
+                                        : d.ascending                 ? level + half
+                                                                      : static_cast<int32_t>(i));
+    }
+    for (size_t i = 0; i < static_cast<size_t>(kCodes); ++i) {
+      const int32_t level = d.ascending ? static_cast<int32_t>(i) - half : i < of_code.size() ? of_code[i] : 0;
+      array<uint8_t>(at.levels)[i] = static_cast<uint8_t>(level + kLevelZero);
+    }
+  }
+
+  // Lanes beyond N and inputs beyond K are level 0; the scales beyond N are the least.
+  void pack_blocks(int64_t panel) {
+    const int bits = block_bits(d.type);
+    const int64_t inputs = d.groups * d.group_size;
+    std::vector<uint8_t> row(static_cast<size_t>(d.k)), padded(static_cast<size_t>(inputs));
+    uint8_t* const to = codes() + panel * inputs * 2 * bits;
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const bool present = lane < lanes_of(panel);
+      if (present) decode_codes(weight, panel * kLanes + lane, row);
+      std::fill(padded.begin(), padded.end(), level_zero());
+      for (size_t k = 0; present && k < row.size(); ++k) padded[k] = stored_[row[k]];
+      for (int64_t chunk = 0; chunk < inputs / kChunkInputs; ++chunk)
+        store_chunk(std::span(padded).subspan(static_cast<size_t>(chunk * kChunkInputs)), lane, to + chunk * 32 * bits);
+      for (int64_t b = 0; present && b < d.groups; ++b)
+        array<uint8_t>(at.scales)[(panel * d.groups + b) * kLanes + lane] =
+            scale_byte(weight.scales[static_cast<size_t>((panel * kLanes + lane) * d.groups + b)], weight.format.scale);
+    }
+  }
+
+  uint8_t level_zero() const {
+    if (d.type == PackedType::blocks8) return kLevelZero;
+    return d.ascending ? static_cast<uint8_t>(half_range(block_bits(d.type))) : uint8_t{0};
+  }
+
+  // The sixteen codes of a lane's chunk.
+  void store_chunk(std::span<const uint8_t> from, int64_t lane, uint8_t* to) const {
+    for (int64_t k = 0; k < kChunkInputs; ++k) {
+      const int64_t step = k / kStepInputs, byte = lane * kStepInputs + k % kStepInputs;
+      const int code = from[static_cast<size_t>(k)];
+      const auto set = [&](int64_t where, int bits) { to[where] = static_cast<uint8_t>(to[where] | bits); };
+      if (d.type == PackedType::blocks8) {
+        set(step * 64 + byte, code);
+        continue;
+      }
+      set(step / 2 * 64 + byte, (code & 15) << step % 2 * 4);
+      if (d.type == PackedType::blocks6) set(128 + byte, code >> 4 << 2 * step);
+      if (d.type == PackedType::blocks5) set(128 + byte % 32, code >> 4 << (lane / 8 * 4 + step));
+    }
   }
 
   // Whole panels of codes that lie in the rows as they are numbered, in groups without padding, take the fast way.
@@ -429,6 +544,7 @@ struct LinearUnpacker {
   int64_t begin, end;
   LinearWeight weight;
   int64_t row_bytes = 0;
+  IntegerLevels integer_levels_ = integer_levels(from.format_).value_or(IntegerLevels());
 
   const uint8_t* codes() const { return static_cast<const uint8_t*>(from.dense_.codes); }
 
@@ -451,10 +567,34 @@ struct LinearUnpacker {
 
   void unpack_floats(int64_t panel, int64_t lane, std::span<std::byte> row) {
     const auto* values = static_cast<const uint16_t*>(from.dense_.codes);
+    const bool blocks = block_bits(from.dense_.type) > 0;
     for (int64_t k = 0; k < from.dense_.k; ++k) {
-      const float value = from.outer_ * bf16_to_f32(values[value_at(from.dense_.type, from.dense_.k, panel, lane, k)]);
+      const float value =
+          blocks ? load_block_value(panel, lane, k)
+                 : from.outer_ * bf16_to_f32(values[value_at(from.dense_.type, from.dense_.k, panel, lane, k)]);
       std::memcpy(row.data() + k * 4, &value, 4);
     }
+  }
+
+  // outer * (scale * level), as the format says.
+  float load_block_value(int64_t panel, int64_t lane, int64_t k) const {
+    const PackedDense& d = from.dense_;
+    const int bits = block_bits(d.type), half = d.e4m3 ? 8 : 0;
+    const int64_t step = k / kStepInputs % kChunkSteps, at = lane * kStepInputs + k % kStepInputs;
+    const uint8_t* chunk = codes() + (panel * d.groups * d.group_size + k / kChunkInputs * kChunkInputs) * 2 * bits;
+    int level = 0;
+    if (bits == 8) {
+      level = chunk[step * 64 + at] - kLevelZero;
+    } else {
+      int code = chunk[step / 2 * 64 + at] >> step % 2 * 4 & 15;
+      if (bits == 6) code |= (chunk[128 + at] >> 2 * step & 3) << 4;
+      if (bits == 5) code |= (chunk[128 + at % 32] >> (lane / 8 * 4 + step) & 1) << 4;
+      level = d.levels[code] - kLevelZero;
+    }
+    const uint8_t scale = static_cast<const uint8_t*>(d.scales)[(panel * d.groups + k / d.group_size) * kLanes + lane];
+    const int shift = integer_levels_.shift;
+    return std::ldexp(d.factor, shift - half) *
+           (scale_of_byte(scale, from.format_.scale) * std::ldexp(static_cast<float>(level), -shift));
   }
 
   void unpack_values(int64_t panel, int64_t lane, std::span<std::byte> row) {
@@ -500,7 +640,8 @@ namespace {
 // Why `row` does not serve a layer's weights and input; empty when it does.
 std::string refusal(const LinearRow& row, const PackedDense& dense, const NumberFormat& input) {
   if (row.weights != dense.type) return "other weights";
-  if (row.integer_input != input.is_integer()) return "other input";
+  const bool blocks = block_bits(row.weights) > 0;  // which only input in blocks is packed for
+  if (row.integer_input != (blocks || input.is_integer())) return "other input";
   if (row.integer_input && input.bits > row.max_activation_bits)
     return fmt::format("serves input of {} bits at most, this has {}", row.max_activation_bits, input.bits);
   if (row.integer_input && dense.group_steps % row.step_multiple != 0)

@@ -19,6 +19,15 @@
 //   bf16_pairs:  bf16 [panel][k/2][lane][k%2], zeros up to an even K
 //   bf16_tiles:  the same, zeros up to a K that 32 divides
 // The rows of bf16 input have zeros up to the next multiple of 32 too.
+// Block layouts: 4, 5, 6 or 8 bits a weight, blocks a multiple of 16 inputs, the last one filled up. A weight is
+// scale * (levels[code] - 128) * factor; a chunk is 16 inputs of a panel, four steps:
+//   bytes 0 .. 127     4, 5, 6 bits: [2][lane][k%4], the low nibble of a byte is the code's low four bits at step 0 (in
+//                      the second half 2), the high nibble the same at step 1 (3)
+//   bytes 128 .. 191   6 bits: [lane][k%4], bits 2 s and 2 s + 1 of a byte are the code's bits 4 and 5 at step s
+//   bytes 128 .. 159   5 bits: [lane % 8][k%4], bit 4 * (lane / 8) + s of a byte is the code's bit 4 at step s
+//   bytes 0 .. 255     8 bits: [4][lane][k%4], level + 128
+// and a scale is a byte of [panel][block][16]: e + 127 for the scale 2^e, or an E4M3 number that counts as 2^-8 of
+// itself.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +36,34 @@ namespace nibble {
 
 inline constexpr int64_t kLanes = 16;
 
-enum class PackedType : uint8_t { int4, int8, f32, f16, bf16, bf16_pairs, bf16_tiles };
+enum class PackedType : uint8_t {
+  int4,
+  int8,
+  f32,
+  f16,
+  bf16,
+  bf16_pairs,
+  bf16_tiles,
+  blocks4,
+  blocks5,
+  blocks6,
+  blocks8
+};
+
+inline constexpr int64_t kChunkInputs = 16, kChunkSteps = 4;  // of block layouts
+
+// What lies behind the codes of a block of activations. The int32 `start` is kBlockStart - 128 * (sum of the codes):
+// sums of codes times levels + 128 that begin with it end at kBlockStart plus the sum of codes times levels, which
+// stays below 2^22, so that its bits are those of the float kBlockStartValue plus that sum.
+struct BlockTail {
+  int32_t start;
+  float scale;         // s
+  float scaled_start;  // kBlockStartValue * s, exact
+  int32_t unused;
+};
+inline constexpr int32_t kBlockStart = 0x4B400000;
+inline constexpr float kBlockStartValue = 12582912;  // 1.5 * 2^23
+inline constexpr int64_t kLongestBlock = 256;        // inputs: |code * level| <= 2^14
 
 // The dense part of one linear layer in kernel layout. A weight is scale * (level - zero).
 struct PackedDense {
@@ -43,6 +79,11 @@ struct PackedDense {
   const void* scales;
   const void* zeros;  // or null when all are zero
   const void* sums;   // over the group of level - zero
+  // Block layouts; a group is a block.
+  const uint8_t* levels;  // [64] by code, level + 128; not for 8 bits
+  bool ascending;         // levels[i] = levels[0] + i
+  bool e4m3;              // scales are E4M3 numbers
+  float factor;
 };
 
 // Quantized activations of M tokens: value = scale[m] * (code - zero[m]), unsigned 8-bit codes (4-bit ones too).
@@ -54,6 +95,8 @@ struct QuantizedRows {
   const int32_t* sums;   // [G][sum_stride]: of each group, by token, the sum of its codes, padding excluded
   int64_t sum_stride;
 };
+// For block layouts a token's row is a record for each block: its codes, signed bytes, zeros up to a whole block, and
+// a BlockTail. There are no zeros and no sums, and the value is scale[m] * (s * code).
 
 // y = W x + b for tokens [m_begin, m_end) and panels [panel_begin, panel_end); for integer weights panel_begin is even
 // and the last pair may lack its second panel. Single-threaded; no allocation.
@@ -74,6 +117,10 @@ struct QuantizedRows {
 //   f = 0; for each group g:  a = 0; for each k in g ascending: a = fma(x[m][k], (float)(level - zero), a);
 //                             f = fma(scales[n][g], a, f)
 //   y = r + f
+// Block layouts with records, s being the scale of a record and w that of a block of weights:
+//   f = 0; for each block b ascending:  acc = sum_k code[m][k] * (levels[code[n][k]] - 128)           (exact int32)
+//                                       f = fma((float)acc * s[m][b], w[n][b], f)
+//   y = fma(scale[m] * factor, f, r)
 // Float weights with float input (one group, no scales):  a = r; for each k ascending a = fma(x, w, a);  y = a
 // bf16 weights with bf16 input, as the instruction vdpbf16ps does it, the second input of a pair first:
 //   a = r; for each pair k, k+1 ascending:  a = flushing_fma(x[k+1], w[k+1], a);  a = flushing_fma(x[k], w[k], a);  y =

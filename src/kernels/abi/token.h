@@ -112,6 +112,20 @@ struct RoundArgs {
 };
 using RoundKernel = void (*)(const RoundArgs&);
 
+// The same rounding, written as integers with a scale for each block: the records of kernels/abi/linear.h. An integer
+// is a level times 2^shift. With
+//   power   E the greatest exponent of the row's blocks: the scale of a record is 2^(e - E) and that of the row
+//           2^(E - shift). A block with e - E < -126 counts as zeros, with the scale 1.
+//   e4m3    the scale of a record is the E4M3 number (1 for a block of zeros) and that of the row 2^-shift times t
+// A row with a NaN or an infinity has the scale NaN.
+struct EncodeArgs {
+  RoundArgs rounding;  // `y` is not used; blocks are a multiple of 16 values, up to 256
+  int shift;
+  uint8_t* records;  // [ceil(count / block)][block + sizeof(BlockTail)]
+  float* scale;      // of the row
+};
+using EncodeKernel = void (*)(const EncodeArgs&);
+
 inline constexpr uint32_t kRootOfTwo = 0x3504F3;  // mantissa
 
 struct TokenKernels {
@@ -121,6 +135,7 @@ struct TokenKernels {
   SplitKernel split;
   QuantizeKernel quantize;
   RoundKernel round;
+  EncodeKernel encode;
 };
 
 }  // namespace nibble

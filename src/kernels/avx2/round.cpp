@@ -110,13 +110,17 @@ float row_scale(const RoundArgs& args) {
   return power(clamped(exponent_of(scale) + ((bits_of(scale) & kMantissa) != 0), -100, 100));
 }
 
+int block_exponent(const RoundArgs& args, uint32_t most) {
+  const uint32_t mantissa = most & kMantissa;
+  const int exponent = static_cast<int>(most >> 23) - 127;
+  return clamped(exponent - args.shift + (mantissa >= args.up_from) - (mantissa < args.down_below), -127, 127);
+}
+
 float block_scale(const RoundArgs& args, uint32_t most, float of_row) {
   if (args.scale == BlockScale::constant) return args.constant;
   if (args.scale == BlockScale::e4m3)
     return most == 0 ? of_row : to_e4m3(float_of(most) / (args.greatest * of_row)) * of_row;
-  const uint32_t mantissa = most & kMantissa;
-  const int exponent = static_cast<int>(most >> 23) - 127;
-  return power(clamped(exponent - args.shift + (mantissa >= args.up_from) - (mantissa < args.down_below), -127, 127));
+  return power(block_exponent(args, most));
 }
 
 // Eight values to bfloat16, ties to even; they are no NaN. Writes the first `count`.
@@ -132,7 +136,74 @@ inline void store_halves(__m256 values, int64_t count, uint16_t* y) {
   for (int64_t i = 0; i < count; ++i) y[i] = room[i];
 }
 
+// Eight integers to bytes.
+inline __m128i to_bytes(__m256i codes) {
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+  return _mm_packs_epi16(words, words);
+}
+
+inline int32_t sum_of(__m256i v) {
+  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xB1)));
+}
+
+// What a record is made with: numbers over `scale` become levels; its own scale is `written`.
+struct RecordScale {
+  float scale, written;
+  bool exact;  // a power of two
+  bool none;   // all codes are 0
+};
+
+void write_record(const EncodeArgs& args, const Levels& levels, int64_t begin, const RecordScale& of, uint8_t* record) {
+  const RoundArgs& rounding = args.rounding;
+  const __m256 scale = _mm256_set1_ps(of.scale), inverse = _mm256_set1_ps(1.0f / of.scale);
+  const __m256 unit = _mm256_set1_ps(power(args.shift));
+  __m256i sum = _mm256_setzero_si256();
+  for (int64_t i = 0; i < rounding.block; i += 8) {
+    __m256i codes = _mm256_setzero_si256();
+    if (!of.none && begin + i < rounding.count) {
+      const __m256 x = _mm256_maskload_ps(rounding.x + begin + i, first_lanes(rounding.count - begin - i));
+      const __m256 u = of.exact ? _mm256_mul_ps(x, inverse) : _mm256_div_ps(x, scale);
+      codes = _mm256_cvtps_epi32(_mm256_mul_ps(levels.nearest(u), unit));
+    }
+    sum = _mm256_add_epi32(sum, codes);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(record + i), to_bytes(codes));
+  }
+  const BlockTail tail{kBlockStart - 128 * sum_of(sum), of.written, kBlockStartValue * of.written, 0};
+  __builtin_memcpy(record + rounding.block, &tail, sizeof tail);
+}
+
 }  // namespace
+
+void encode(const EncodeArgs& args) {
+  const RoundArgs& rounding = args.rounding;
+  const Levels levels(rounding);
+  const uint32_t most = absmax_bits(rounding.x, rounding.count);
+  const bool nothing = most >= kInfinity, e4m3 = rounding.scale == BlockScale::e4m3;
+  const float of_row = row_scale(rounding), unit = power(args.shift);
+  // Exponents do not fall where magnitudes rise, so the greatest is that of the greatest magnitude.
+  const int greatest = block_exponent(rounding, most);
+  // Where that is subnormal it is exact all the same.
+  *args.scale = nothing ? float_of(0x7FC00000) : e4m3 ? of_row / unit : power(greatest) / unit;
+  uint8_t* record = args.records;
+  for (int64_t begin = 0; begin < rounding.count; begin += rounding.block) {
+    const uint32_t of_block = absmax_bits(rounding.x + begin, smaller(rounding.block, rounding.count - begin));
+    RecordScale scale{1, 1, true, nothing};
+    if (!nothing && e4m3) {
+      scale.scale = block_scale(rounding, of_block, of_row);
+      scale.written = scale.scale / of_row;
+      scale.exact = false;
+    } else if (!nothing) {
+      const int exponent = block_exponent(rounding, of_block);
+      scale.scale = power(exponent);
+      scale.none = exponent - greatest < -126;
+      scale.written = scale.none ? 1 : power(exponent - greatest);
+    }
+    write_record(args, levels, begin, scale, record);
+    record += rounding.block + static_cast<int64_t>(sizeof(BlockTail));
+  }
+}
 
 void round(const RoundArgs& args) {
   const Levels levels(args);

@@ -13,6 +13,10 @@ constexpr LinearRow kLinear[] = {
     {"linear_f16__avx2_6x16", PackedType::f16, false, 0, 1, 1, 6, avx2::linear_f16},
     {"linear_bf16__avx2_6x16", PackedType::bf16, false, 0, 1, 1, 6, avx2::linear_bf16},
     {"linear_bf16_pairs__avx2_4x16", PackedType::bf16_pairs, false, 0, 1, 1, 4, avx2::linear_bf16_pairs},
+    {"linear_b4__avx2_4x16", PackedType::blocks4, true, 8, 1, 1, 4, avx2::linear_b4},
+    {"linear_b5__avx2_4x16", PackedType::blocks5, true, 8, 1, 1, 4, avx2::linear_b5},
+    {"linear_b6__avx2_4x16", PackedType::blocks6, true, 8, 1, 1, 4, avx2::linear_b6},
+    {"linear_b8__avx2_4x16", PackedType::blocks8, true, 8, 1, 1, 4, avx2::linear_b8},
     {},
 };
 
@@ -22,7 +26,7 @@ constexpr AttentionRow kAttention[] = {
     {},
 };
 
-constexpr TokenKernels kToken = {"avx2", avx2::norm, avx2::activate, avx2::split, avx2::quantize, avx2::round};
+constexpr TokenKernels kToken = {"avx2", avx2::norm, avx2::activate, avx2::split, avx2::quantize, avx2::round, avx2::encode};
 
 constexpr SolveKernels kSolve = {
     "avx2", {4, 24, avx2::multiply_f32}, {4, 12, avx2::multiply_f64}, avx2::widen, avx2::add_scaled, avx2::cost};

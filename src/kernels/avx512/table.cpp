@@ -12,6 +12,10 @@ constexpr LinearRow kLinear[] = {
     {"linear_f16__avx512_12x32", PackedType::f16, false, 0, 1, 1, 12, avx512::linear_f16, 192},
     {"linear_bf16__avx512_12x32", PackedType::bf16, false, 0, 1, 1, 12, avx512::linear_bf16, 192},
     {"linear_bf16_pairs__avx512_12x32", PackedType::bf16_pairs, false, 0, 1, 1, 12, avx512::linear_bf16_pairs, 192},
+    {"linear_b4__avx512vnni_6x32", PackedType::blocks4, true, 8, 1, 1, 6, avx512::linear_b4},
+    {"linear_b5__avx512vnni_6x32", PackedType::blocks5, true, 8, 1, 1, 6, avx512::linear_b5},
+    {"linear_b6__avx512vnni_6x32", PackedType::blocks6, true, 8, 1, 1, 6, avx512::linear_b6},
+    {"linear_b8__avx512vnni_6x32", PackedType::blocks8, true, 8, 1, 1, 6, avx512::linear_b8},
     {},
 };
 
@@ -22,7 +26,7 @@ constexpr AttentionRow kAttention[] = {
 };
 
 constexpr TokenKernels kToken = {"avx512",      avx512::norm,     avx512::activate,
-                                 avx512::split, avx512::quantize, avx512::round};
+                                 avx512::split, avx512::quantize, avx512::round, avx512::encode};
 
 constexpr SolveKernels kSolve = {
     "avx512",    {8, 48, avx512::multiply_f32}, {8, 24, avx512::multiply_f64}, avx512::widen, avx512::add_scaled,

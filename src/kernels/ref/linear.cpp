@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "core/half.h"
@@ -147,6 +149,44 @@ float bf16_pairs_output(const LinearArgs& args, int64_t m, Output n) {
   return a;
 }
 
+int bits_of(PackedType type) {
+  return type == PackedType::blocks4 ? 4 : type == PackedType::blocks5 ? 5 : type == PackedType::blocks6 ? 6 : 8;
+}
+
+// The level of input k in a block layout.
+int32_t block_level(const PackedDense& dense, Output n, int64_t k) {
+  const int bits = bits_of(dense.type);
+  const int64_t chunks = dense.groups * dense.group_steps / kChunkSteps, step = k / 4 % kChunkSteps;
+  const auto at = static_cast<size_t>(n.lane * 4 + k % 4);
+  const uint8_t* chunk = static_cast<const uint8_t*>(dense.codes) + (n.panel * chunks + k / kChunkInputs) * 32 * bits;
+  if (bits == 8) return chunk[static_cast<size_t>(step) * 64 + at] - 128;
+  int code = chunk[static_cast<size_t>(step) / 2 * 64 + at] >> step % 2 * 4 & 15;
+  if (bits == 6) code |= (chunk[128 + at] >> 2 * step & 3) << 4;
+  if (bits == 5) code |= (chunk[128 + at % 32] >> (4 * (n.lane / 8) + step) & 1) << 4;
+  return dense.levels[code] - 128;
+}
+
+float block_scale(const PackedDense& dense, Output n, int64_t b) {
+  const uint8_t byte = static_cast<const uint8_t*>(dense.scales)[entry(n, dense.groups, b)];
+  if (!dense.e4m3) return byte == 0 ? std::ldexp(1.0f, -127) : std::bit_cast<float>(uint32_t{byte} << 23);
+  return f16_to_f32(static_cast<uint16_t>(byte << 7));  // whose exponents have a bias of 15, not 7
+}
+
+float blocks_output(const LinearArgs& args, int64_t m, Output n) {
+  const int64_t block = args.dense.group_size, stride = block + int64_t{sizeof(BlockTail)};
+  float f = 0;
+  for (int64_t b = 0; b < args.dense.groups; ++b) {
+    const uint8_t* record = args.rows.codes + m * args.rows.stride + b * stride;
+    BlockTail tail;
+    std::memcpy(&tail, record + block, sizeof tail);
+    int32_t sum = 0;
+    for (int64_t i = 0; i < block; ++i)
+      sum += static_cast<int8_t>(record[i]) * block_level(args.dense, n, b * block + i);
+    f = std::fma(static_cast<float>(sum) * tail.scale, block_scale(args.dense, n, b), f);
+  }
+  return std::fma(args.rows.scales[m] * args.dense.factor, f, base(args, m, n));
+}
+
 void each_output(const LinearArgs& args, float (*output)(const LinearArgs&, int64_t, Output)) {
   const int64_t end = std::min(args.dense.n, args.panel_end * kLanes);
   for (int64_t m = args.m_begin; m < args.m_end; ++m)
@@ -156,6 +196,7 @@ void each_output(const LinearArgs& args, float (*output)(const LinearArgs&, int6
 
 }  // namespace
 
+void linear_blocks(const LinearArgs& args) { each_output(args, blocks_output); }
 void linear_integer(const LinearArgs& args) { each_output(args, integer_output); }
 void linear_integer_weights(const LinearArgs& args) { each_output(args, integer_weights_output); }
 void linear_float(const LinearArgs& args) { each_output(args, float_output); }

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "core/half.h"
@@ -59,13 +60,43 @@ float row_scale(const RoundArgs& args) {
   return std::ldexp(1.0f, std::clamp(exponent_of(scale) + int{mantissa_of(scale) != 0}, -100, 100));
 }
 
+int block_exponent(const RoundArgs& args, float most) {
+  const uint32_t mantissa = mantissa_of(most);
+  const int exponent = exponent_of(most) - args.shift + int{mantissa >= args.up_from} - int{mantissa < args.down_below};
+  return std::clamp(exponent, -127, 127);
+}
+
 float block_scale(const RoundArgs& args, float most, float of_row) {
   if (args.scale == BlockScale::constant) return args.constant;
   if (args.scale == BlockScale::e4m3) return most == 0 ? of_row : to_e4m3(most / (args.greatest * of_row)) * of_row;
-  const uint32_t mantissa = mantissa_of(most);
-  const int exponent = exponent_of(most) - args.shift + int{mantissa >= args.up_from} - int{mantissa < args.down_below};
-  return std::ldexp(1.0f, std::clamp(exponent, -127, 127));
+  return std::ldexp(1.0f, block_exponent(args, most));
 }
+
+// The records of a row, block by block.
+struct Records {
+  const EncodeArgs& args;
+  const RoundArgs& rounding = args.rounding;
+  int64_t blocks = (rounding.count + rounding.block - 1) / rounding.block;
+
+  float most_of(int64_t b) const {
+    const int64_t begin = b * rounding.block;
+    return absmax_of(rounding.x + begin, std::min(rounding.block, rounding.count - begin));
+  }
+
+  void write(int64_t b, float scale, float written_scale) const {
+    uint8_t* record = args.records + b * (rounding.block + int64_t{sizeof(BlockTail)});
+    int32_t sum = 0;
+    for (int64_t i = 0; i < rounding.block; ++i) {
+      const int64_t k = b * rounding.block + i;
+      const float level = scale > 0 && k < rounding.count ? level_of(rounding.x[k] / scale, rounding) : 0;
+      const auto code = static_cast<int8_t>(std::ldexp(level, args.shift));
+      record[i] = static_cast<uint8_t>(code);
+      sum += code;
+    }
+    const BlockTail tail{kBlockStart - 128 * sum, written_scale, kBlockStartValue * written_scale, 0};
+    std::memcpy(record + rounding.block, &tail, sizeof tail);
+  }
+};
 
 }  // namespace
 
@@ -77,6 +108,34 @@ void round(const RoundArgs& args) {
     const float scale = block_scale(args, most, of_row);
     for (int64_t i = begin; i < end; ++i)
       args.y[i] = f32_to_bf16(std::isnan(most) ? most : scale * level_of(args.x[i] / scale, args));
+  }
+}
+
+void encode(const EncodeArgs& args) {
+  const RoundArgs& rounding = args.rounding;
+  const Records records{args};
+  if (std::isnan(absmax_of(rounding.x, rounding.count))) {
+    *args.scale = std::numeric_limits<float>::quiet_NaN();
+    for (int64_t b = 0; b < records.blocks; ++b) records.write(b, 0, 1);
+    return;
+  }
+  if (rounding.scale == BlockScale::e4m3) {
+    const float of_row = row_scale(rounding);
+    *args.scale = std::ldexp(of_row, -args.shift);
+    for (int64_t b = 0; b < records.blocks; ++b) {
+      const float scale = block_scale(rounding, records.most_of(b), of_row);
+      records.write(b, scale, scale / of_row);
+    }
+    return;
+  }
+  int greatest = -127;
+  for (int64_t b = 0; b < records.blocks; ++b)
+    greatest = std::max(greatest, block_exponent(rounding, records.most_of(b)));
+  *args.scale = std::ldexp(1.0f, greatest - args.shift);
+  for (int64_t b = 0; b < records.blocks; ++b) {
+    const int exponent = block_exponent(rounding, records.most_of(b));
+    const bool none = exponent - greatest < -126;
+    records.write(b, none ? 0 : std::ldexp(1.0f, exponent), none ? 1 : std::ldexp(1.0f, exponent - greatest));
   }
 }
 

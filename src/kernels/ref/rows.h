@@ -11,11 +11,13 @@ void linear_integer_weights(const LinearArgs& args);  // int4 and int8 weights, 
 void linear_float(const LinearArgs& args);            // f32, f16 and bf16 weights, float input
 void linear_bf16_pairs(const LinearArgs& args);       // bf16 weights, bf16 input
 void linear_bf16_tiles(const LinearArgs& args);
+void linear_blocks(const LinearArgs& args);  // block layouts, records
 void norm(const NormArgs& args);
 void activate(const ActivateArgs& args);
 void split(const SplitArgs& args);
 void quantize(const QuantizeArgs& args);
 void round(const RoundArgs& args);
+void encode(const EncodeArgs& args);
 void attention(const AttentionArgs& args);
 void store_cache(const CacheStoreArgs& args);
 void multiply(const ProductArgs<float>& args);

@@ -13,6 +13,10 @@ constexpr LinearRow kLinear[] = {
     {"linear_bf16__reference", PackedType::bf16, false, 0, 1, 1, 1, ref::linear_float},
     {"linear_bf16_pairs__reference", PackedType::bf16_pairs, false, 0, 1, 1, 1, ref::linear_bf16_pairs},
     {"linear_bf16_tiles__reference", PackedType::bf16_tiles, false, 0, 1, 1, 1, ref::linear_bf16_tiles},
+    {"linear_b4__reference", PackedType::blocks4, true, 8, 1, 1, 1, ref::linear_blocks},
+    {"linear_b5__reference", PackedType::blocks5, true, 8, 1, 1, 1, ref::linear_blocks},
+    {"linear_b6__reference", PackedType::blocks6, true, 8, 1, 1, 1, ref::linear_blocks},
+    {"linear_b8__reference", PackedType::blocks8, true, 8, 1, 1, 1, ref::linear_blocks},
     {},
 };
 
@@ -22,7 +26,8 @@ constexpr AttentionRow kAttention[] = {
     {},
 };
 
-constexpr TokenKernels kToken = {"reference", ref::norm, ref::activate, ref::split, ref::quantize, ref::round};
+constexpr TokenKernels kToken = {"reference",   ref::norm,  ref::activate, ref::split,
+                                 ref::quantize, ref::round, ref::encode};
 
 constexpr SolveKernels kSolve = {"reference", {4, 8, ref::multiply}, {4, 8, ref::multiply},
                                  ref::widen,  ref::add_scaled,       ref::cost};
