@@ -18,6 +18,7 @@ void activate(const ActivateArgs& args);
 void split(const SplitArgs& args);
 void quantize(const QuantizeArgs& args);
 void round(const RoundArgs& args);
+void rotate(const RotateArgs& args);
 void attention_f32(const AttentionArgs& args);
 void attention_f16(const AttentionArgs& args);
 void store_cache_f32(const CacheStoreArgs& args);

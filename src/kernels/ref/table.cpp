@@ -22,7 +22,8 @@ constexpr AttentionRow kAttention[] = {
     {},
 };
 
-constexpr TokenKernels kToken = {"reference", ref::norm, ref::activate, ref::split, ref::quantize, ref::round};
+constexpr TokenKernels kToken = {"reference",   ref::norm,  ref::activate, ref::split,
+                                 ref::quantize, ref::round, ref::rotate};
 
 constexpr SolveKernels kSolve = {"reference", {4, 8, ref::multiply}, {4, 8, ref::multiply},
                                  ref::widen,  ref::add_scaled,       ref::cost};
