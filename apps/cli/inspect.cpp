@@ -24,6 +24,7 @@ Json matrix_json(const WeightInfo& info) {
           {"activations", info.activations},
           {"sparse24", info.sparse24},
           {"kept_columns", info.kept_columns},
+          {"rotation", info.rotation},
           {"stored_bytes", info.stored_bytes},
           {"bits_per_weight", info.bits_per_weight}};
 }
@@ -86,7 +87,8 @@ std::string table(const Inspection& found) {
   for (const WeightInfo& info : found.matrices)
     out += fmt::format("{:<24} {:>14} {:<16} {:<18} {:>6} {:>14} {:>8.3f}\n", info.name,
                        fmt::format("{} x {}", info.rows, info.columns), info.weights + (info.sparse24 ? " 2:4" : ""),
-                       info.activations, info.kept_columns, info.stored_bytes, info.bits_per_weight);
+                       info.rotation > 0 ? fmt::format("{} rotated", info.activations) : info.activations,
+                       info.kept_columns, info.stored_bytes, info.bits_per_weight);
   return out + fmt::format("{:<24} {:>14} {:<16} {:<18} {:>6} {:>14}\n", "norms, biases, positions", "", "", "", "",
                            found.other_bytes);
 }

@@ -18,6 +18,7 @@ constexpr const char* kFooter =
     "\nExamples:\n"
     "  nibble quantize llama -o llama-quik --recipe quik-4b --calibration c4.txt\n"
     "  nibble quantize llama -o llama-w4 --recipe rtn-w4a16-g128                # needs no calibration text\n"
+    "  nibble quantize llama -o llama-fp4 --recipe mxfp4+gptq+hadamard --calibration c4.txt\n"
     "  nibble quantize llama -o out --recipe quik-4b --calibration a.txt b.txt --samples 64 --length 1024 \\\n"
     "         --set solve.damp=0.05 --override 'blocks\\.0\\..*=f16' --memory-limit 8G\n"
     "  nibble quantize llama -o out --recipe my-recipe.json --calibration c4.txt --dry-run\n";
@@ -133,9 +134,11 @@ Status run(Options& options, const Session& session) {
 }
 
 void add_recipe_options(CLI::App& command, QuantizeRequest& request) {
-  command.add_option("-r,--recipe", request.recipe, "Name of a recipe (see `nibble recipe list`) or a file")
+  command
+      .add_option("-r,--recipe", request.recipe,
+                  "Name of a recipe (see `nibble recipe list`) or a file, +gptq, +hadamard or +gather added to it")
       ->required()
-      ->type_name("NAME|FILE");
+      ->type_name("NAME|FILE[+MODIFIER]");
   command.add_option("--set", request.sets, "Change a parameter of a step of the recipe, e.g. solve.damp=0.05")
       ->allow_extra_args(false)
       ->type_name("STEP.KEY=VALUE");

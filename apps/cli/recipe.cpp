@@ -15,23 +15,33 @@ constexpr const char* kShowFooter =
     "explains every key.\n"
     "\nExamples:\n"
     "  nibble recipe show quik-4b > mine.json\n"
+    "  nibble recipe show mxfp4+gptq+hadamard\n"
     "  nibble recipe show quik-4b --set solve.damp=0.05\n";
+
+Json rows_of(const std::vector<RecipeInfo>& list) {
+  Json rows = Json::array();
+  for (const RecipeInfo& recipe : list)
+    rows.push_back({{"name", recipe.name}, {"summary", recipe.summary}, {"paper", recipe.paper}});
+  return rows;
+}
+
+std::string lines_of(const std::vector<RecipeInfo>& list, std::string_view before) {
+  std::string out;
+  for (const RecipeInfo& recipe : list) {
+    out += fmt::format("{:<20} {}", std::string(before) + recipe.name, recipe.summary);
+    out += recipe.paper.empty() ? "\n" : fmt::format(" ({})\n", recipe.paper);
+  }
+  return out;
+}
 
 Status list(const Session& session) {
   const auto found = recipes();
   if (!found) return error_of(found);
-  if (session.json) {
-    Json rows = Json::array();
-    for (const RecipeInfo& recipe : *found)
-      rows.push_back({{"name", recipe.name}, {"summary", recipe.summary}, {"paper", recipe.paper}});
-    return print_json({{"recipes", rows}});
-  }
-  std::string out;
-  for (const RecipeInfo& recipe : *found) {
-    out += fmt::format("{:<20} {}", recipe.name, recipe.summary);
-    out += recipe.paper.empty() ? "\n" : fmt::format(" ({})\n", recipe.paper);
-  }
-  return print(out);
+  const auto modifiers = recipe_modifiers();
+  if (!modifiers) return error_of(modifiers);
+  if (session.json) return print_json({{"recipes", rows_of(*found)}, {"modifiers", rows_of(*modifiers)}});
+  return print(lines_of(*found, "") + "\nadded to any of them, as in mxfp4+gptq+hadamard:\n" +
+               lines_of(*modifiers, "+"));
 }
 
 struct ShowOptions {
@@ -52,7 +62,7 @@ void add_list(CLI::App& recipe, Session& session) {
 }
 
 void add_show(CLI::App& recipe, Session& session) {
-  CLI::App* command = recipe.add_subcommand("show", "Print a recipe as JSON");
+  CLI::App* command = recipe.add_subcommand("show", "Print a recipe as JSON, with its modifiers");
   auto options = std::make_shared<ShowOptions>();
   command->add_option("recipe", options->recipe, "Name or file")->required()->type_name("NAME|FILE");
   command->add_option("--set", options->sets, "Change a parameter of a step")

@@ -20,6 +20,7 @@ struct WeightInfo {
   std::string activations;     // format of its input, "f32" when it is not quantized
   bool sparse24 = false;       // two of every four dense columns are stored
   int64_t kept_columns = 0;    // columns kept in 16-bit floats
+  int64_t rotation = 0;        // block of the Hadamard rotation of its input's other columns; 0: none
   int64_t stored_bytes = 0;    // codes, pattern, scales, offsets, kept columns and their indices
   double bits_per_weight = 0;  // 8 x stored_bytes / (rows x columns)
 };

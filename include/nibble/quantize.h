@@ -79,6 +79,8 @@ struct RecipeInfo {
 };
 // The recipes that come with the program, by name.
 Result<std::vector<RecipeInfo>> recipes();
+// What can be added to a recipe's name: "mxfp4+gptq+hadamard".
+Result<std::vector<RecipeInfo>> recipe_modifiers();
 // A recipe's JSON text (indented) with changes applied; `recipe`, `sets` and `overrides` as in QuantizeRequest.
 Result<std::string> recipe_text(const std::string& recipe, const std::vector<std::string>& sets = {},
                                 const std::vector<std::string>& overrides = {});

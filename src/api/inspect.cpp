@@ -30,6 +30,7 @@ WeightInfo info_of(std::string name, const LinearWeight& weight) {
           to_string(weight.activations),
           weight.sparse24,
           weight.kept_count(),
+          weight.rotation,
           bytes,
           bits_per(bytes, weight.rows * weight.columns)};
 }

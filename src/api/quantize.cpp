@@ -81,6 +81,15 @@ std::string text_of(const Json& source, const char* key) {
   return found != source.end() && found->is_string() ? found->get<std::string>() : std::string();
 }
 
+Result<std::vector<RecipeInfo>> infos_of(std::span<const ShippedRecipe> list) {
+  std::vector<RecipeInfo> infos;
+  for (const ShippedRecipe& shipped : list) {
+    NIBBLE_TRY(const Json source, parse_json(shipped.text, shipped.name));
+    infos.push_back({std::string(shipped.name), text_of(source, "summary"), text_of(source, "paper")});
+  }
+  return infos;
+}
+
 }  // namespace
 
 Result<QuantizeOutcome> quantize(const QuantizeRequest& request) {
@@ -104,14 +113,11 @@ Result<QuantizePlan> estimate(const QuantizeRequest& request) {
 }
 
 Result<std::vector<RecipeInfo>> recipes() {
-  return guarded([]() -> Result<std::vector<RecipeInfo>> {
-    std::vector<RecipeInfo> list;
-    for (const ShippedRecipe& shipped : shipped_recipes()) {
-      NIBBLE_TRY(const Json source, parse_json(shipped.text, shipped.name));
-      list.push_back({std::string(shipped.name), text_of(source, "summary"), text_of(source, "paper")});
-    }
-    return list;
-  });
+  return guarded([] { return infos_of(shipped_recipes()); });
+}
+
+Result<std::vector<RecipeInfo>> recipe_modifiers() {
+  return guarded([] { return infos_of(shipped_modifiers()); });
 }
 
 Result<std::string> recipe_text(const std::string& recipe, const std::vector<std::string>& sets,

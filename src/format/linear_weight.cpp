@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "core/checked.h"
+#include "core/hadamard.h"
 #include "core/half.h"
 
 namespace nibble {
@@ -149,6 +150,9 @@ Grid LinearWeight::grid(int64_t n, int64_t g) const {
 Status LinearWeight::validate(std::string_view name) const {
   NIBBLE_DO(validate_shape(*this, name));
   NIBBLE_DO(validate_kept(*this, name));
+  if (!is_rotation(rotation) || rotation > columns)
+    return fail(ErrorCode::corrupt, "{}: blocks of {} are no rotation of {} columns; expected a power of two", name,
+                rotation, columns);
   if (sparse24 && !format.has_codes()) return fail(ErrorCode::corrupt, "{}: a 2:4 pattern needs codes", name);
   const RowSizes row = format.has_codes() ? sizes_of(*this) : RowSizes{dense_columns() * value_bytes(format)};
   NIBBLE_DO(expect_size(name, "codes", codes.size(), rows, row.codes));
@@ -250,14 +254,18 @@ void decode_dense(const LinearWeight& weight, int64_t n, std::span<float> out) {
   decode_grids(weight, n, 1, out);
 }
 
-void decode_row(const LinearWeight& weight, int64_t n, std::span<float> out) {
-  if (weight.format.is_float() && weight.kept_columns.empty()) return decode_floats(weight, n, out);
+namespace {
+
+// A row in original column order; the dense values are rotated first where `rotation` is not 0.
+void decode_all(const LinearWeight& weight, int64_t n, int64_t rotation, std::span<float> out) {
+  if (weight.format.is_float() && weight.kept_columns.empty() && rotation == 0) return decode_floats(weight, n, out);
   std::vector<float> values(static_cast<size_t>(weight.dense_columns()));
   if (weight.format.is_float()) {
     decode_floats(weight, n, values);
   } else {
     decode_grids(weight, n, weight.outer, values);
   }
+  if (rotation != 0) rotate_dense(values, rotation);
   size_t from_dense = 0, from_kept = 0;
   for (int64_t k = 0; k < weight.columns; ++k) {
     bool kept = from_kept < weight.kept_columns.size() && weight.kept_columns[from_kept] == k;
@@ -265,6 +273,20 @@ void decode_row(const LinearWeight& weight, int64_t n, std::span<float> out) {
     out[static_cast<size_t>(k)] = kept ? kept_value(weight.kept[at], weight.kept_levels) : values[from_dense];
     ++(kept ? from_kept : from_dense);
   }
+}
+
+}  // namespace
+
+void decode_stored(const LinearWeight& weight, int64_t n, std::span<float> out) { decode_all(weight, n, 0, out); }
+
+void decode_row(const LinearWeight& weight, int64_t n, std::span<float> out) {
+  decode_all(weight, n, weight.rotation, out);
+}
+
+void rotate_dense(std::span<float> values, int64_t rotation) {
+  std::vector<double> wide(values.begin(), values.end());
+  rotate(wide.data(), static_cast<int64_t>(wide.size()), rotation);
+  std::transform(wide.begin(), wide.end(), values.begin(), [](double value) { return static_cast<float>(value); });
 }
 
 void pack_codes(std::span<const uint8_t> codes, int bits, std::span<std::byte> out) {

@@ -5,6 +5,10 @@
 // float16, rounded to bf16 where they are bf16. For a dense part in codes the input of the dense columns is quantized
 // as `activations` says.
 //
+// The dense columns' input may be rotated first: y = W_dense T (T x_dense) + W_kept x_kept, with T the block-wise
+// Hadamard matrix (core/hadamard.h), its blocks counted over the dense columns. What is stored, and what decode_codes,
+// decode_dense and decode_stored give, is W_dense T; decode_row gives W. Kept columns are taken out before.
+//
 // Layout of the stored bytes, little-endian; I = K - |kept| dense columns in ascending original order:
 //   codes    rows of I codes of `bits` bits, first column in the lowest bits, each row padded to a byte;
 //            with a 2:4 pattern only the I/2 codes that are present; float: rows of I values
@@ -54,6 +58,7 @@ struct LinearWeight {
   std::vector<uint8_t> offsets;
   std::vector<uint16_t> kept;        // bits
   Levels kept_levels = Levels::f16;  // or bf16
+  int64_t rotation = 0;              // block of T; 0: not rotated
   std::vector<float> bias;           // empty or N
 
   int64_t kept_count() const { return static_cast<int64_t>(kept_columns.size()); }
@@ -72,6 +77,9 @@ struct LinearWeight {
 // Ascending dense columns: everything in 0..columns-1 that is not kept.
 std::vector<int32_t> dense_columns_of(int64_t columns, std::span<const int32_t> kept);
 
+// values [I] <- values T, in double precision.
+void rotate_dense(std::span<float> values, int64_t rotation);
+
 // A float layer. `values` is row-major N x K in the format's own bytes (f32, f16 or bf16).
 LinearWeight float_linear(int64_t rows, int64_t columns, Levels levels, CodeBytes values, std::vector<float> bias);
 
@@ -88,7 +96,9 @@ float kept_value(uint16_t bits, Levels levels);
 void decode_codes(const LinearWeight& weight, int64_t n, std::span<uint8_t> out);
 // Row n of the dense part in floats, before the outer scale. out: I values.
 void decode_dense(const LinearWeight& weight, int64_t n, std::span<float> out);
-// Row n of the effective float weights, kept columns included. out: K values in original column order.
+// Row n as it is stored, kept columns included: rotated where the layer is. out: K values in original column order.
+void decode_stored(const LinearWeight& weight, int64_t n, std::span<float> out);
+// Row n of the effective float weights, which multiply the input as it is. out: K values in original column order.
 void decode_row(const LinearWeight& weight, int64_t n, std::span<float> out);
 
 // Packs codes of `bits` bits, first code in the lowest bits; out must hold packed_bytes(codes.size(), bits).

@@ -185,6 +185,49 @@ std::vector<float> effective_input(const LinearWeight& weight, std::span<const f
   return out;
 }
 
+// A layer whose input is rotated gives W x where nothing is rounded, and what it packs to is still W.
+TEST(BlockLinear, ARotationDoesNotChangeWhatIsNotRounded) {
+  Random random(29);
+  ThreadPool pool(2);
+  constexpr int64_t kRows = 19, kColumns = 100;
+  for (const auto& [weights, rotation] : {std::pair("nvfp4", 16), std::pair("mxfp4", 32), std::pair("int4:g20", 64)})
+    for (int64_t kept : {0, 7})
+      for (int64_t m : {1, 40}) {
+        const LayerShape shape{
+            .rows = kRows, .columns = kColumns, .kept = kept, .format = weights, .activations = "f32", .bias = true};
+        LinearWeight weight = format_of(weights).is_block() ? block_layer(random, shape) : random_layer(random, shape);
+        weight.rotation = rotation;
+        ASSERT_TRUE(weight.validate("layer"));
+        const auto x = random_rows(random, m, kColumns, Values::normal);
+        for (Isa isa : machine_isas()) {
+          const PackedLinear packed = PackedLinear::pack(weight, isa, pool).value();
+          EXPECT_EQ(packed.shape().rotation, rotation);
+          PreparedInput input;
+          prepare(packed.plan(), x.data(), kColumns, m, isa, input, pool);
+          std::vector<float> y(static_cast<size_t>(m * kRows)), row(kColumns), stored(kColumns);
+          linear(packed, input, y.data(), kRows, pool);
+          for (int64_t n = 0; n < kRows; ++n) {
+            decode_row(weight, n, row);
+            decode_stored(weight, n, stored);
+            ASSERT_NE(row, stored);
+            packed.read_row(n, stored);
+            for (size_t k = 0; k < kColumns; ++k) ASSERT_NEAR(row[k], stored[k], 1e-5) << weights;
+            for (int64_t i = 0; i < m; ++i) {
+              double sum = static_cast<double>(weight.bias[static_cast<size_t>(n)]), size = std::abs(sum);
+              for (size_t k = 0; k < kColumns; ++k) {
+                const double product =
+                    static_cast<double>(x[static_cast<size_t>(i) * kColumns + k]) * static_cast<double>(row[k]);
+                sum += product;
+                size += std::abs(product);
+              }
+              ASSERT_NEAR(y[static_cast<size_t>(i * kRows + n)], sum, 2e-6 * size)
+                  << weights << " " << to_string(isa) << " kept " << kept << " m " << m;
+            }
+          }
+        }
+      }
+}
+
 TEST(BlockLinear, EqualsSumsOfWhatTheFormatsSay) {
   Random random(22);
   ThreadPool pool(2);

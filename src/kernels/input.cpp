@@ -24,7 +24,8 @@ int64_t spread(int64_t row_bytes) { return 64 * (ceil_div(row_bytes, 64) | 1); }
 // into the same sets of the cache anyway.
 bool stays(const InputPlan& plan, int64_t x_stride, int64_t m) {
   constexpr int64_t kFew = 12;
-  return plan.activations.levels == Levels::f32 && plan.kept_count() == 0 && (m <= kFew || x_stride % 64 != 0);
+  return plan.activations.levels == Levels::f32 && plan.kept_count() == 0 && plan.rotation == 0 &&
+         (m <= kFew || x_stride % 64 != 0);
 }
 
 RoundArgs rounding_of(const NumberFormat& format) {
@@ -108,27 +109,35 @@ struct Preparation {
   }
 
   void token(int64_t m, float* room) const {
+    if (plan.activations.levels == Levels::f32) return keep(m, room, out.dense.data() + m * out.x_stride);
     float* const dense = room + dense_begin();
+    const float* x = rows(m, room);
+    if (plan.kept_count() > 0) x = split(m, x, dense);
+    if (plan.rotation > 0) x = rotate(x, dense);
     if (plan.activations.is_integer()) {
-      quantize(m, plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room));
+      quantize(m, x);
     } else if (plan.in_records()) {
-      encode(m, plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room));
+      encode(m, x);
     } else if (plan.activations.is_block()) {
-      round_blocks(plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room),
-                   out.halves.data() + m * out.x_stride);
-    } else if (plan.activations.levels == Levels::bf16) {
-      round(plan.kept_count() > 0 ? split(m, rows(m, room), dense) : rows(m, room), plan.dense_count(),
-            out.halves.data() + m * out.x_stride);
-    } else if (plan.kept_count() > 0) {
-      split(m, rows(m, room), out.dense.data() + m * out.x_stride);
+      round_blocks(x, out.halves.data() + m * out.x_stride);
     } else {
-      copy(m, out.dense.data() + m * out.x_stride);
+      round(x, plan.dense_count(), out.halves.data() + m * out.x_stride);
     }
   }
 
-  void copy(int64_t m, float* to) const {
-    const float* const row = rows(m, to);
-    if (row != to) std::memcpy(to, row, static_cast<size_t>(plan.columns) * sizeof(float));
+  // The dense columns as floats.
+  void keep(int64_t m, float* room, float* to) const {
+    const float* const x = plan.kept_count() > 0 ? split(m, rows(m, room), to) : rows(m, to);
+    if (plan.rotation > 0) {
+      rotate(x, to);
+    } else if (x != to) {
+      std::memcpy(to, x, static_cast<size_t>(plan.columns) * sizeof(float));
+    }
+  }
+
+  const float* rotate(const float* x, float* to) const {
+    kernels.rotate({x, plan.dense_count(), plan.rotation, to});
+    return to;
   }
 
   // To bf16, zeros up to a whole block.

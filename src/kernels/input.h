@@ -1,4 +1,5 @@
-// The input of a site, prepared once for all linears that read it: split into kept and dense columns, and quantized.
+// The input of a site, prepared once for all linears that read it: split into kept and dense columns, these rotated and
+// quantized.
 //
 // Ownership: a PreparedInput belongs to one caller at a time.
 #pragma once
@@ -21,6 +22,7 @@ struct InputPlan {
                              // records of codes where the weights have the same blocks of integers, else as bf16 values
   std::vector<int32_t> kept_columns;
   bool kept_halves = false;  // the kept columns are rounded to bf16
+  int64_t rotation = 0;      // block of the Hadamard rotation of the other columns, before they are quantized; 0: none
   int64_t columns = 0;       // K of the site
   // Of the codes: inputs to a weight group, G, and bytes of a padded group, or of the record of a block of codes. Zero,
   // one, zero when there are no codes.
@@ -48,9 +50,9 @@ struct PreparedInput {
 // for each token, so that a row is made, split and quantized while it is in the nearest cache.
 using RowSource = FunctionRef<const float*(int64_t m, float* room)>;
 
-// Splits and quantizes the input of a site (or splits it only, or only makes its rows).
+// Splits, rotates and quantizes the input of a site, as far as the plan says so (at least its rows are made).
 void prepare(const InputPlan& plan, RowSource rows, int64_t m, Isa isa, PreparedInput& out, ThreadPool& pool);
-// The same for rows that lie in a matrix x: [M][x_stride]. Without quantization and kept columns nothing is copied:
+// The same for rows that lie in a matrix x: [M][x_stride]. Where the plan asks for nothing, nothing is copied:
 // `x` must outlive `out`'s use.
 void prepare(const InputPlan& plan, const float* x, int64_t x_stride, int64_t m, Isa isa, PreparedInput& out,
              ThreadPool& pool);

@@ -30,6 +30,7 @@ struct PackedShape {
   std::vector<int32_t> kept_columns;  // ascending, distinct
   bool bias = false;
   Levels kept_levels = Levels::f16;  // or bf16
+  int64_t rotation = 0;              // of the dense columns' input (kernels/input.h)
   bool operator==(const PackedShape&) const = default;
 };
 

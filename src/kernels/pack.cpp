@@ -7,6 +7,7 @@
 
 #include "core/checked.h"
 #include "core/file.h"
+#include "core/hadamard.h"
 #include "core/half.h"
 #include "format/integer_levels.h"
 #include "kernels/linear.h"
@@ -130,12 +131,14 @@ Status check_shape(const PackedShape& shape) {
       return fail(ErrorCode::corrupt, "kept column {} is out of order or not below {}", column, shape.columns);
     previous = column;
   }
+  if (!is_rotation(shape.rotation) || shape.rotation > shape.columns)
+    return fail(ErrorCode::corrupt, "blocks of {} are no rotation of {} columns", shape.rotation, shape.columns);
   return {};
 }
 
 PackedShape shape_of(const LinearWeight& weight) {
-  return {weight.rows,         weight.columns,       weight.format,     weight.activations,
-          weight.kept_columns, !weight.bias.empty(), weight.kept_levels};
+  return {weight.rows,         weight.columns,       weight.format,      weight.activations,
+          weight.kept_columns, !weight.bias.empty(), weight.kept_levels, weight.rotation};
 }
 
 // Inputs of a group with its padding: an even number of steps, or whole tiles (sixteen steps) where that costs little.
@@ -150,6 +153,7 @@ InputPlan make_plan(const PackedShape& shape) {
   plan.columns = shape.columns;
   plan.kept_columns = shape.kept_columns;
   plan.kept_halves = !shape.kept_columns.empty() && shape.kept_levels == Levels::bf16;
+  plan.rotation = shape.rotation;
   if (in_integer_blocks(shape.weights, shape.activations)) {
     plan.group_size = shape.weights.group;
     plan.groups = shape.weights.groups(plan.dense_count());
@@ -260,7 +264,8 @@ PackedShape PackedLinear::shape() const {
           plan_.activations,
           plan_.kept_columns,
           has_bias_,
-          plan_.kept_halves ? Levels::bf16 : Levels::f16};
+          plan_.kept_halves ? Levels::bf16 : Levels::f16,
+          plan_.rotation};
 }
 
 // Fills the image of one PackedLinear from a weight that has been validated.
@@ -533,6 +538,7 @@ struct LinearUnpacker {
     weight.activations = from.plan_.activations;
     weight.kept_columns = from.plan_.kept_columns;
     if (from.plan_.kept_halves) weight.kept_levels = Levels::bf16;
+    weight.rotation = from.plan_.rotation;
     row_bytes = (k * weight.format.bits + 7) / 8;
     weight.codes.resize(static_cast<size_t>(weight.rows * row_bytes));
     for (int64_t n = begin; n < end; ++n) unpack_row(n);

@@ -3,6 +3,7 @@
 #include "kernels/abi/token.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/input.h"
 #include "kernels/testing.h"
@@ -85,6 +86,43 @@ TEST(Split, SeparatesKeptColumnsInOrder) {
       ASSERT_TRUE(same_floats(found, expected_kept)) << to_string(isa) << " case " << i;
     }
   }
+}
+
+// Against the matrix itself, and every instruction set against the reference.
+TEST(Rotate, IsTheBlockwiseHadamardMatrix) {
+  Random random(10);
+  for (int64_t width : kWidths)
+    for (int64_t block : {2, 4, 8, 16, 32, 64, 256})
+      for (int kind = 0; kind < kValueKinds; ++kind) {
+        const auto x = random_rows(random, 1, width, static_cast<Values>(kind));
+        const auto run = [&](Isa isa, bool in_place) {
+          std::vector<float> y = x;
+          y.push_back(77);
+          token_kernels(isa).rotate({in_place ? y.data() : x.data(), width, block, y.data()});
+          return y;
+        };
+        const auto expected = run(Isa::portable, false);
+        ASSERT_EQ(expected.back(), 77);
+        for (Isa isa : machine_isas())
+          for (bool in_place : {false, true})
+            ASSERT_TRUE(same_floats(run(isa, in_place), expected)) << to_string(isa) << " " << width << " " << block;
+        if (static_cast<Values>(kind) == Values::hostile) continue;
+        int64_t begin = 0;
+        for (int64_t size = block; begin < width; begin += size) {
+          while (size > width - begin) size /= 2;
+          for (int64_t i = 0; i < size; ++i) {
+            double sum = 0, most = 0;
+            for (int64_t j = 0; j < size; ++j) {
+              const auto value = static_cast<double>(x[static_cast<size_t>(begin + j)]);
+              sum += std::popcount(static_cast<uint64_t>(i & j)) % 2 == 0 ? value : -value;
+              most += std::abs(value);
+            }
+            ASSERT_NEAR(expected[static_cast<size_t>(begin + i)], sum / std::sqrt(static_cast<double>(size)),
+                        1e-6 * most)
+                << width << " " << block << " " << begin + i;
+          }
+        }
+      }
 }
 
 // However the rows reach prepare(), and for any number of threads: the same input.

@@ -7,6 +7,7 @@
 #include "checkpoint/file_name.h"
 #include "checkpoint/safetensors.h"
 #include "core/checked.h"
+#include "core/hadamard.h"
 #include "model/globals.h"
 #include "model/storage.h"
 #include "model/tensor_reading.h"
@@ -20,6 +21,7 @@ struct Entry {
   int64_t kept = 0;
   Levels kept_levels = Levels::f16;
   bool sparse24 = false;
+  int64_t rotation = 0;
 };
 
 // What a stored linear must look like: its name, shape and line, if it has one.
@@ -71,6 +73,10 @@ Result<Entry> read_entry(JsonReader reader) {
   entry.sparse24 = pattern == "2:4";
   if (!pattern.empty() && !entry.sparse24)
     return fail(ErrorCode::unsupported, "{}: \"pattern\" is \"{}\", supported is 2:4", reader.where(), pattern);
+  NIBBLE_TRY(entry.rotation, reader.integer("hadamard", 2, kMaxRotation, 0));
+  if (!is_rotation(entry.rotation))
+    return fail(ErrorCode::unsupported, "{}: \"hadamard\" is {}, supported are powers of two", reader.where(),
+                entry.rotation);
   NIBBLE_DO(reader.refuse_unknown());
   NIBBLE_DO(check_entry(entry, reader.where()));
   return entry;
@@ -212,6 +218,9 @@ Status QuantizedSource::check_names() const {
     const int64_t dense = it->second.columns - entry.kept;
     if (dense < 0)
       return fail(ErrorCode::corrupt, "{}: \"{}\" keeps {} of {} columns", place, name, entry.kept, it->second.columns);
+    if (entry.rotation > it->second.columns)
+      return fail(ErrorCode::corrupt, "{}: \"{}\" rotates blocks of {} of {} columns", place, name, entry.rotation,
+                  it->second.columns);
     if (entry.sparse24 && dense % 4 != 0)
       return fail(ErrorCode::corrupt, "{}: \"{}\" has {} dense columns, which a 2:4 pattern does not divide", place,
                   name, dense);
@@ -360,6 +369,7 @@ Result<LinearWeight> QuantizedSource::read_linear(const StoredLinear& linear) co
     weight.format = linear.entry->weights;
     weight.activations = linear.entry->activations;
     weight.sparse24 = linear.entry->sparse24;
+    weight.rotation = linear.entry->rotation;
   }
   NIBBLE_DO(read_kept(linear, weight));
   NIBBLE_DO(linear.coded() ? read_dense(linear, weight) : read_plain(linear, weight));

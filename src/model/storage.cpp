@@ -1,5 +1,6 @@
 #include "model/storage.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -144,12 +145,15 @@ Json linear_entry(const LinearWeight& weight) {
   if (weight.kept_count() > 0) entry["kept"] = weight.kept_count();
   if (weight.kept_count() > 0 && weight.kept_levels == Levels::bf16) entry["kept_as"] = "bf16";
   if (weight.sparse24) entry["pattern"] = "2:4";
+  if (weight.rotation > 0) entry["hadamard"] = weight.rotation;
   return entry;
 }
 
 Json quantization_config_for(Json recipe, const Spec& spec, Json linears) {
+  const bool rotated =
+      std::any_of(linears.begin(), linears.end(), [](const Json& l) { return l.contains("hadamard"); });
   return {{"quant_method", "nibble"},
-          {"format_version", kFormatVersion},
+          {"format_version", rotated ? kFormatVersion : 1},
           {"recipe", std::move(recipe)},
           {"spec", to_json(spec)},
           {"linears", std::move(linears)}};

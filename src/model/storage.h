@@ -21,7 +21,7 @@
 //
 //   { "quant_method": "nibble", "format_version": 1, "recipe": {...}, "spec": {...},
 //     "linears": { "blocks.0.q": {"weights": "int4:row", "activations": "int4:token:asym", "kept": 16,
-//                                 "pattern": "2:4"}, ... } }
+//                                 "pattern": "2:4", "hadamard": 32}, ... } }
 //
 // A linear without an entry is a plain float one. The reader takes the shapes from "spec" and refuses any tensor
 // that is missing, extra, or of another shape or type.
@@ -41,7 +41,8 @@
 
 namespace nibble {
 
-inline constexpr int64_t kFormatVersion = 1;
+// Written is the least version that says everything: 2 where a linear is rotated.
+inline constexpr int64_t kFormatVersion = 2;
 
 // Tensors ready for write_safetensors. They view `storage` and the weights they were made of: both must outlive them.
 // Moving a NamedTensors keeps its views valid.
@@ -53,7 +54,7 @@ struct NamedTensors {
 NamedTensors block_tensors(const BlockWeights& block, int64_t index);
 NamedTensors global_tensors(const GlobalWeights& globals);
 
-// The linear's line in "linears": {"weights", "activations"} and, where it has them, "kept" and "pattern".
+// The linear's line in "linears": {"weights", "activations"} and, where it has them, "kept", "pattern" and "hadamard".
 Json linear_entry(const LinearWeight& weight);
 // The whole "quantization_config". `recipe`: the canonical recipe; `linears`: an object of linear_entry() by
 // linear_name().

@@ -76,6 +76,7 @@ void quantize_block(BlockWeights& block, int64_t index, Random& random) {
   if (index == 0) return;
   block[Role::down] = quantized(block[Role::down], "fixed6:f-2", "e4m3", 0, false, random);
   block[Role::up] = quantized(block[Role::up], "nvfp4:b8", "mxfp6:b8", 3, false, random);
+  block[Role::up].rotation = 8;
   if (block[Role::gate].rows > 0)
     block[Role::gate] = quantized(block[Role::gate], "bfp6:b5", "mxfp6:b8", 3, false, random);
 }
@@ -112,6 +113,7 @@ void expect_same(const LinearWeight& a, const LinearWeight& b, const std::string
   EXPECT_EQ(a.format, b.format);
   EXPECT_EQ(a.activations, b.activations);
   EXPECT_EQ(a.sparse24, b.sparse24);
+  EXPECT_EQ(a.rotation, b.rotation);
   EXPECT_EQ(a.kept_columns, b.kept_columns);
   EXPECT_EQ(a.codes, b.codes);
   EXPECT_EQ(a.pattern, b.pattern);
@@ -180,6 +182,10 @@ TEST(QuantizedFolder, EntriesAndNames) {
   EXPECT_EQ(linears["blocks.1.k"], Json({{"weights", "int4:g8"}, {"activations", "f32"}}));
   EXPECT_EQ(linears["blocks.1.o"]["pattern"], "2:4");
   EXPECT_FALSE(linears.contains("blocks.0.up"));
+  EXPECT_EQ(linears["blocks.1.up"]["hadamard"], 8);
+  // Programs that know no rotation refuse the folder by its version.
+  EXPECT_EQ(model.config["quantization_config"]["format_version"], 2);
+  EXPECT_EQ(quantized_model(testing::opt_sample()).config["quantization_config"]["format_version"], 1);
   const auto find = [&](const char* name) {
     for (const OwnedTensor& tensor : model.tensors)
       if (tensor.name == name) return tensor;
@@ -261,7 +267,7 @@ TEST(QuantizedFolder, RefusesBadFolders) {
   const ErrorCode corrupt = ErrorCode::corrupt, unsupported = ErrorCode::unsupported;
   const float infinity = std::numeric_limits<float>::infinity();
   const BadFolder rows[] = {
-      {"newer version", [](auto& m) { quantization(m)["format_version"] = 2; }, unsupported, {"format_version", "2"}},
+      {"newer version", [](auto& m) { quantization(m)["format_version"] = 3; }, unsupported, {"format_version", "3"}},
       {"version 0", [](auto& m) { quantization(m)["format_version"] = 0; }, corrupt, {"format_version"}},
       {"no version", [](auto& m) { quantization(m).erase("format_version"); }, corrupt, {"format_version"}},
       {"no spec", [](auto& m) { quantization(m).erase("spec"); }, corrupt, {"spec"}},
@@ -297,6 +303,11 @@ TEST(QuantizedFolder, RefusesBadFolders) {
        {"blocks.0.q", "int8:g8", "per token"}},
       {"unknown pattern", entry("blocks.0.o", "pattern", "1:4"), unsupported, {"1:4"}},
       {"pattern that does not divide", entry("blocks.0.o", "kept", 3), corrupt, {"blocks.0.o", "21"}},
+      {"no rotation", entry("blocks.1.up", "hadamard", 0), corrupt, {"blocks.1.up", "hadamard"}},
+      {"rotation of no power of two", entry("blocks.1.up", "hadamard", 12), unsupported, {"blocks.1.up", "12"}},
+      {"rotation not a number", entry("blocks.1.up", "hadamard", "8"), corrupt, {"hadamard"}},
+      {"rotation wider than the layer", entry("blocks.1.up", "hadamard", 32), corrupt, {"blocks.1.up", "32 of 24"}},
+      {"enormous rotation", entry("blocks.1.up", "hadamard", int64_t{1} << 40), corrupt, {"hadamard"}},
       {"kept negative", entry("blocks.0.q", "kept", -1), corrupt, {"kept", "-1"}},
       {"kept more than there are", entry("blocks.0.q", "kept", 25), corrupt, {"blocks.0.q", "25 of 24"}},
       {"kept other than stored", entry("blocks.0.q", "kept", 5), corrupt, {"blocks.0.q.kept", "[24, 4]", "[24, 5]"}},

@@ -9,6 +9,7 @@
 #include "checkpoint/manifest.h"
 #include "checkpoint/output_folder.h"
 #include "checkpoint/safetensors.h"
+#include "model/channel_order.h"
 #include "model/end_tokens.h"
 #include "model/globals.h"
 #include "model/storage.h"
@@ -46,6 +47,12 @@ struct Preparation {
     for (size_t i = 0; i < blocks; ++i)
       for (size_t site = 0; site < plans[i].size(); ++site) work += work_on(i, site);
     return work;
+  }
+  // The pass over the model before any of it is quantized, for steps that look at all of it.
+  double first_pass(const QuantizeOptions& options) const {
+    if (options.recipe.model_steps.empty() || options.calibration.empty()) return 0;
+    const int64_t seen = options.samples * length;
+    return 2 * static_cast<double>(seen) * static_cast<double>(parameter_count(source->spec()));
   }
 };
 
@@ -103,7 +110,7 @@ class Run {
       : options_(options),
         prepared_(std::move(prepared)),
         pool_(pool),
-        meter_(prepared_.work_on(prepared_.plans.size()), options.progress) {}
+        meter_(prepared_.first_pass(options) + prepared_.work_on(prepared_.plans.size()), options.progress) {}
 
   // Nothing is written or thrown away before this has succeeded.
   Status read_text();
@@ -123,6 +130,9 @@ class Run {
   std::vector<HiddenStream*> streams();
   Status start();
   Status take_up();
+  Status transform_model();
+  Result<ModelStatistics> observe_model(const GlobalWeights& globals);
+  Result<std::vector<std::vector<float>>> observe_block(HiddenStream& stream, int64_t index);
   Result<std::optional<Record>> record_of_manifest() const;
   Status write_shard(const NamedTensors& tensors, int64_t index);
   Status quantize_one(int64_t index);
@@ -217,9 +227,16 @@ Status Run::take_up() {
   if (earlier->blocks_done > spec().layers)
     return fail(ErrorCode::corrupt, "{}: \"blocks_done\" is {}, but the model has {} blocks",
                 (folder() / kRecordName).string(), earlier->blocks_done, spec().layers);
+  if (!options_.recipe.model_steps.empty()) {
+    NIBBLE_TRY(ChannelOrder order, read_order(folder(), spec()));
+    if (order.empty())
+      return fail(ErrorCode::corrupt, "cannot resume {}: {} is missing; start anew without --resume", folder().string(),
+                  kOrderName);
+    prepared_.source = reordered(std::move(prepared_.source), std::move(order));
+  }
   record_ = std::move(*earlier);
   resumed_ = true;
-  meter_.start_from(prepared_.work_on(static_cast<size_t>(record_.blocks_done)));
+  meter_.start_from(prepared_.first_pass(options_) + prepared_.work_on(static_cast<size_t>(record_.blocks_done)));
   return {};
 }
 
@@ -237,8 +254,60 @@ Result<std::optional<Record>> Run::record_of_manifest() const {
   return record;
 }
 
+// The steps of the recipe that work on the whole model. What they decide lies in the folder from here on, so that a
+// resumed run goes on with it.
+Status Run::transform_model() {
+  if (options_.recipe.model_steps.empty()) return {};
+  ModelStatistics seen;
+  if (calibration_) {
+    NIBBLE_TRY(const GlobalWeights globals, prepared_.source->globals());
+    NIBBLE_TRY(seen, observe_model(globals));
+  }
+  ModelWork work{*prepared_.source, calibration_ ? &seen : nullptr, {}};
+  for (const StepPointer& step : options_.recipe.model_steps) NIBBLE_DO(step->apply_to_model(work, pool_));
+  NIBBLE_DO(write_order(folder(), work.order));
+  prepared_.source = reordered(std::move(prepared_.source), std::move(work.order));
+  return {};
+}
+
+// What calibration text shows of the float model, in a pass of its own.
+Result<ModelStatistics> Run::observe_model(const GlobalWeights& globals) {
+  HiddenStream stream(folder(), "model", spec(), *calibration_, prepared_.needs.chunk, isa_);
+  NIBBLE_TRY(const Embedder embedder, Embedder::make(spec(), globals, isa_, pool_));
+  NIBBLE_DO(stream.embed(embedder, pool_));
+  ModelStatistics seen;
+  for (int64_t index = 0; index < spec().layers; ++index) {
+    NIBBLE_TRY(auto sites, observe_block(stream, index));
+    seen.push_back(std::move(sites));
+    meter_.advance(prepared_.first_pass(options_) / static_cast<double>(spec().layers),
+                   fmt::format("block {} of {}, looking at channels", index + 1, spec().layers));
+    stream.remove(index);
+  }
+  stream.remove(spec().layers);
+  return seen;
+}
+
+Result<std::vector<std::vector<float>>> Run::observe_block(HiddenStream& stream, int64_t index) {
+  NIBBLE_TRY(const BlockWeights weights, prepared_.source->block(index));
+  NIBBLE_TRY(const PackedBlock packed, pack_block(weights, isa_, pool_));
+  const std::vector<Site>& sites = sites_of(spec());
+  std::vector<std::vector<float>> absmax;
+  for (size_t site = 0; site < sites.size(); ++site) {
+    absmax.emplace_back(static_cast<size_t>(shape_of(spec(), sites[site].roles[0]).columns));
+    Status seen;
+    const SampleTap tap = [&](const float* x, int64_t length, int64_t) {
+      if (seen) seen = observe_absmax(x, length, absmax.back(), fmt::format("block {}", index), pool_);
+    };
+    NIBBLE_DO(stream.reach(index, packed, site, &tap, pool_));
+    NIBBLE_DO(seen);
+  }
+  NIBBLE_DO(stream.reach(index, packed, sites.size(), nullptr, pool_));
+  return absmax;
+}
+
 Status Run::start() {
   NIBBLE_DO(output_->require_space(prepared_.needs.output + prepared_.needs.hidden));
+  NIBBLE_DO(transform_model());
   NIBBLE_TRY(GlobalWeights globals, prepared_.source->globals());
   NIBBLE_DO(quantize_head(options_.recipe, globals, pool_));
   if (options_.recipe.head) record_.linears[std::string(name_of(Global::head))] = linear_entry(*globals.head);
@@ -390,6 +459,10 @@ Result<QuantizeEstimate> estimate(const QuantizeOptions& options, int threads) {
   out.disk = prepared.needs.output + prepared.needs.hidden;
   out.bits_per_weight = 8.0 * static_cast<double>(prepared.needs.output) / static_cast<double>(parameter_count(spec));
   out.plan = describe(spec, prepared.plans);
+  if (!options.recipe.model_steps.empty())
+    out.plan.insert(out.plan.begin(), options.calibration.empty()
+                                          ? "channels in descending order of their weights"
+                                          : "channels in descending order of their largest |x|");
   if (const auto& head = options.recipe.head)
     out.plan.push_back(fmt::format("head: weights {}, activations {}; rounded to nearest", to_string(head->weights),
                                    to_string(head->activations)));

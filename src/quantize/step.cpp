@@ -17,9 +17,12 @@ float largest_weight(const FloatLayer& layer, std::span<const int32_t> columns) 
 
 }  // namespace
 
+Status Step::check(const NumberFormat&, int64_t, std::string_view) const { return {}; }
+
 Result<LayerForm> form_of(const LinearWork& work, bool sparse24) {
   const SiteWork& site = work.site;
   LayerForm form{work.weights, work.activations, site.kept, sparse24, site.kept_levels};
+  form.rotation = site.rotation;
   const std::vector<int32_t> dense = dense_columns_of(work.layer.columns, form.kept);
   if (form.weights.outer || form.weights.is_profiled()) {
     const float most = largest_weight(work.layer, dense);

@@ -1,4 +1,4 @@
-// A step of a recipe: one general operation on a site or on a linear, with its parameters read and checked.
+// A step of a recipe: one general operation on a model, on a site or on a linear, with its parameters read and checked.
 //
 // Adding one is a file with a class and its reader, and a row in recipe/steps.cpp.
 #pragma once
@@ -14,6 +14,7 @@
 #include "core/result.h"
 #include "core/threads.h"
 #include "format/number_format.h"
+#include "model/channel_order.h"
 #include "quantize/observe/statistics.h"
 #include "quantize/solve/layer.h"
 
@@ -30,12 +31,21 @@ struct SiteWork {
   // What the linears of the site can share of a solver's work, by a name that the solver chooses.
   std::map<std::string, std::shared_ptr<const void>, std::less<>> shared;
   Levels kept_levels = Levels::f16;  // what kept columns are stored as: f16 or bf16
+  NumberFormat activations;          // of the site's quantized linears
+  int64_t rotation = 0;              // block of the Hadamard rotation of the columns that are not kept; 0: none
+};
+
+// A model on its way through the steps, before any of its weights is quantized.
+struct ModelWork {
+  const ModelSource& source;
+  const ModelStatistics* statistics = nullptr;  // of the calibration text; null without any
+  ChannelOrder order;                           // in which it will be stored
 };
 
 // A linear on its way through the steps.
 struct LinearWork {
   SiteWork& site;
-  const FloatLayer& layer;  // original weights
+  const FloatLayer& layer;  // original weights, rotated where the site is
   NumberFormat weights, activations;
   std::optional<LinearWeight> solved;
   double damping = -1;  // that a solver really used; negative: none
@@ -55,7 +65,10 @@ class Step {
   virtual unsigned needs() const { return kNoStatistics; }
   // The solved weights have a 2:4 pattern.
   virtual bool sparse24() const { return false; }
-  // One of the two does the work, as the row's scope says.
+  // What can be said before any work about a linear with such inputs. `where` starts the message.
+  virtual Status check(const NumberFormat& activations, int64_t inputs, std::string_view where) const;
+  // One of the three does the work, as the row's scope says.
+  virtual Status apply_to_model(ModelWork&, ThreadPool&) const { return {}; }
   virtual Status apply_to_site(SiteWork&, ThreadPool&) const { return {}; }
   virtual Status apply_to_linear(LinearWork&, ThreadPool&) const { return {}; }
 };

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "core/half.h"
+#include "model/channel_order.h"
 #include "runtime/ops/ops.h"
 #include "runtime/random_source.h"
 
@@ -187,6 +188,67 @@ std::string name_of_case(const testing::TestParamInfo<Case>& test) { return test
 class EveryFamily : public testing::TestWithParam<Case> {};
 
 TEST_P(EveryFamily, ThreadsBatchesAndChunksChangeNothing) { expect_invariance(source_of(GetParam()), 29); }
+
+std::vector<int32_t> shuffled(Random& random, int64_t count, int64_t begin = 0) {
+  std::vector<int32_t> order;
+  for (int64_t i = 0; i < count; ++i) order.push_back(static_cast<int32_t>(begin + i));
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+  return order;
+}
+
+ChannelOrder random_order(const Spec& spec) {
+  Random random(5);
+  ChannelOrder order;
+  order.residual = shuffled(random, spec.hidden);
+  for (int64_t i = 0; i < spec.layers; ++i) {
+    ChannelOrder::Block block{shuffled(random, spec.ffn), {}};
+    for (int64_t head = 0; head < spec.kv_heads; ++head)
+      for (int32_t channel : shuffled(random, spec.head_dim, head * spec.head_dim)) block.values.push_back(channel);
+    order.blocks.push_back(std::move(block));
+  }
+  return order;
+}
+
+double largest_difference(const Logits& a, const Logits& b) {
+  double most = a.size() == b.size() ? 0 : INFINITY;
+  for (size_t i = 0; i < a.size() && i < b.size(); ++i)
+    most = std::max(most, std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
+  return most;
+}
+
+// Channels in another order, and inputs that are rotated, leave the function as it is, where inputs are not rounded.
+TEST_P(EveryFamily, OrdersAndRotationsChangeNothing) {
+  const Case test = GetParam();
+  if (test.activations != nullptr && std::string_view(test.activations) != "f32") return;
+  ThreadPool pool(2);
+  const RandomSource source = source_of(test);
+  const Tokens text = tokens_for(1, 23, source.spec().vocabulary);
+  const auto logits_of = [&](const ModelSource& from) { return run(load(from, pool), {text}, 1000, pool)[0]; };
+  const Logits expected = logits_of(source);
+  const ChannelOrder order = random_order(source.spec());
+  auto moved = reordered(std::make_unique<RandomSource>(source), order);
+  EXPECT_FALSE(same_bits(logits_of(*moved), expected));
+  EXPECT_LT(largest_difference(logits_of(*moved), expected), 2e-5);
+  const auto back = reordered(std::move(moved), inverse(order));
+  EXPECT_EQ(back->block(1)->linears[0].bias, source.block(1)->linears[0].bias);
+  if (test.weights == nullptr) {
+    EXPECT_TRUE(same_bits(logits_of(*back), expected));
+    RandomSource rotated = source;
+    rotated.edit_block = [](LinearWeight weight) {
+      std::vector<float> row(static_cast<size_t>(weight.columns));
+      const LinearWeight original = weight;
+      for (int64_t n = 0; n < weight.rows; ++n) {
+        decode_row(original, n, row);
+        rotate_dense(row, 32);
+        std::memcpy(weight.codes.data() + static_cast<size_t>(n) * row.size() * 4, row.data(), row.size() * 4);
+      }
+      weight.rotation = 32;
+      return weight;
+    };
+    EXPECT_FALSE(same_bits(logits_of(rotated), expected));
+    EXPECT_LT(largest_difference(logits_of(rotated), expected), 2e-5);
+  }
+}
 
 INSTANTIATE_TEST_SUITE_P(Cases, EveryFamily, testing::ValuesIn(kCases), name_of_case);
 

@@ -8,6 +8,7 @@
 
 #include "checkpoint/manifest.h"
 #include "core/checked.h"
+#include "core/hadamard.h"
 #include "core/hash.h"
 
 namespace nibble {
@@ -37,7 +38,8 @@ Json shape_json(const PackedShape& shape) {
           {"activations", to_string(shape.activations)},
           {"kept", shape.kept_columns},
           {"kept_as", shape.kept_levels == Levels::bf16 ? "bf16" : "f16"},
-          {"bias", shape.bias}};
+          {"bias", shape.bias},
+          {"rotation", shape.rotation}};
 }
 
 Result<std::vector<int32_t>> read_columns(const Json* list, const std::string& where) {
@@ -63,6 +65,7 @@ Result<PackedShape> read_shape(JsonReader& reader) {
   NIBBLE_TRY(const std::string kept_as, reader.string("kept_as"));
   shape.kept_levels = kept_as == "bf16" ? Levels::bf16 : Levels::f16;
   NIBBLE_TRY(shape.bias, reader.boolean("bias"));
+  NIBBLE_TRY(shape.rotation, reader.integer("rotation", 0, kMaxRotation, 0));
   return shape;
 }
 

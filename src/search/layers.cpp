@@ -56,13 +56,15 @@ Layers::Layers(const ModelSource& source, const Model& model, const Palette& pal
 Result<Layers> Layers::make(const ModelSource& source, const Model& model, const Palette& palette, const Json& steps) {
   Layers layers(source, model, palette, steps);
   NIBBLE_TRY(const Recipe recipe, parse_recipe(recipe_source("int8:row", "f32", steps), "the search's recipe"));
-  NIBBLE_TRY(const bool needs_text, needs_calibration(recipe, source.spec()));
-  if (needs_text)
+  const Json& read = recipe.source["steps"];
+  if (std::any_of(read.begin(), read.end(), [](const Json& step) { return step.contains("observe"); }))
     return fail(ErrorCode::usage, "weights are rounded without calibration while searching, but a step observes");
+  if (!recipe.model_steps.empty())
+    return fail(ErrorCode::usage, "a search looks at the model as it is, but a step of the recipe changes all of it");
   return layers;
 }
 
-Result<LinearPlan> Layers::plan(int64_t block, Role role, int weights, int activations) const {
+Result<Layers::Planned> Layers::plan(int64_t block, Role role, int weights, int activations) const {
   const NumberFormat& format = palette_->weights[static_cast<size_t>(weights)];
   // Float weights read float inputs.
   const std::string inputs = format.is_float() ? "f32" : format_name(palette_->activations, activations);
@@ -70,16 +72,25 @@ Result<LinearPlan> Layers::plan(int64_t block, Role role, int weights, int activ
   NIBBLE_TRY(const std::vector<SitePlan> sites, plan_block(recipe, source_->spec(), block));
   for (const SitePlan& site : sites)
     for (const LinearPlan& linear : site.linears)
-      if (linear.role == role) return linear;
+      if (linear.role == role) return Planned{site.steps, linear};
   return fail(ErrorCode::failure, "block {} has no {}", block, name_of(role));
 }
 
-Result<LinearWeight> Layers::solve(const LinearPlan& plan, const FloatLayer& layer, ThreadPool& pool) const {
-  if (!plan.quantized()) return converted(layer, plan.weights.levels);
+Result<LinearWeight> Layers::solve(const Planned& planned, const FloatLayer& original, ThreadPool& pool) const {
+  const LinearPlan& plan = planned.linear;
+  if (!plan.quantized()) return converted(original, plan.weights.levels);
   SiteWork site;
   site.name = plan.name;
-  site.inputs = layer.columns;
+  site.inputs = original.columns;
   site.hidden = source_->spec().hidden;
+  site.activations = plan.activations;
+  for (const PlannedStep& step : planned.site_steps) NIBBLE_DO(step.step->apply_to_site(site, pool));
+  std::optional<FloatLayer> turned;
+  if (site.rotation > 0) {
+    turned = original;
+    rotate(*turned, site.kept, site.rotation, pool);
+  }
+  const FloatLayer& layer = turned ? *turned : original;
   LinearWork work{site, layer, plan.weights, plan.activations, {}, -1};
   for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_linear(work, pool));
   NIBBLE_DO(work.solved->validate(plan.name));
@@ -101,7 +112,7 @@ Result<PackedLinear> Layers::linear(const Key& key, ThreadPool& pool) {
   const auto& [block, role, weights, activations] = key;
   if (weights == kAsStored) return model_->block(block)[role];
   if (const auto found = kept_.find(key); found != kept_.end()) return found->second;
-  NIBBLE_TRY(const LinearPlan planned, plan(block, role, weights, activations));
+  NIBBLE_TRY(const Planned planned, plan(block, role, weights, activations));
   NIBBLE_TRY(const FloatLayer* layer, original(block, role, pool));
   NIBBLE_TRY(const LinearWeight solved, solve(planned, *layer, pool));
   NIBBLE_TRY(PackedLinear packed, PackedLinear::pack(solved, model_->isa(), pool));
@@ -130,8 +141,8 @@ Result<PackedBlock> Layers::block(int64_t index, const BlockSetting& setting, Th
 
 // One row of small weights is enough to find a kernel.
 Status Layers::try_pair(Role role, int weights, int activations, ThreadPool& pool) const {
-  NIBBLE_TRY(const LinearPlan planned, plan(0, role, weights, activations));
-  FloatLayer layer{planned.name, 1, shape_of(source_->spec(), role).columns, {}, {}};
+  NIBBLE_TRY(const Planned planned, plan(0, role, weights, activations));
+  FloatLayer layer{planned.linear.name, 1, shape_of(source_->spec(), role).columns, {}, {}};
   for (int64_t k = 0; k < layer.columns; ++k) layer.values.push_back(static_cast<float>(k % 7) - 3.0f);
   NIBBLE_TRY(const LinearWeight solved, solve(planned, layer, pool));
   NIBBLE_DO(PackedLinear::pack(solved, model_->isa(), pool));

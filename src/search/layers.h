@@ -48,8 +48,13 @@ class Layers {
  private:
   using Key = std::tuple<int64_t, Role, int, int>;
   Layers(const ModelSource& source, const Model& model, const Palette& palette, Json steps);
-  Result<LinearPlan> plan(int64_t block, Role role, int weights, int activations) const;
-  Result<LinearWeight> solve(const LinearPlan& plan, const FloatLayer& layer, ThreadPool& pool) const;
+  // A linear, and its site's steps.
+  struct Planned {
+    std::vector<PlannedStep> site_steps;
+    LinearPlan linear;
+  };
+  Result<Planned> plan(int64_t block, Role role, int weights, int activations) const;
+  Result<LinearWeight> solve(const Planned& plan, const FloatLayer& layer, ThreadPool& pool) const;
   Result<PackedLinear> linear(const Key& key, ThreadPool& pool);
   Result<const FloatLayer*> original(int64_t block, Role role, ThreadPool& pool);
   Status try_pair(Role role, int weights, int activations, ThreadPool& pool) const;

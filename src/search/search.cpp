@@ -68,12 +68,14 @@ Result<Samples> read_samples(const SearchOptions& options, const Model& model, T
   return draw_samples(options.text, tokenizer, options.samples, options.length, options.seed, "search's");
 }
 
-// The steps that round weights while searching: the recipe's, or where these need text, rounding to nearest.
+// The steps that round weights while searching: the recipe's, as far as they need no text, in the place of its solver
+// rounding to nearest. Channels stay in their order, too.
 Json rounding_steps(const Json& recipe) {
-  const Json steps = recipe["steps"];
-  for (const Json& step : steps)
-    if (step.contains("round") && steps.size() == 1) return steps;
-  return Json::array({Json::object({{"id", "solve"}, {"round", Json::object()}})});
+  Json out = Json::array();
+  for (const Json& step : recipe["steps"])
+    if (step.contains("hadamard") || (step.contains("round") && recipe["steps"].size() == 1)) out.push_back(step);
+  if (out.empty() || !out.back().contains("round")) out.push_back({{"id", "solve"}, {"round", Json::object()}});
+  return out;
 }
 
 Json header_of(const SearchOptions& options, const Samples& text, const Yardstick& yardstick, const Json& steps) {

@@ -6,7 +6,7 @@
 
 #include "checkpoint/manifest.h"
 #include "checkpoint/safetensors.h"
-#include "model/model.h"
+#include "model/channel_order.h"
 #include "quantize/pipeline/record.h"
 #include "quantize/pipeline/statistics_file.h"
 #include "quantize/solve/error.h"
@@ -86,6 +86,7 @@ class Collector {
   Recorded recorded_;
   ThreadPool& pool_;
   LayerReport report_;
+  ChannelOrder order_;  // of the model's channels, in terms of the reference's
   int64_t integer_bytes_ = 0, integer_weights_ = 0, linear_bytes_ = 0, linear_weights_ = 0;
 };
 
@@ -100,6 +101,7 @@ Status Collector::describe() {
   report_.parameters = parameter_count(model_.spec());
   report_.file_bytes = model_.file_bytes();
   report_.blocks = model_.spec().layers;
+  NIBBLE_TRY(order_, read_order(model_.folder(), model_.spec()));
   NIBBLE_TRY(const Checkpoint checkpoint, Checkpoint::open(model_.folder()));
   int64_t bytes = 0;
   for (const TensorView* tensor : checkpoint.tensors()) bytes += static_cast<int64_t>(tensor->bytes.size());
@@ -112,6 +114,7 @@ Status Collector::add_block(int64_t index) {
   std::optional<BlockWeights> original;
   if (reference_ != nullptr) {
     NIBBLE_TRY(original, reference_->block(index));
+    reorder(order_, model_.spec(), index, *original);
   }
   for (Role role : kAllRoles) {
     const LinearWeight& weight = weights[role];
@@ -137,6 +140,7 @@ LayerRow Collector::row_of(int64_t block, Role role, const LinearWeight& weight)
   row.role = name_of(role);
   row.weights = to_string(weight.format);
   row.activations = to_string(weight.activations);
+  if (weight.rotation > 0) row.activations += fmt::format(", rotated by {}", weight.rotation);
   row.rows = weight.rows;
   row.columns = weight.columns;
   row.kept = weight.kept_count();
@@ -166,7 +170,8 @@ Status Collector::add_recorded(LayerRow& row) const {
 }
 
 Status Collector::compare(LayerRow& row, const LinearWeight& weight, const LinearWeight& original) const {
-  NIBBLE_TRY(const FloatLayer layer, float_layer(original, row.name, pool_));
+  NIBBLE_TRY(FloatLayer layer, float_layer(original, row.name, pool_));
+  rotate(layer, weight.kept_columns, weight.rotation, pool_);
   row.weight_error = weight_error(layer, weight, pool_);
   return {};
 }

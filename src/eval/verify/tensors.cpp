@@ -109,6 +109,10 @@ Status check_sites(const Spec& spec, int64_t index, const BlockWeights& block) {
       } else if (weight.kept_columns != first->kept_columns) {
         return bad(fmt::format("{} and {} read the same input but keep other columns of it",
                                linear_name(index, first_role), linear_name(index, role)));
+      } else if (weight.rotation != first->rotation) {
+        return bad(fmt::format("{} and {} read the same input but rotate it in blocks of {} and {}",
+                               linear_name(index, first_role), linear_name(index, role), first->rotation,
+                               weight.rotation));
       }
     }
   }

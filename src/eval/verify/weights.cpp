@@ -4,6 +4,7 @@
 #include <map>
 
 #include "eval/verify/checks.h"
+#include "model/channel_order.h"
 #include "model/globals.h"
 #include "quantize/pipeline/record.h"
 #include "quantize/solve/error.h"
@@ -81,7 +82,8 @@ class Comparison {
     NIBBLE_DO(compare_floats(name + ".bias", mine.bias, reference.bias));
     if (mine.format == reference.format && !mine.format.has_codes() && mine.kept_columns.empty())
       return compare_bytes(name, mine, reference);
-    NIBBLE_TRY(const FloatLayer layer, examination_.of_reference(float_layer(reference, name, pool_)));
+    NIBBLE_TRY(FloatLayer layer, examination_.of_reference(float_layer(reference, name, pool_)));
+    rotate(layer, mine.kept_columns, mine.rotation, pool_);  // where it is compared, as when it was solved
     const double error = weight_error(layer, mine, pool_);
     if (!mine.format.has_codes()) return check_conversion(name, error);
     return check_error(name, layer, mine, error);
@@ -121,7 +123,7 @@ class Comparison {
     pool_.run_ranges(mine.rows, 32, [&](int64_t begin, int64_t end) {
       std::vector<float> row(static_cast<size_t>(mine.columns));
       for (int64_t n = begin; n < end; ++n) {
-        decode_row(mine, n, row);
+        decode_stored(mine, n, row);
         errors[static_cast<size_t>(n)] = relative_error(layer.row(n), row);
       }
     });
@@ -150,12 +152,15 @@ class Comparison {
 
 Status compare_all(Examination& examination, Comparison& comparison) {
   const ModelSource &mine = *examination.candidate.source, &reference = *examination.reference->source;
+  NIBBLE_TRY(const ChannelOrder order, read_order(mine.folder(), reference.spec()));
   NIBBLE_TRY(const GlobalWeights a, mine.globals());
-  NIBBLE_TRY(const GlobalWeights b, examination.of_reference(reference.globals()));
+  NIBBLE_TRY(GlobalWeights b, examination.of_reference(reference.globals()));
+  reorder(order, reference.spec(), b);
   NIBBLE_DO(comparison.globals(mine.spec(), a, b));
   for (int64_t index = 0; index < mine.spec().layers; ++index) {
     NIBBLE_TRY(const BlockWeights x, mine.block(index));
-    NIBBLE_TRY(const BlockWeights y, examination.of_reference(reference.block(index)));
+    NIBBLE_TRY(BlockWeights y, examination.of_reference(reference.block(index)));
+    reorder(order, reference.spec(), index, y);
     NIBBLE_DO(comparison.block(index, x, y));
     examination.told("comparing weights", static_cast<double>(index + 1) / static_cast<double>(mine.spec().layers));
   }

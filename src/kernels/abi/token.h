@@ -1,5 +1,5 @@
 // The contract of what is done to a token's row of values between the linear layers: norms, activation functions,
-// and the split and quantization of a layer's input. Leaf header: plain structs only.
+// and the split, rotation and quantization of a layer's input. Leaf header: plain structs only.
 //
 // Every operation is defined as a sequence of additions, multiplications, fused multiply-adds, divisions and roots,
 // each rounded once, so that all instruction sets give identical bits. fma(a, b, c) = a * b + c rounded once.
@@ -61,6 +61,18 @@ struct SplitArgs {
   float* kept;   // [kept_count]
 };
 using SplitKernel = void (*)(const SplitArgs&);
+
+// The block-wise Hadamard rotation of a row; y may be x. It is cut into pieces of `block` values, a power of two, and
+// at the end into the largest powers of two that fit. In a piece of p values, for h = 1, 2, 4 .. p / 2 every pair of
+// (a, b) = (y[i], y[i + h]) without the bit h in i becomes (a + b, a - b); then each value is multiplied by 1 / sqrt(p)
+// rounded to float32: a power of two, times kRootOfHalf where p is no square.
+inline constexpr float kRootOfHalf = 0.70710678f;
+struct RotateArgs {
+  const float* x;  // [count]
+  int64_t count, block;
+  float* y;  // [count]
+};
+using RotateKernel = void (*)(const RotateArgs&);
 
 // Quantizes rows of float input: finds their range, writes codes, scale, zero and sums as format/grid.h defines them.
 // Padding between groups gets code 0. A token with a NaN gets a NaN scale, so that the NaN reaches its outputs instead
@@ -136,6 +148,7 @@ struct TokenKernels {
   QuantizeKernel quantize;
   RoundKernel round;
   EncodeKernel encode;
+  RotateKernel rotate;
 };
 
 }  // namespace nibble

@@ -24,6 +24,7 @@ void split(const SplitArgs& args);
 void quantize(const QuantizeArgs& args);
 void round(const RoundArgs& args);
 void encode(const EncodeArgs& args);
+void rotate(const RotateArgs& args);
 void attention_f32(const AttentionArgs& args);
 void attention_f16(const AttentionArgs& args);
 void store_cache_f32(const CacheStoreArgs& args);

@@ -1,4 +1,4 @@
-// Norms and activation functions, eight values at a time.
+// Norms, activation functions and rotations, eight values at a time.
 #include "kernels/avx2/rows.h"
 #include "kernels/avx2/tiles.h"
 
@@ -129,6 +129,56 @@ void activate(const ActivateArgs& args) {
     case Function::gelu: return activate_with<Gelu>(args);
     case Function::gelu_tanh: return activate_with<GeluTanh>(args);
     case Function::relu: return activate_with<Relu>(args);
+  }
+}
+
+namespace {
+
+// Lanes with the bit H get their partner less themselves, the others the sum.
+template <int H>
+inline __m256 butterfly(__m256 v) {
+  const __m256 partner = H == 1   ? _mm256_permute_ps(v, 0xB1)
+                         : H == 2 ? _mm256_permute_ps(v, 0x4E)
+                                  : _mm256_permute2f128_ps(v, v, 1);
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(lane, _mm256_set1_epi32(H)), H == 1 ? 31 : H == 2 ? 30 : 29);
+  return _mm256_add_ps(partner, _mm256_xor_ps(v, _mm256_castsi256_ps(sign)));
+}
+
+// Whole pieces of `size` values, `count` of them in all.
+void rotate_pieces(const float* x, float* y, int64_t count, int64_t size) {
+  float factor = 1;
+  int64_t rest = size;
+  for (; rest > 2; rest /= 4) factor *= 0.5f;
+  if (rest == 2) factor *= kRootOfHalf;
+  const __m256 factors = _mm256_set1_ps(factor);
+  for (int64_t k = 0; k < count; k += 8) {
+    const __m256i lanes = first_lanes(count - k);
+    __m256 v = _mm256_maskload_ps(x + k, lanes);
+    if (size >= 2) v = butterfly<1>(v);
+    if (size >= 4) v = butterfly<2>(v);
+    if (size >= 8) v = butterfly<4>(v);
+    _mm256_maskstore_ps(y + k, lanes, size <= 8 ? _mm256_mul_ps(v, factors) : v);
+  }
+  for (int64_t half = 8; half < size; half *= 2)
+    for (int64_t begin = 0; begin < count; begin += 2 * half)
+      for (float* low = y + begin; low < y + begin + half; low += 8) {
+        const __m256 a = _mm256_loadu_ps(low), b = _mm256_loadu_ps(low + half);
+        const __m256 sum = _mm256_add_ps(a, b), difference = _mm256_sub_ps(a, b);
+        const bool last = 2 * half == size;
+        _mm256_storeu_ps(low, last ? _mm256_mul_ps(sum, factors) : sum);
+        _mm256_storeu_ps(low + half, last ? _mm256_mul_ps(difference, factors) : difference);
+      }
+}
+
+}  // namespace
+
+void rotate(const RotateArgs& args) {
+  int64_t k = args.count / args.block * args.block;
+  rotate_pieces(args.x, args.y, k, args.block);
+  for (int64_t size = args.block; k < args.count; k += size) {
+    while (size > args.count - k) size /= 2;
+    rotate_pieces(args.x + k, args.y + k, size, size);
   }
 }
 

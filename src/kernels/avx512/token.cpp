@@ -1,4 +1,4 @@
-// Norms and activation functions, sixteen values at a time.
+// Norms, activation functions and rotations, sixteen values at a time.
 #include "kernels/avx512/intrinsics.h"
 #include "kernels/avx512/rows.h"
 
@@ -134,6 +134,51 @@ void activate(const ActivateArgs& args) {
     case Function::gelu: return activate_with<Gelu>(args);
     case Function::gelu_tanh: return activate_with<GeluTanh>(args);
     case Function::relu: return activate_with<Relu>(args);
+  }
+}
+
+namespace {
+
+// Lanes with the bit H, `high`, get their partner less themselves, the others the sum.
+inline __m512 butterfly(__m512 v, __m512 partner, __mmask16 high) {
+  return _mm512_mask_sub_ps(_mm512_add_ps(partner, v), high, partner, v);
+}
+
+// Whole pieces of `size` values, `count` of them in all.
+void rotate_pieces(const float* x, float* y, int64_t count, int64_t size) {
+  float factor = 1;
+  int64_t rest = size;
+  for (; rest > 2; rest /= 4) factor *= 0.5f;
+  if (rest == 2) factor *= kRootOfHalf;
+  const __m512 factors = _mm512_set1_ps(factor);
+  for (int64_t k = 0; k < count; k += 16) {
+    const __mmask16 lanes = first_lanes(count - k);
+    __m512 v = _mm512_maskz_loadu_ps(lanes, x + k);
+    if (size >= 2) v = butterfly(v, _mm512_permute_ps(v, 0xB1), 0xAAAA);
+    if (size >= 4) v = butterfly(v, _mm512_permute_ps(v, 0x4E), 0xCCCC);
+    if (size >= 8) v = butterfly(v, _mm512_shuffle_f32x4(v, v, 0xB1), 0xF0F0);
+    if (size >= 16) v = butterfly(v, _mm512_shuffle_f32x4(v, v, 0x4E), 0xFF00);
+    _mm512_mask_storeu_ps(y + k, lanes, size <= 16 ? _mm512_mul_ps(v, factors) : v);
+  }
+  for (int64_t half = 16; half < size; half *= 2)
+    for (int64_t begin = 0; begin < count; begin += 2 * half)
+      for (float* low = y + begin; low < y + begin + half; low += 16) {
+        const __m512 a = _mm512_loadu_ps(low), b = _mm512_loadu_ps(low + half);
+        const __m512 sum = _mm512_add_ps(a, b), difference = _mm512_sub_ps(a, b);
+        const bool last = 2 * half == size;
+        _mm512_storeu_ps(low, last ? _mm512_mul_ps(sum, factors) : sum);
+        _mm512_storeu_ps(low + half, last ? _mm512_mul_ps(difference, factors) : difference);
+      }
+}
+
+}  // namespace
+
+void rotate(const RotateArgs& args) {
+  int64_t k = args.count / args.block * args.block;
+  rotate_pieces(args.x, args.y, k, args.block);
+  for (int64_t size = args.block; k < args.count; k += size) {
+    while (size > args.count - k) size /= 2;
+    rotate_pieces(args.x + k, args.y + k, size, size);
   }
 }
 

@@ -18,6 +18,7 @@ void split(const SplitArgs& args);
 void quantize(const QuantizeArgs& args);
 void round(const RoundArgs& args);
 void encode(const EncodeArgs& args);
+void rotate(const RotateArgs& args);
 void attention(const AttentionArgs& args);
 void store_cache(const CacheStoreArgs& args);
 void multiply(const ProductArgs<float>& args);

@@ -27,7 +27,7 @@ constexpr AttentionRow kAttention[] = {
 };
 
 constexpr TokenKernels kToken = {"reference",   ref::norm,  ref::activate, ref::split,
-                                 ref::quantize, ref::round, ref::encode};
+                                 ref::quantize, ref::round, ref::encode,   ref::rotate};
 
 constexpr SolveKernels kSolve = {"reference", {4, 8, ref::multiply}, {4, 8, ref::multiply},
                                  ref::widen,  ref::add_scaled,       ref::cost};

@@ -90,4 +90,31 @@ void split(const SplitArgs& args) {
   std::copy(args.x + column, args.x + args.columns, dense);
 }
 
+namespace {
+
+void rotate_piece(float* y, int64_t size) {
+  for (int64_t half = 1; half < size; half *= 2)
+    for (int64_t i = 0; i < size; ++i) {
+      if ((i & half) != 0) continue;
+      const float a = y[i], b = y[i + half];
+      y[i] = a + b;
+      y[i + half] = a - b;
+    }
+  float factor = 1;
+  int64_t rest = size;
+  for (; rest > 2; rest /= 4) factor *= 0.5f;
+  if (rest == 2) factor *= kRootOfHalf;
+  for (int64_t i = 0; i < size; ++i) y[i] *= factor;
+}
+
+}  // namespace
+
+void rotate(const RotateArgs& args) {
+  if (args.y != args.x) std::copy(args.x, args.x + args.count, args.y);
+  for (int64_t k = 0, size = args.block; k < args.count; k += size) {
+    while (size > args.count - k) size /= 2;
+    rotate_piece(args.y + k, size);
+  }
+}
+
 }  // namespace nibble::ref

@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "core/checked.h"
+#include "core/hadamard.h"
+#include "format/linear_weight.h"
 #include "kernels/product.h"
 
 namespace nibble {
@@ -74,6 +76,57 @@ void Gram::add_part(const float* x, int64_t count, AlignedBuffer<float>& packed,
     const int64_t row = task / blocks, column = task % blocks;
     if (row <= column) part.add_block(row * kBlock, column * kBlock, products[static_cast<size_t>(thread)]);
   });
+}
+
+namespace {
+
+// The columns as the rotation takes them together, and each kept one by itself.
+std::vector<std::vector<int32_t>> pieces_of(int64_t width, std::span<const int32_t> kept, int64_t rotation) {
+  std::vector<std::vector<int32_t>> pieces;
+  const std::vector<int32_t> dense = dense_columns_of(width, kept);
+  for (size_t begin = 0, size = static_cast<size_t>(rotation); begin < dense.size(); begin += size) {
+    while (size > dense.size() - begin) size /= 2;
+    const auto first = dense.begin() + static_cast<std::ptrdiff_t>(begin);
+    pieces.emplace_back(first, first + static_cast<std::ptrdiff_t>(size));
+  }
+  for (int32_t column : kept) pieces.push_back({column});
+  return pieces;
+}
+
+// The tile of two pieces, rotated from both sides.
+void rotate_tile(Triangle& sums, const std::vector<int32_t>& rows, const std::vector<int32_t>& columns) {
+  const auto m = static_cast<int64_t>(rows.size()), n = static_cast<int64_t>(columns.size());
+  std::vector<double> tile;
+  tile.reserve(rows.size() * columns.size());
+  for (int32_t i : rows)
+    for (int32_t j : columns) tile.push_back(sums.at(i, j));
+  for (int64_t i = 0; i < m; ++i) rotate(tile.data() + i * n, n, n);
+  for (int64_t j = 0; j < n; ++j) rotate(tile.data() + j, m, m, n);
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      const int32_t a = rows[static_cast<size_t>(i)], b = columns[static_cast<size_t>(j)];
+      if (&rows != &columns || a <= b) sums.row(std::min(a, b))[std::max(a, b)] = tile[static_cast<size_t>(i * n + j)];
+    }
+}
+
+}  // namespace
+
+void Gram::rotate(std::span<const int32_t> kept, int64_t rotation, ThreadPool& pool) {
+  const auto pieces = pieces_of(width(), kept, rotation);
+  pool.run(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
+    for (size_t j = static_cast<size_t>(i); j < pieces.size(); ++j)
+      rotate_tile(sums_, pieces[static_cast<size_t>(i)], pieces[j]);
+  });
+}
+
+void rotate(SiteStatistics& statistics, std::span<const int32_t> kept, int64_t rotation, ThreadPool& pool) {
+  if (rotation == 0 || statistics.gram.empty()) return;
+  statistics.gram.rotate(kept, rotation, pool);
+  if (statistics.absmax.empty()) return;
+  const auto tokens = static_cast<double>(statistics.gram.tokens());
+  for (int32_t column : dense_columns_of(statistics.gram.width(), kept))
+    statistics.absmax[static_cast<size_t>(column)] =
+        static_cast<float>(std::sqrt(std::max(0.0, statistics.gram.at(column, column)) / tokens));
 }
 
 Status observe_absmax(const float* x, int64_t count, std::vector<float>& absmax, std::string_view site,

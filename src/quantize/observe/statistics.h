@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -32,6 +33,8 @@ class Gram {
   static int64_t scratch_bytes(int64_t width, int64_t count);  // what add() needs at most
   double at(int64_t i, int64_t j) const { return sums_.at(i, j); }
   const Triangle& sums() const { return sums_; }
+  // That of T x, with T the rotation of the columns that are not kept (format/linear_weight.h).
+  void rotate(std::span<const int32_t> kept, int64_t rotation, ThreadPool& pool);
 
  private:
   void add_part(const float* x, int64_t count, AlignedBuffer<float>& packed, ThreadPool& pool);
@@ -49,6 +52,13 @@ struct SiteStatistics {
   Moments moments;            // of all values; count is 0 when not observed
   RowSample rows;             // empty() when not observed
 };
+
+// Statistics of the rotated input: its Gram matrix. The largest |x| is not known of what is rotated; there, the root
+// of the mean square stands for it (where there is a Gram matrix), to sort channels by. `rows` are not rotated.
+void rotate(SiteStatistics& statistics, std::span<const int32_t> kept, int64_t rotation, ThreadPool& pool);
+
+// The largest |x| of the channels of every site, by block and by site in execution order.
+using ModelStatistics = std::vector<std::vector<std::vector<float>>>;
 
 // absmax[k] = max(absmax[k], |x[m][k]|); `failure` naming the site and the channel when a value is NaN or infinite.
 Status observe_absmax(const float* x, int64_t count, std::vector<float>& absmax, std::string_view site,

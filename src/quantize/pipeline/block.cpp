@@ -75,8 +75,11 @@ class BlockQuantizer {
     if (streams_.validation != nullptr)
       NIBBLE_DO(measures(plan) ? observe(*streams_.validation, plan, at, kGram, validation)
                                : streams_.validation->reach(index_, *packed_, at, nullptr, pool_));
-    SiteWork site{plan.name, plan.inputs, spec_.hidden, plan.sparse24(), &calibration, {}, {}, Levels::f16};
+    SiteWork site{plan.name, plan.inputs, spec_.hidden, plan.sparse24(),    &calibration,
+                  {},        {},          Levels::f16,  plan.activations(), 0};
     for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_site(site, pool_));
+    rotate(calibration, site.kept, site.rotation, pool_);
+    rotate(validation, site.kept, site.rotation, pool_);
     for (const LinearPlan& linear : plan.linears) NIBBLE_DO(quantize_linear(linear, site, calibration, validation));
     if (packed_) find_plans(*packed_);
     return {};
@@ -119,7 +122,8 @@ class BlockQuantizer {
     if (plan.sparse24 && (site.inputs - static_cast<int64_t>(site.kept.size())) % 4 != 0)
       return fail(ErrorCode::usage, "{}: a 2:4 pattern over {} dense columns, which 4 does not divide", plan.name,
                   site.inputs - static_cast<int64_t>(site.kept.size()));
-    NIBBLE_TRY(const FloatLayer layer, float_layer(weight, plan.name, pool_));
+    NIBBLE_TRY(FloatLayer layer, float_layer(weight, plan.name, pool_));
+    rotate(layer, site.kept, site.rotation, pool_);
     LinearWork work{site, layer, plan.weights, plan.activations, {}, -1};
     for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_linear(work, pool_));
     weight = std::move(*work.solved);

@@ -24,7 +24,8 @@ int64_t most_kept(const SitePlan& plan, const Spec& spec) {
   ThreadPool pool(1);
   SiteStatistics loud;
   loud.absmax.assign(static_cast<size_t>(plan.inputs), 3e38f);
-  SiteWork site{plan.name, plan.inputs, spec.hidden, plan.sparse24(), &loud, {}, {}};
+  SiteWork site{plan.name, plan.inputs, spec.hidden, plan.sparse24(),    &loud,
+                {},        {},          Levels::f16, plan.activations(), 0};
   for (const PlannedStep& step : plan.steps)
     if (!step.step->apply_to_site(site, pool)) return 0;  // the run itself will say why
   return static_cast<int64_t>(site.kept.size());
@@ -91,13 +92,17 @@ class BlockNeeds {
         text_(!options.calibration.empty() || !options.validation.empty()),
         calibrated_(!options.calibration.empty()),
         validated_(!options.validation.empty()),
+        reordered_(!options.recipe.model_steps.empty()),
         needs_(needs) {}
 
   void add(const std::vector<SitePlan>& sites) {
     BlockState state;
-    if (text_)
-      for (const SitePlan& site : sites)
-        for (const LinearPlan& linear : site.linears) state.packed += parameters(linear) * float_size_;
+    int64_t block = 0;
+    for (const SitePlan& site : sites)
+      for (const LinearPlan& linear : site.linears) block += parameters(linear) * float_size_;
+    if (text_) state.packed = block;
+    // A block whose channels were put in another order is a copy, not a part of the file.
+    copied_ = reordered_ ? block : 0;
     for (size_t i = 0; i < sites.size(); ++i) {
       const bool gram = (sites[i].statistics() & kGram) != 0;
       const int64_t matrices = Triangle::bytes(sites[i].inputs) * (int{gram} + int{validated_});
@@ -107,14 +112,14 @@ class BlockNeeds {
         const int64_t floats =
             std::max(2 * spec_.hidden, (i > 0 ? floats_per_token(sites[i - 1], spec_) : 0) + spec_.hidden);
         const int64_t scratch = gram || validated_ ? Gram::scratch_bytes(sites[i].inputs, length_) : 0;
-        needs_.passes.push_back(
-            {with_slack(state.packed + state.solved + matrices + rows + scratch), with_slack(floats * length_ * 4)});
+        needs_.passes.push_back({with_slack(copied_ + state.packed + state.solved + matrices + rows + scratch),
+                                 with_slack(floats * length_ * 4)});
       }
       solve(sites[i], matrices + rows, gram, state);
     }
     if (text_)
-      needs_.passes.push_back(
-          {with_slack(state.packed + state.solved), with_slack(floats_per_token(sites.back(), spec_) * length_ * 4)});
+      needs_.passes.push_back({with_slack(copied_ + state.packed + state.solved),
+                               with_slack(floats_per_token(sites.back(), spec_) * length_ * 4)});
     // The block once more, as it will be run, for the prompt of the fingerprint.
     widen(state.packed + 2 * state.solved);
   }
@@ -125,7 +130,7 @@ class BlockNeeds {
     return shape.rows * shape.columns;
   }
 
-  void widen(int64_t bytes) { needs_.solving = std::max(needs_.solving, with_slack(bytes)); }
+  void widen(int64_t bytes) { needs_.solving = std::max(needs_.solving, with_slack(copied_ + bytes)); }
 
   void solve(const SitePlan& site, int64_t statistics, bool gram, BlockState& state) {
     const int64_t kept = most_kept(site, spec_), k = site.inputs;
@@ -151,8 +156,9 @@ class BlockNeeds {
   const Spec& spec_;
   int64_t float_size_, length_;
   int threads_;
-  bool text_, calibrated_, validated_;
+  bool text_, calibrated_, validated_, reordered_;
   Needs& needs_;
+  int64_t copied_ = 0;  // of the block, in memory of its own
 };
 
 // Of a head that is not the embedding.
@@ -265,6 +271,8 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
   const int64_t between = 2 * spec.hidden + std::max(spec.heads * spec.head_dim, spec.ffn) + spec.hidden;
   needs.hidden = options.samples * length * between * 4 * (int{calibrated} + int{validated});
   if (calibrated) needs.hidden += 2 * channels * 4;
+  if (!options.recipe.model_steps.empty())  // the order of the channels
+    needs.hidden += (spec.hidden + spec.layers * (spec.ffn + spec.kv_heads * spec.head_dim)) * 4;
   needs.chunk = std::clamp<int64_t>(kWantedTokens / length, 1, options.samples);
   while (options.memory_limit > 0 && needs.chunk > 1 && needs.peak() > options.memory_limit) --needs.chunk;
   if (options.memory_limit > 0 && needs.peak() > options.memory_limit)

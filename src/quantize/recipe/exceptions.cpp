@@ -37,17 +37,21 @@ std::string missing_statistics(unsigned missing) {
   return missing == kAbsmax ? "\"absmax\"" : "\"absmax\" and \"gram\"";
 }
 
+std::string_view works_on(const PlannedStep& step) {
+  return step.row->scope == Scope::model ? "the model" : step.row->scope == Scope::site ? "sites" : "linears";
+}
+
 }  // namespace
 
 Status check_sequence(const std::vector<PlannedStep>& steps, std::string_view where) {
   unsigned observed = kNoStatistics;
-  const PlannedStep* linear = nullptr;
+  const PlannedStep* last = nullptr;
   const PlannedStep* solver = nullptr;
   for (const PlannedStep& step : steps) {
-    if (step.row->scope == Scope::site && linear != nullptr)
-      return fail(ErrorCode::usage, "{}: step {} works on sites and must come before step {}, which works on linears",
-                  where, step.id, linear->id);
-    if (step.row->scope == Scope::linear) linear = &step;
+    if (last != nullptr && step.row->scope < last->row->scope)
+      return fail(ErrorCode::usage, "{}: step {} works on {} and must come before step {}, which works on {}", where,
+                  step.id, works_on(step), last->id, works_on(*last));
+    last = &step;
     if (step.row->solves && solver != nullptr)
       return fail(ErrorCode::usage, "{}: steps {} and {} both solve for the weights; a recipe has one such step", where,
                   solver->id, step.id);

@@ -18,7 +18,8 @@ struct PlannedStep {
   Json parameters;
 };
 
-// Site steps come before linear ones, exactly one step solves, and every statistic is observed before it is read.
+// Steps on the model come before those on sites, these before those on linears, exactly one step solves, and every
+// statistic is observed before it is read.
 Status check_sequence(const std::vector<PlannedStep>& steps, std::string_view where);
 
 // Parameters with others put over them, key by key; null removes a key.

@@ -117,6 +117,10 @@ Result<LinearPlan> plan_linear(const Recipe& recipe, const Target& target, std::
   if (!plan.quantized()) return plan;
   NIBBLE_DO(check_blocks(plan, shape_of(target.spec, target.role).columns, recipe));
   NIBBLE_TRY(const auto steps, steps_of(settings, fmt::format("recipe {}, {}", recipe.name, target.name)));
+  const std::string where = fmt::format("recipe {}, {}", recipe.name, target.name);
+  for (const PlannedStep& step : steps)
+    NIBBLE_DO(step.step->check(plan.activations, shape_of(target.spec, target.role).columns,
+                               fmt::format("{}, step {}", where, step.id)));
   site_steps = of_scope(steps, Scope::site);
   plan.steps = of_scope(steps, Scope::linear);
   plan.sparse24 =
@@ -178,6 +182,12 @@ bool SitePlan::sparse24() const {
   return std::any_of(linears.begin(), linears.end(), [](const LinearPlan& linear) { return linear.sparse24; });
 }
 
+NumberFormat SitePlan::activations() const {
+  for (const LinearPlan& linear : linears)
+    if (linear.quantized()) return linear.activations;
+  return {};
+}
+
 Result<std::vector<SitePlan>> plan_block(const Recipe& recipe, const Spec& spec, int64_t block) {
   std::vector<SitePlan> sites;
   for (const Site& site : sites_of(spec)) {
@@ -185,15 +195,6 @@ Result<std::vector<SitePlan>> plan_block(const Recipe& recipe, const Spec& spec,
     sites.push_back(std::move(plan));
   }
   return sites;
-}
-
-Result<bool> needs_calibration(const Recipe& recipe, const Spec& spec) {
-  for (int64_t block = 0; block < spec.layers; ++block) {
-    NIBBLE_TRY(const std::vector<SitePlan> sites, plan_block(recipe, spec, block));
-    if (std::any_of(sites.begin(), sites.end(), [](const SitePlan& site) { return site.statistics() != 0; }))
-      return true;
-  }
-  return false;
 }
 
 }  // namespace nibble

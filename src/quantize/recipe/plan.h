@@ -28,15 +28,13 @@ struct SitePlan {
   std::vector<PlannedStep> steps;  // of site scope; the same for all quantized linears
   std::vector<LinearPlan> linears;
 
-  unsigned statistics() const;  // to be collected: none when no linear is quantized
-  bool sparse24() const;        // some linear stores a 2:4 pattern
+  unsigned statistics() const;       // to be collected: none when no linear is quantized
+  bool sparse24() const;             // some linear stores a 2:4 pattern
+  NumberFormat activations() const;  // of the quantized linears
 };
 
 // The sites of one block in execution order. `usage` errors: exceptions that conflict within a site, or that leave a
 // linear with steps or formats that do not fit together.
 Result<std::vector<SitePlan>> plan_block(const Recipe& recipe, const Spec& spec, int64_t block);
-
-// Some block needs calibration text.
-Result<bool> needs_calibration(const Recipe& recipe, const Spec& spec);
 
 }  // namespace nibble

@@ -115,6 +115,8 @@ Status check_set(const Json& set, const std::vector<PlannedStep>& steps, const s
       return fail(ErrorCode::usage, "{}: \"set\" names the step \"{}\"; the recipe's steps are {}", where, item.key(),
                   ids);
     }
+    if (step->row->scope == Scope::model)
+      return fail(ErrorCode::usage, "{}: \"set\" names the step {}, which works on the whole model", where, item.key());
     if (!item.value().is_object())
       return fail(ErrorCode::usage, "{}: \"set\" of step {} must be an object of parameters", where, item.key());
     const Json merged = with_parameters(step->parameters, item.value());
@@ -215,6 +217,114 @@ Json canonical_steps(const std::vector<PlannedStep>& steps) {
   return list;
 }
 
+// --- names, and modifiers after them ------------------------------------------------------------------------------
+
+struct ModifiedName {
+  std::string base;
+  std::vector<std::string> modifiers;
+};
+
+bool is_file(const std::string& name) { return name.find('/') != std::string::npos || name.ends_with(".json"); }
+
+// A file's name may have a '+' itself: its modifiers begin behind ".json".
+ModifiedName split_name(const std::string& text) {
+  const size_t file = text.rfind(".json+");
+  size_t plus = file != std::string::npos ? file + 5 : is_file(text) ? std::string::npos : text.find('+');
+  ModifiedName name{text.substr(0, plus), {}};
+  while (plus != std::string::npos) {
+    const size_t begin = plus + 1;
+    plus = text.find('+', begin);
+    name.modifiers.push_back(text.substr(begin, plus == std::string::npos ? plus : plus - begin));
+  }
+  return name;
+}
+
+std::string names_of(std::span<const ShippedRecipe> shipped) {
+  std::string names;
+  for (const ShippedRecipe& one : shipped) names += (names.empty() ? "" : ", ") + std::string(one.name);
+  return names;
+}
+
+const ShippedRecipe* find_shipped(std::span<const ShippedRecipe> shipped, std::string_view name) {
+  const auto found = std::find_if(shipped.begin(), shipped.end(), [&](const auto& one) { return one.name == name; });
+  return found == shipped.end() ? nullptr : &*found;
+}
+
+Result<Recipe> load_plain(const std::string& name) {
+  if (is_file(name)) {
+    auto source = read_json(name, kMaxRecipeBytes);
+    if (source) return parse_recipe(*source, name);
+    Error error = source.error();
+    if (error.code == ErrorCode::corrupt) error.code = ErrorCode::usage;
+    return tl::unexpected(error);
+  }
+  const ShippedRecipe* shipped = find_shipped(shipped_recipes(), name);
+  if (shipped == nullptr)
+    return fail(ErrorCode::usage, "unknown recipe \"{}\"; shipped are {}; a file's name ends in .json or has a slash",
+                name, names_of(shipped_recipes()));
+  NIBBLE_TRY(const Json source, parse_json(shipped->text, "recipe " + name));
+  return parse_recipe(source, "recipe " + name);
+}
+
+const StepRow* row_of(const Json& step) {
+  for (const auto& item : step.items())
+    if (item.key() != "id") return find_step(item.key());
+  return nullptr;
+}
+
+// Behind the steps of its scope.
+Status insert_step(Json& steps, const Json& step, const std::string& where) {
+  const StepRow* row = row_of(step);
+  NIBBLE_CHECK(row != nullptr);
+  auto at = steps.begin();
+  for (auto it = steps.begin(); it != steps.end(); ++it) {
+    const StepRow* other = row_of(*it);
+    if (other == row && row->kind != "observe")
+      return fail(ErrorCode::usage, "{}: the recipe has a step \"{}\" already", where, row->kind);
+    if (other->scope <= row->scope) at = it + 1;
+  }
+  steps.insert(at, step);
+  return {};
+}
+
+// The recipe's solver becomes another one.
+Status replace_solver(Json& steps, const Json& solver, const std::string& where) {
+  const std::string kind = solver.begin().key();
+  for (Json& step : steps) {
+    const StepRow* row = row_of(step);
+    if (!row->solves) continue;
+    if (row->kind == kind) return fail(ErrorCode::usage, "{}: the recipe solves by {} already", where, kind);
+    Json changed = Json::object();
+    changed["id"] = step["id"];
+    changed[kind] = with_parameters(step[std::string(row->kind)], solver.begin().value());
+    step = std::move(changed);
+  }
+  return {};
+}
+
+void append_text(Json& source, const Json& modifier, const char* key, const char* between) {
+  if (!modifier.contains(key)) return;
+  std::string text = source.value(key, "");
+  if (text.ends_with('.')) text.pop_back();
+  source[key] = text.empty() ? modifier[key] : Json(text + between + modifier[key].get<std::string>());
+}
+
+Result<Recipe> modified(const Recipe& recipe, const std::string& name) {
+  const ShippedRecipe* shipped = find_shipped(shipped_modifiers(), name);
+  if (shipped == nullptr)
+    return fail(ErrorCode::usage, "unknown modifier \"{}\" of recipe {}; there are {}", name, recipe.name,
+                names_of(shipped_modifiers()));
+  NIBBLE_TRY(const Json modifier, parse_json(shipped->text, "modifier " + name));
+  Json source = recipe.source;
+  source["name"] = recipe.name + "+" + name;
+  append_text(source, modifier, "summary", "; ");
+  append_text(source, modifier, "paper", "; ");
+  const std::string where = source["name"].get<std::string>();
+  if (modifier.contains("solve")) NIBBLE_DO(replace_solver(source["steps"], modifier["solve"], where));
+  for (const Json& step : modifier.value("insert", Json::array())) NIBBLE_DO(insert_step(source["steps"], step, where));
+  return parse_recipe(source, "recipe " + where);
+}
+
 // --- --set and --override ---------------------------------------------------------------------------------------
 
 Json value_of(const std::string& text) {
@@ -298,6 +408,8 @@ Result<Recipe> parse_recipe(const Json& source, std::string where) {
                       [&](const Json& entry, const std::string& at) { return read_exception(entry, steps, at); }));
   Recipe recipe;
   recipe.head = head;
+  for (const PlannedStep& step : steps)
+    if (step.row->scope == Scope::model) recipe.model_steps.push_back(step.step);
   NIBBLE_DO(read_list(reader, "overrides", canonical, [&](const Json& entry, const std::string& at) {
     return read_override(entry, recipe.override_patterns, at);
   }));
@@ -308,22 +420,12 @@ Result<Recipe> parse_recipe(const Json& source, std::string where) {
 }
 
 Result<Recipe> load_recipe(const std::string& name_or_file) {
-  if (name_or_file.find('/') != std::string::npos || name_or_file.ends_with(".json")) {
-    auto source = read_json(name_or_file, kMaxRecipeBytes);
-    if (source) return parse_recipe(*source, name_or_file);
-    Error error = source.error();
-    if (error.code == ErrorCode::corrupt) error.code = ErrorCode::usage;
-    return tl::unexpected(error);
+  const ModifiedName name = split_name(name_or_file);
+  NIBBLE_TRY(Recipe recipe, load_plain(name.base));
+  for (const std::string& modifier : name.modifiers) {
+    NIBBLE_TRY(recipe, modified(recipe, modifier));
   }
-  std::string names;
-  for (const ShippedRecipe& shipped : shipped_recipes()) {
-    names += (names.empty() ? "" : ", ") + std::string(shipped.name);
-    if (shipped.name != name_or_file) continue;
-    NIBBLE_TRY(const Json source, parse_json(shipped.text, "recipe " + name_or_file));
-    return parse_recipe(source, "recipe " + name_or_file);
-  }
-  return fail(ErrorCode::usage, "unknown recipe \"{}\"; shipped are {}; a file's name ends in .json or has a slash",
-              name_or_file, names);
+  return recipe;
 }
 
 Result<Recipe> customise(const Recipe& recipe, std::span<const std::string> sets,

@@ -47,7 +47,7 @@ Recipe good() {
 }
 
 TEST(Recipe, ShippedOnesParseAndFitEveryFamily) {
-  EXPECT_EQ(shipped_recipes().size(), 28u);
+  EXPECT_EQ(shipped_recipes().size(), 25u);
   for (const ShippedRecipe& shipped : shipped_recipes()) {
     const auto recipe = load_recipe(std::string(shipped.name));
     ASSERT_TRUE(recipe) << recipe.error().message;
@@ -150,7 +150,7 @@ TEST(Recipe, KeepingEverythingIsRefused) {
   const auto sites = *plan_block(*customise(*load_recipe("quik-8b"), sets, {}), tiny(), 0);
   SiteStatistics statistics;
   statistics.absmax.assign(256, 1.0f);
-  SiteWork site{"blocks.0.qkv", 256, 256, false, &statistics, {}, {}};
+  SiteWork site{"blocks.0.qkv", 256, 256, false, &statistics, {}, {}, Levels::f16, {}, 0};
   const Status status = sites[0].steps[1].step->apply_to_site(site, pool);
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().message,
@@ -293,6 +293,67 @@ TEST(Recipe, FilesWorkLikeShippedOnes) {
   EXPECT_NE(unknown.error().message.find("quik-4b, "), std::string::npos) << unknown.error().message;
 }
 
+TEST(Recipe, ModifiersAreAddedToNames) {
+  const Recipe recipe = *load_recipe("mxfp4+gptq+hadamard+gather");
+  EXPECT_EQ(recipe.name, "mxfp4+gptq+hadamard+gather");
+  EXPECT_EQ(dump_json(recipe.source["steps"]),
+            dump_json(json(R"([{"id": "gather", "gather": {}}, {"id": "stats", "observe": {"statistics": ["gram"]}},
+                               {"id": "rotate", "hadamard": {}},
+                               {"id": "solve", "gptq": {"order": "natural", "damp": 0.01, "block": 128,
+                                                        "dead": "round"}}])")));
+  EXPECT_EQ(recipe.model_steps.size(), 1u);
+  EXPECT_EQ(dump_json(parse_recipe(recipe.source, "again")->source), dump_json(recipe.source));
+  // What the solver was told stays, and so do exceptions that name it.
+  const std::string path = ::testing::TempDir() + "a+b.json";
+  std::ofstream(path) << R"({"name": "own", "weights": "bfp4:b16", "activations": "bfp4:b16",
+      "steps": [{"id": "s", "round": {"clip": {"steps": 9, "norm": 2}}}],
+      "except": [{"roles": ["down"], "set": {"s": {"clip": null}}}]})";
+  const Recipe own = *load_recipe(path + "+gptq");
+  EXPECT_EQ(own.source["steps"][1]["gptq"]["clip"]["steps"], 9);
+  EXPECT_EQ(own.source["steps"][1]["id"], "s");
+  EXPECT_EQ(load_recipe(path)->name, "own");
+  // Every recipe takes a rotation and an order, with a block of its own where its inputs have none.
+  for (const ShippedRecipe& shipped : shipped_recipes()) {
+    const auto turned = load_recipe(std::string(shipped.name) + "+hadamard+gather");
+    ASSERT_TRUE(turned) << turned.error().message;
+    const std::vector<std::string> block = {"rotate.block=64"};
+    EXPECT_TRUE(plan_block(*customise(*turned, block, {}), tiny(), 0)) << shipped.name;
+  }
+  const std::pair<const char*, const char*> wrong[] = {
+      {"mxfp4+hadamrd", "unknown modifier \"hadamrd\" of recipe mxfp4; there are gather, gptq, hadamard"},
+      {"mxfp4+", "unknown modifier \"\""},
+      {"mxfp5+gptq", "unknown recipe \"mxfp5\""},
+      {"mxfp4+gptq+gptq", "the recipe solves by gptq already"},
+      {"quik-4b+gptq", "the recipe solves by gptq already"},
+      {"mxfp4+hadamard+hadamard", "the recipe has a step \"hadamard\" already"},
+  };
+  for (const auto& [name, message] : wrong) {
+    const auto refused = load_recipe(name);
+    ASSERT_FALSE(refused) << name;
+    EXPECT_EQ(refused.error().code, ErrorCode::usage);
+    EXPECT_NE(refused.error().message.find(message), std::string::npos) << refused.error().message;
+  }
+}
+
+TEST(Recipe, RotationsMustFitTheirInputs) {
+  const std::pair<const char*, const char*> wrong[] = {
+      {"activations=bfp4:b12", "blocks of 12 cannot be rotated; give \"block\", a power of two"},
+      {"activations=f32", "activations in f32 have no blocks to rotate"},
+      {"activations=fixed8", "not known once it is rotated; give a fraction"},
+      {"rotate.block=512", "blocks of 512 do not fit its 256 inputs"},
+  };
+  for (const auto& [set, message] : wrong) {
+    std::vector<std::string> sets = {set};
+    if (std::string_view(set) == "activations=fixed8") sets.emplace_back("rotate.block=16");
+    const auto plan = plan_block(*customise(*load_recipe("bfp-w4a4+hadamard"), sets, {}), tiny(), 0);
+    ASSERT_FALSE(plan) << set;
+    EXPECT_EQ(plan.error().code, ErrorCode::usage);
+    EXPECT_NE(plan.error().message.find(message), std::string::npos) << plan.error().message;
+  }
+  for (const char* block : {"rotate.block=24", "rotate.block=1", "rotate.block=131072"})
+    EXPECT_FALSE(customise(*load_recipe("bfp-w4a4+hadamard"), std::vector<std::string>{block}, {}));
+}
+
 TEST(Recipe, ExamplesOfTheDocumentationParse) {
   const std::string page = testing::get(std::filesystem::path(NIBBLE_SOURCE_DIR) / "docs" / "recipes.md");
   const std::string fence = "```json\n";
@@ -311,6 +372,8 @@ TEST(Recipe, EveryStepIsDocumented) {
   const std::string page = testing::get(std::filesystem::path(NIBBLE_SOURCE_DIR) / "docs" / "recipes.md");
   for (const StepRow& row : step_rows())
     EXPECT_NE(page.find(fmt::format("### {}\n", row.kind)), std::string::npos) << row.kind;
+  for (const ShippedRecipe& shipped : shipped_modifiers())
+    EXPECT_NE(page.find(fmt::format("| `+{}` |", shipped.name)), std::string::npos) << shipped.name;
   for (const ShippedRecipe& shipped : shipped_recipes())
     EXPECT_NE(page.find(fmt::format("| `{}` |", shipped.name)), std::string::npos) << shipped.name;
 }
@@ -341,7 +404,7 @@ TEST(Recipe, MistakesAreNamed) {
       {"/steps", "{}", "\"steps\" must be a list"},
       {"/steps", "[]", "no step solves"},
       {"/steps/0", "{\"rotate\": {}}",
-       "test, steps[0]: unknown step \"rotate\"; there are observe, split, round, gptq"},
+       "test, steps[0]: unknown step \"rotate\"; there are gather, observe, split, hadamard, round, gptq"},
       {"/steps/0", "{\"id\": \"x\"}", "names no step"},
       {"/steps/0", "{\"observe\": {\"statistics\": []}, \"split\": {}}", "a step does one thing"},
       {"/steps/0", "{\"observe\": {\"statistics\": [\"mean\"]}}", "unknown statistic \"mean\""},
@@ -374,6 +437,8 @@ TEST(Recipe, MistakesAreNamed) {
       {"/except/0/blocks", "[-1]", "expected a list of block numbers"},
       {"/except/0/weight", "\"int8:row\"", "test, except[0]: unknown key \"weight\""},
       {"/except/0/set/kept", "{}", "\"set\" names the step \"kept\"; the recipe's steps are stats, keep, solve"},
+      {"/steps/1", "{\"gather\": {}}", "step gather works on the model and must come before step stats"},
+      {"/steps/1", "{\"hadamard\": {\"block\": 3}}", "\"block\" is 3; expected a power of two"},
       {"/except/0/set/keep/count", "3", "test, except[0], step keep: unknown key \"count\""},
       {"/except/0/set/keep", "3", "must be an object of parameters"},
       {"/except/1", "{\"roles\": [\"q\"]}", "test, except[1]: changes nothing"},

@@ -4,15 +4,16 @@
 #include "quantize/solve/gptq_step.h"
 #include "quantize/solve/round_step.h"
 #include "quantize/solve/split_step.h"
+#include "quantize/transform/gather_step.h"
+#include "quantize/transform/hadamard_step.h"
 
 namespace nibble {
 namespace {
 
 constexpr StepRow kSteps[] = {
-    {"observe", Scope::site, false, read_observe},
-    {"split", Scope::site, false, read_split},
-    {"round", Scope::linear, true, read_round},
-    {"gptq", Scope::linear, true, read_gptq},
+    {"gather", Scope::model, false, read_gather}, {"observe", Scope::site, false, read_observe},
+    {"split", Scope::site, false, read_split},    {"hadamard", Scope::site, false, read_hadamard},
+    {"round", Scope::linear, true, read_round},   {"gptq", Scope::linear, true, read_gptq},
 };
 
 }  // namespace

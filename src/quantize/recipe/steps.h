@@ -8,7 +8,8 @@
 
 namespace nibble {
 
-enum class Scope : uint8_t { site, linear };
+// In the order in which they are done.
+enum class Scope : uint8_t { model, site, linear };
 
 struct StepRow {
   std::string_view kind;

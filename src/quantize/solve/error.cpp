@@ -69,7 +69,7 @@ class Strip {
 // Row n of W, or of W - W'.
 void append_row(const FloatLayer& layer, const LinearWeight* solved, int64_t n, std::vector<double>& out) {
   std::vector<float> effective(static_cast<size_t>(layer.columns));
-  if (solved != nullptr) decode_row(*solved, n, effective);
+  if (solved != nullptr) decode_stored(*solved, n, effective);
   const auto original = layer.row(n);
   for (size_t k = 0; k < effective.size(); ++k)
     out.push_back(static_cast<double>(original[k]) - static_cast<double>(effective[k]));

@@ -27,6 +27,20 @@ Result<FloatLayer> float_layer(const LinearWeight& weight, std::string name, Thr
               index % weight.columns, *at);
 }
 
+void rotate(FloatLayer& layer, std::span<const int32_t> kept, int64_t rotation, ThreadPool& pool) {
+  if (rotation == 0) return;
+  const std::vector<int32_t> dense = dense_columns_of(layer.columns, kept);
+  pool.run_ranges(layer.rows, 16, [&](int64_t begin, int64_t end) {
+    std::vector<float> values(dense.size());
+    for (int64_t n = begin; n < end; ++n) {
+      float* const row = layer.values.data() + n * layer.columns;
+      for (size_t i = 0; i < dense.size(); ++i) values[i] = row[dense[i]];
+      rotate_dense(values, rotation);
+      for (size_t i = 0; i < dense.size(); ++i) row[dense[i]] = values[i];
+    }
+  });
+}
+
 SolvedRow::SolvedRow(const LinearWeight& weight)
     : codes(static_cast<size_t>(weight.dense_columns())),
       grids(static_cast<size_t>(weight.groups())),
@@ -43,6 +57,7 @@ LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form) {
   weight.sparse24 = form.sparse24;
   weight.kept_columns = form.kept;
   weight.kept_levels = form.kept_levels;
+  weight.rotation = form.rotation;
   weight.bias = layer.bias;
   const RowSizes row = row_sizes(form.weights, weight.dense_columns(), form.sparse24);
   weight.codes.resize(static_cast<size_t>(layer.rows * row.codes));

@@ -27,6 +27,10 @@ struct FloatLayer {
 // infinite.
 Result<FloatLayer> float_layer(const LinearWeight& weight, std::string name, ThreadPool& pool);
 
+// W_dense <- W_dense T (format/linear_weight.h): the layer as its rotated input sees it, in the basis in which it is
+// solved, stored and compared with what is stored.
+void rotate(FloatLayer& layer, std::span<const int32_t> kept, int64_t rotation, ThreadPool& pool);
+
 // How a layer is to be stored.
 struct LayerForm {
   NumberFormat weights;  // with codes
@@ -35,6 +39,7 @@ struct LayerForm {
   bool sparse24 = false;             // needs a number of dense columns that 4 divides
   Levels kept_levels = Levels::f16;  // or bf16
   float outer = 1;                   // for formats with an outer scale
+  int64_t rotation = 0;              // that the layer's dense columns have been through
 };
 
 // Solved values of one row, dense columns in stored order.

@@ -220,6 +220,34 @@ TEST(Statistics, GramIsTheSumOfOuterProducts) {
   }
 }
 
+// By congruence it is the Gram matrix of rotated rows; kept columns stay.
+TEST(Statistics, ARotatedGramIsThatOfTheRotatedInput) {
+  Random random(18);
+  constexpr int64_t kWidth = 77, kCount = 120;
+  const std::vector<int32_t> kept = {3, 20, 21, 76}, dense = dense_columns_of(kWidth, kept);
+  std::vector<float> x(kWidth * kCount), rotated;
+  for (float& value : x) value = random.normal();
+  rotated = x;
+  for (size_t m = 0; m < kCount; ++m) {
+    std::vector<float> row;
+    for (int32_t column : dense) row.push_back(x[m * kWidth + static_cast<size_t>(column)]);
+    rotate_dense(row, 32);
+    for (size_t i = 0; i < dense.size(); ++i) rotated[m * kWidth + static_cast<size_t>(dense[i])] = row[i];
+  }
+  ThreadPool pool(3);
+  Gram expected(kWidth);
+  expected.add(rotated.data(), kCount, pool);
+  SiteStatistics found;
+  found.gram = Gram(kWidth);
+  found.gram.add(x.data(), kCount, pool);
+  found.absmax.assign(kWidth, 9);
+  rotate(found, kept, 32, pool);
+  for (int64_t i = 0; i < kWidth; ++i)
+    for (int64_t j = 0; j < kWidth; ++j) ASSERT_NEAR(found.gram.at(i, j), expected.at(i, j), 1e-3) << i << "," << j;
+  EXPECT_EQ(found.absmax[20], 9);
+  EXPECT_NEAR(found.absmax[22], std::sqrt(expected.at(22, 22) / kCount), 1e-4);
+}
+
 TEST(Statistics, AbsmaxNamesTheChannelThatIsNotFinite) {
   ThreadPool pool(2);
   std::vector<float> absmax(3), x = {1, -5, 2, -3, 4, 0};
