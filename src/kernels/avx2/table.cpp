@@ -26,7 +26,8 @@ constexpr AttentionRow kAttention[] = {
     {},
 };
 
-constexpr TokenKernels kToken = {"avx2", avx2::norm, avx2::activate, avx2::split, avx2::quantize, avx2::round, avx2::encode};
+constexpr TokenKernels kToken = {"avx2",         avx2::norm,  avx2::activate, avx2::split,
+                                 avx2::quantize, avx2::round, avx2::encode};
 
 constexpr SolveKernels kSolve = {
     "avx2", {4, 24, avx2::multiply_f32}, {4, 12, avx2::multiply_f64}, avx2::widen, avx2::add_scaled, avx2::cost};

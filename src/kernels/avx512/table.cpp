@@ -25,8 +25,8 @@ constexpr AttentionRow kAttention[] = {
     {},
 };
 
-constexpr TokenKernels kToken = {"avx512",      avx512::norm,     avx512::activate,
-                                 avx512::split, avx512::quantize, avx512::round, avx512::encode};
+constexpr TokenKernels kToken = {"avx512",         avx512::norm,  avx512::activate, avx512::split,
+                                 avx512::quantize, avx512::round, avx512::encode};
 
 constexpr SolveKernels kSolve = {
     "avx512",    {8, 48, avx512::multiply_f32}, {8, 24, avx512::multiply_f64}, avx512::widen, avx512::add_scaled,
