@@ -27,8 +27,10 @@ constexpr LayerKind kEverywhere[] = {
 // On the first shape only.
 constexpr LayerKind kOnce[] = {
     {"bfp4:b16", "bfp4:b16"},
+    {"bfp5:b16", "bfp5:b16"},
     {"bfp6:b16", "bfp6:b16"},
     {"mxfp4:b32", "mxfp4:b32"},
+    {"mxint8:b32", "mxint8:b32"},
     {"nvfp4:b16", "nvfp4:b16"},
     {"int4:row", "int4:token:asym"},
     {"int4:g128", "int4:token:asym"},

@@ -67,7 +67,7 @@ struct NumberFormat {
   bool is_integer() const {
     return levels == Levels::integer && (scale == ScaleCodec::f32 || scale == ScaleCodec::f16);
   }
-  // Every other coded format. Its values are exact in bfloat16 but for the outer scale, and are multiplied so.
+  // Every other coded format. Its values are exact in bfloat16 but for the outer scale: multiplied so, or as integers.
   bool is_block() const { return !is_float() && !is_integer(); }
   bool has_codes() const { return !is_float(); }
   // Fixed point whose fraction is found while quantizing.

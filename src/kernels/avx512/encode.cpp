@@ -205,19 +205,22 @@ inline void store_tails(const Row& row, __m512i sums, __m512 scale, uint8_t* rec
 // What is done to a number before it is rounded.
 enum class Scaling : uint8_t { multiply, multiply_and_shift, divide_and_shift };
 
-template <class Round, Scaling kScaling>
+// kFull: sixteen chunks, all of them inside the row.
+template <class Round, Scaling kScaling, bool kFull>
 void encode_batch(const Row& row, const Round& round, int64_t first) {
   const RoundArgs& rounding = row.args.rounding;
   const int blocks = static_cast<int>(smaller(row.per_batch, row.blocks - first));
-  const int chunks = blocks * row.chunks;
+  const int chunks = kFull ? kChunks : blocks * row.chunks;
   const int64_t begin = first * rounding.block;
   const float* const x = rounding.x + begin;
   __m512 values[kChunks];
   __m512i magnitudes[kChunks];
-  for (int i = 0; i < kChunks; ++i) {
-    values[i] = i < chunks ? load_values(x + 16 * i, rounding.count - begin - 16 * i) : _mm512_setzero_ps();
+  unrolled<kChunks>([&](auto i) __attribute__((always_inline)) {
+    values[i] = kFull        ? _mm512_loadu_ps(x + 16 * i)
+                : i < chunks ? load_values(x + 16 * i, rounding.count - begin - 16 * i)
+                             : _mm512_setzero_ps();
     magnitudes[i] = magnitude_bits(values[i]);
-  }
+  });
   const __m512i most =
       over_runs(greatest_lanes(magnitudes), row.run, [](__m512i a, __m512i b) { return _mm512_max_epu32(a, b); });
   const Scales scales = kScaling == Scaling::divide_and_shift ? e4m3_scales(row, most) : power_scales(row, most);
@@ -253,7 +256,11 @@ void encode_batch(const Row& row, const Round& round, int64_t first) {
 template <class Round, Scaling kScaling>
 void encode_row(const Row& row) {
   const Round round(row.args);
-  for (int64_t first = 0; first < row.blocks; first += row.per_batch) encode_batch<Round, kScaling>(row, round, first);
+  int64_t first = 0;
+  if (row.per_batch * row.chunks == kChunks)
+    for (; (first + row.per_batch) * row.args.rounding.block <= row.args.rounding.count; first += row.per_batch)
+      encode_batch<Round, kScaling, true>(row, round, first);
+  for (; first < row.blocks; first += row.per_batch) encode_batch<Round, kScaling, false>(row, round, first);
 }
 
 // A row with a NaN or an infinity.

@@ -89,7 +89,8 @@ struct Ascending {
   [[gnu::always_inline]] __m512i step(const uint8_t* chunk) const {
     // low | (upper & mask)
     const __m512i mask = _mm512_set1_epi8(kBits == 6 ? 0x30 : 0x10);
-    return _mm512_add_epi8(_mm512_ternarylogic_epi32(nibbles<S>(chunk), upper<kBits, S>(chunk), mask, 0xF8), least);
+    const __m512i low = nibbles<S>(chunk), high = upper<kBits, S>(chunk);
+    return _mm512_add_epi8(_mm512_ternarylogic_epi32(low, high, mask, 0xF8), least);
   }
   __m512i least;
 };
