@@ -401,7 +401,11 @@ TEST(Cli, RooflineQuick) {
 // The effective weights, run as an ordinary float model, must score like the weight-only quantized model itself.
 TEST(Cli, DequantizedModelScoresTheSame) {
   const std::string small = fresh("w4a16"), plain = fresh("plain");
-  ASSERT_EQ(nibble_run({"quantize", model(), "-o", small, "--recipe", "rtn-w4a16-g128"}).code, 0);
+  // Rotated and reordered: what is written is in the original's terms.
+  ASSERT_EQ(nibble_run({"quantize", model(), "-o", small, "--recipe", "rtn-w4a16-g128+hadamard+gather", "--set",
+                        "rotate.block=32"})
+                .code,
+            0);
   const Outcome written = nibble_run({"dequantize", small, "-o", plain, "--json"});
   ASSERT_EQ(written.code, 0) << written.err << written.out;
   expect_keys(written.json, {"output", "type"});
@@ -424,6 +428,9 @@ TEST(Cli, Recipes) {
     EXPECT_TRUE(names.contains(name)) << name;
     EXPECT_EQ(nibble_run({"recipe", "show", name}).json["name"], name);
   }
+  EXPECT_EQ(list.json["modifiers"].size(), 3u);
+  EXPECT_EQ(nibble_run({"recipe", "show", "mxfp4+gptq"}).json["name"], "mxfp4+gptq");
+  expect_error(nibble_run({"recipe", "show", "mxfp4+gpqt", "--json"}), 2, "gather, gptq, hadamard");
   // A shown recipe is a recipe file.
   const std::string file = fresh("mine") + ".json";
   std::ofstream(file) << nibble_run({"recipe", "show", "rtn-w8a8"}).out;

@@ -547,7 +547,8 @@ TEST(Sabotage, IsFound) {
 // --- Honest models ----------------------------------------------------------------------------------------------
 
 class Honest : public ::testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Recipes, Honest, ::testing::Values("rtn-w8a8", "rtn-w4a16-g128", "quik-4b"));
+INSTANTIATE_TEST_SUITE_P(Recipes, Honest,
+                         ::testing::Values("rtn-w8a8", "rtn-w4a16-g128", "quik-4b", "mxfp4+gptq+hadamard+gather"));
 
 TEST_P(Honest, Passes) {
   if (kQuick) GTEST_SKIP() << "needs a trained model, which is slow under a sanitizer";

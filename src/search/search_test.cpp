@@ -99,6 +99,8 @@ class SearchOfAModel : public ::testing::Test {
     return out;
   }
 
+  void expect_worth(const SearchReport& report);
+
   TemporaryFolder folder_;
   ThreadPool pool_{2};
 };
@@ -112,6 +114,23 @@ double divergence_of(const fs::path& reference, const fs::path& candidate, const
   ModelLogits expected(a, scored, pool), found(b, scored, pool);
   LogitSource* const candidates[] = {&found};
   return compare_logits(expected, candidates, pool)->at(0).mean_kl.value;
+}
+
+// The found recipe, carried out, has the bits and the divergence that the search says.
+void SearchOfAModel::expect_worth(const SearchReport& report) {
+  QuantizeOptions quantizing;
+  quantizing.model = folder_ / "model";
+  quantizing.output = folder_ / "out";
+  const Result<Json> source = parse_json(report.recipe, "found");
+  expect_ok(source);
+  quantizing.recipe = *parse_recipe(*source, "found");
+  const Result<QuantizeReport> quantized = quantize(quantizing, pool_);
+  expect_ok(quantized);
+  EXPECT_NEAR(quantized->quantized_bits_per_weight, report.chosen.weight_bits, 1e-9);
+  const Tokenizer tokenizer = *Tokenizer::load(quantizing.model);
+  const Samples text = *draw_samples(std::vector<fs::path>{folder_ / "text"}, tokenizer, kSamples, kLength, 0, "");
+  const double kl = divergence_of(quantizing.model, quantizing.output, text, pool_);
+  EXPECT_NEAR(report.chosen.measured.kl / kl, 1, 1e-6);
 }
 
 TEST_F(SearchOfAModel, TheRecipeIsWorthWhatTheSearchSays) {
@@ -129,19 +148,7 @@ TEST_F(SearchOfAModel, TheRecipeIsWorthWhatTheSearchSays) {
       EXPECT_GE(point.measured.kl, report->chosen.measured.kl);
     }
 
-  QuantizeOptions quantizing;
-  quantizing.model = folder_ / "model";
-  quantizing.output = folder_ / "out";
-  const Result<Json> source = parse_json(report->recipe, "found");
-  expect_ok(source);
-  quantizing.recipe = *parse_recipe(*source, "found");
-  const Result<QuantizeReport> quantized = quantize(quantizing, pool_);
-  expect_ok(quantized);
-  EXPECT_NEAR(quantized->quantized_bits_per_weight, report->chosen.weight_bits, 1e-9);
-  const Tokenizer tokenizer = *Tokenizer::load(asked.model);
-  const Samples text = *draw_samples(asked.text, tokenizer, kSamples, kLength, 0, "");
-  const double kl = divergence_of(asked.model, quantizing.output, text, pool_);
-  EXPECT_NEAR(report->chosen.measured.kl / kl, 1, 1e-6);
+  expect_worth(*report);
 }
 
 TEST_F(SearchOfAModel, CountsWhatIsStored) {
@@ -298,11 +305,15 @@ TEST_F(SearchOfAModel, RefusesFormatsThatAreNotMultiplied) {
 }
 
 TEST_F(SearchOfAModel, ChoosesAmongBlockFormats) {
-  const auto found = run_search(options("bfp3:b16,bfp4:b16,bfp6:b16", "bfp4:b16,bfp8:b16", 4.5), pool_);
+  SearchOptions asked = options("bfp3:b16,bfp4:b16,bfp6:b16", "bfp4:b16,bfp8:b16", 4.5);
+  asked.recipe["steps"] = *parse_json(R"([{"id": "turn", "hadamard": {"block": 16}}, {"id": "r", "round": {}}])", "r");
+  const auto found = run_search(asked, pool_);
   expect_ok(found);
   EXPECT_LE(found->chosen.weight_bits, 4.5);
   EXPECT_EQ(found->chosen.activation_bits, 8.5);  // free, so the widest
   EXPECT_NE(found->recipe.find("bfp8:b16"), std::string::npos);
+  EXPECT_NE(found->recipe.find("hadamard"), std::string::npos);
+  expect_worth(*found);  // rotated while searching, too
 }
 
 TEST_F(SearchOfAModel, AMemoryBudgetCountsEveryTensor) {

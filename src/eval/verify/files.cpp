@@ -56,6 +56,23 @@ Status compare_with_reference(const ModelSource& source, const ModelSource& refe
   return {};
 }
 
+std::string described(const std::string& weights, const std::string& activations, bool sparse24, int64_t rotation) {
+  return fmt::format("{} / {}{}{}", weights, activations, sparse24 ? " 2:4" : "",
+                     rotation > 0 ? fmt::format(", rotated by {}", rotation) : "");
+}
+
+// What the site's steps that look at no statistics decide.
+int64_t rotation_of(const SitePlan& plan) {
+  ThreadPool pool(1);
+  SiteWork site;
+  site.name = plan.name;
+  site.inputs = plan.inputs;
+  site.activations = plan.activations();
+  for (const PlannedStep& step : plan.steps)
+    if (step.step->needs() == kNoStatistics && !step.step->apply_to_site(site, pool)) return 0;
+  return site.rotation;
+}
+
 // Formats as the recipe plans them, against those that config.json lists.
 Status compare_plan(const ModelSource& source, const Json& quantization) {
   const std::string where = (source.folder() / "config.json").string();
@@ -67,14 +84,13 @@ Status compare_plan(const ModelSource& source, const Json& quantization) {
     for (const SitePlan& site : sites)
       for (const LinearPlan& linear : site.linears)
         if (linear.quantized())
-          planned[linear.name] = fmt::format("{} / {}{}", to_string(linear.weights), to_string(linear.activations),
-                                             linear.sparse24 ? " 2:4" : "");
+          planned[linear.name] =
+              described(to_string(linear.weights), to_string(linear.activations), linear.sparse24, rotation_of(site));
   }
   std::map<std::string, std::string> listed;
   for (const auto& item : quantization["linears"].items())
-    listed[item.key()] =
-        fmt::format("{} / {}{}", item.value().value("weights", ""), item.value().value("activations", ""),
-                    item.value().contains("pattern") ? " 2:4" : "");
+    listed[item.key()] = described(item.value().value("weights", ""), item.value().value("activations", ""),
+                                   item.value().contains("pattern"), item.value().value("hadamard", int64_t{0}));
   for (const auto& [name, formats] : planned)
     if (!listed.contains(name) || listed[name] != formats)
       return corrupt(fmt::format("{}: {} is stored as {}, the recipe says {}", where, name,
