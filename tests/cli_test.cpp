@@ -223,6 +223,24 @@ TEST(Cli, TheCacheOfARecipeIsUsed) {
   EXPECT_NE(nll({}), nll({"--cache", "f32"}));
 }
 
+TEST(Cli, AttentionOfARecipeIsStoredAndUsed) {
+  const std::string out = fresh("attention");
+  ASSERT_EQ(nibble_run({"quantize", model(), "-o", out, "-r", "bfp-w6a6", "--set", "attention.v=bfp4:b32"}).code, 0);
+  const Outcome found = nibble_run({"inspect", out, "--json"});
+  EXPECT_EQ(found.json["attention"], "q bfp6:b16, k bfp6:b16, p bfp6:b16, v bfp4:b32");
+  EXPECT_EQ(nibble_run({"verify", out}).code, 0);
+  const auto nll = [&](const Arguments& more) {
+    Arguments arguments = {"perplexity", out, "--text", text_file(), "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return nibble_run(arguments).json["nll"].get<double>();
+  };
+  EXPECT_EQ(nll({}), nll({"--cache", "bfp6/bfp4:b32"}));
+  EXPECT_NE(nll({}), nll({"--cache", "f32"}));
+  const Outcome refused = nibble_run({"perplexity", out, "--text", text_file(), "--cache", "nvfp4"});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_NE(refused.err.find("mxfp4:b16 has none"), std::string::npos) << refused.err;
+}
+
 TEST(Cli, QuantizeDryRunWritesNothing) {
   const std::string out = fresh("dry");
   const Outcome planned = nibble_run(quik(out, {"--dry-run"}));

@@ -307,7 +307,7 @@ TEST_P(TrainedModel, SixteenBits) {
   Tokens ids = tokenizer.encode(value_or_throw(read_text(models() / "eval" / "tinystories_heldout.txt")));
   ids.resize(4096);
   const double exact = value_or_throw(score(*model_, windows_of(ids), pool_)).nll;
-  const Model half = value_or_throw(Model::load(folder(), {CacheType::f16, Levels::f16}, pool_));
+  const Model half = value_or_throw(Model::load(folder(), {"f16", Levels::f16}, pool_));
   const double nll = value_or_throw(score(half, windows_of(ids), pool_)).nll;
   EXPECT_NE(nll, exact);
   EXPECT_NEAR(nll, exact, 1e-3);

@@ -49,6 +49,8 @@ Json inspection_json(const Inspection& found) {
           {"ffn", found.ffn},
           {"positions", found.positions},
           {"tied_head", found.tied_head},
+          {"attention", found.attention},
+          {"cache_bits", found.cache_bits},
           {"tensors", tensors},
           {"other_bytes", found.other_bytes}};
 }
@@ -72,13 +74,14 @@ std::string summary(const Inspection& found) {
       "shape       {} layers, hidden {}, {} heads ({} for keys and values) of {}, feed-forward {}\n"
       "vocabulary  {}{}\n"
       "positions   {}\n"
+      "attention   {}; {:.3f} bits per cached number\n"
       "parameters  {}\n"
       "files       {} ({} bytes), {:.3f} bits per weight, {:.3f} in the {} layers\n",
       found.family, found.quantized ? fmt::format(", quantized with {}", printable(found.recipe)) : "", found.layers,
       found.hidden, found.heads, found.kv_heads, found.head_dim, found.ffn, found.vocabulary,
-      found.tied_head ? " (head tied to the embedding)" : "", found.positions, found.parameters,
-      human_bytes(found.file_bytes), found.file_bytes, found.bits_per_weight, found.quantized_bits_per_weight,
-      found.quantized ? "quantized" : "linear");
+      found.tied_head ? " (head tied to the embedding)" : "", found.positions, found.attention, found.cache_bits,
+      found.parameters, human_bytes(found.file_bytes), found.file_bytes, found.bits_per_weight,
+      found.quantized_bits_per_weight, found.quantized ? "quantized" : "linear");
 }
 
 std::string table(const Inspection& found) {

@@ -104,8 +104,9 @@ void add_threads_option(CLI::App& command, int& threads) {
 void add_type_options(CLI::App& command, RunOptions& options) {
   command
       .add_option("--cache", options.cache,
-                  "Type of cached keys and values: f32 or f16 (default: the recipe's, else f32)")
-      ->type_name("TYPE");
+                  "Format of cached keys and values: f32, f16, bf16, a block format such as bfp8, or KEYS/VALUES "
+                  "(default: as the model's recipe says, else f32)")
+      ->type_name("FORMAT");
   command.add_option("--weights", options.weights, "Convert float weights to f32, f16 or bf16 (default: as stored)")
       ->type_name("TYPE");
   command
@@ -150,9 +151,9 @@ Result<LoadOptions> load_options(const RunOptions& options) {
   LoadOptions wanted;
   wanted.threads = options.threads;
   wanted.packed_cache = options.packed_cache;
-  for (const auto& [name, type] : {std::pair(&options.cache, &wanted.cache),
-                                   {&options.weights, &wanted.weights},
-                                   {&options.activations, &wanted.activations}}) {
+  if (!options.cache.empty()) wanted.cache = options.cache;
+  for (const auto& [name, type] :
+       {std::pair(&options.weights, &wanted.weights), {&options.activations, &wanted.activations}}) {
     if (name->empty()) continue;
     const auto found = float_type_named(*name);
     if (!found) return error_of(found);

@@ -160,7 +160,7 @@ std::string attention_table(const RooflineReport& report) {
                            "middle", "limit"));
   for (const AttentionRoofRow& row : report.attention)
     out.add(
-        fmt::format("{}: causal attention, {}; {}", row.kernel, heads_of(row), row.unit),
+        fmt::format("{}: causal attention, {}; cache {}; {}", row.kernel, heads_of(row), row.cache, row.unit),
         fmt::format("{:>8} {:>8} {:>9} {:>8} {:>8} {:>8} {:>8}{}\n", row.m, row.context, figure(row.gops),
                     figure(row.gbps), percent(row.share), percent(row.middle_share), limit_of(row), star(row.chosen)));
   return out.text();
@@ -206,11 +206,11 @@ std::string linear_markdown(const std::vector<RooflineRow>& rows) {
 std::string attention_markdown(const std::vector<AttentionRoofRow>& rows) {
   if (rows.empty()) return "";
   std::string out =
-      "\n| attention kernel | heads | tokens | context | GOP/s | GB/s | share of the roof | limit |\n"
-      "|---|---|---:|---:|---:|---:|---:|---|\n";
+      "\n| attention kernel | cache | heads | tokens | context | GOP/s | GB/s | share of the roof | limit |\n"
+      "|---|---|---|---:|---:|---:|---:|---:|---|\n";
   for (const AttentionRoofRow& row : rows)
-    out += fmt::format("| `{}` | {} | {} | {} | {} | {} | {:.0f} % | {} |\n", row.kernel, heads_of(row), row.m,
-                       row.context, figure(row.gops), figure(row.gbps), 100 * row.share, limit_of(row));
+    out += fmt::format("| `{}` | {} | {} | {} | {} | {} | {} | {:.0f} % | {} |\n", row.kernel, row.cache, heads_of(row),
+                       row.m, row.context, figure(row.gops), figure(row.gbps), 100 * row.share, limit_of(row));
   return out;
 }
 

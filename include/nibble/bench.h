@@ -72,7 +72,7 @@ struct AttentionRoofRow : RoofFigures {
   std::string kernel, isa;
   int64_t m = 0, context = 0;
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
-  std::string cache;  // of keys and values: "f16", "f32"
+  std::string cache;  // of keys and values: "f16", "bfp8:b16"; "bfp6:b16 + q + p" where those are rounded, too
   bool chosen = false;
 };
 

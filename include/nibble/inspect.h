@@ -31,6 +31,9 @@ struct Inspection {
   std::string recipe;  // name; empty when not quantized
   int64_t vocabulary = 0, hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn = 0, positions = 0;
   bool tied_head = false;
+  // What attention is computed in, "q f32, k bfp8:b16, p f32, v bfp8:b16", and bits per cached number, scales included.
+  std::string attention;
+  double cache_bits = 0;
   int64_t parameters = 0;      // all weights, biases, norms and embeddings (a tied head once)
   int64_t file_bytes = 0;      // of the weight files, headers included
   int64_t tensor_bytes = 0;    // of all tensors in them

@@ -23,8 +23,10 @@ Result<FloatType> float_type_named(std::string_view name);
 std::string_view name_of(FloatType type);
 
 struct LoadOptions {
-  int threads = 0;                   // 0: NIBBLE_THREADS, or else one per usable processor
-  std::optional<FloatType> cache;    // of keys and values, f32 or f16; default: what the model's recipe says, else f32
+  int threads = 0;  // 0: NIBBLE_THREADS, or else one per usable processor
+  // How keys and values are stored: f32, f16, bf16 or a block format such as "bfp8:b16" (docs/formats.md), or
+  // "KEYS/VALUES". Default: as the model's recipe says, else f32.
+  std::optional<std::string> cache;
   std::optional<FloatType> weights;  // convert weights that are stored as floats; default: as stored
   // What the input of linears with float weights is rounded to: f32 (default), or bf16 where the weights are bf16,
   // which runs on the processor's 16-bit multiplier. Quantized linears are not concerned.

@@ -45,7 +45,7 @@ const char* nibble_last_error(void);
 typedef struct nibble_load_options {
   size_t size;
   int32_t threads;     /* 0: NIBBLE_THREADS, or else one per usable processor */
-  const char* cache;   /* of keys and values: "f32" or "f16"; null: what the model's recipe says */
+  const char* cache;   /* of keys and values, as LoadOptions::cache: "f16", "bfp8"; null: as the model says */
   const char* weights; /* convert float weights to "f32", "f16" or "bf16"; null: as stored */
 } nibble_load_options;
 void nibble_load_defaults(nibble_load_options* options);

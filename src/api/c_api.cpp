@@ -62,7 +62,7 @@ Result<LoadOptions> load_options(const nibble_load_options* given) {
   NIBBLE_TRY(const nibble_load_options known, options_given(given, nibble_load_defaults));
   LoadOptions options;
   options.threads = known.threads;
-  NIBBLE_TRY(options.cache, type_given(known.cache));
+  if (known.cache != nullptr) options.cache = known.cache;
   NIBBLE_TRY(options.weights, type_given(known.weights));
   return options;
 }

@@ -27,10 +27,4 @@ Levels levels_of(FloatType type) {
   return Levels::f32;
 }
 
-Result<CacheType> cache_type_of(FloatType type) {
-  if (type == FloatType::f32) return CacheType::f32;
-  if (type == FloatType::f16) return CacheType::f16;
-  return fail(ErrorCode::usage, "cache type bf16 is not supported; expected f32 or f16");
-}
-
 }  // namespace nibble

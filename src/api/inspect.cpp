@@ -63,7 +63,7 @@ void add_block(Inspection& inspection, Tally& tally, int64_t index, const BlockW
   }
 }
 
-void describe(const ModelSource& source, Inspection& inspection) {
+Status describe(const ModelSource& source, Inspection& inspection) {
   const Spec& spec = source.spec();
   inspection.family = spec.family;
   inspection.vocabulary = spec.vocabulary;
@@ -76,11 +76,15 @@ void describe(const ModelSource& source, Inspection& inspection) {
   inspection.positions = spec.max_positions;
   inspection.tied_head = spec.tied_head;
   inspection.file_bytes = source.file_bytes();
+  NIBBLE_TRY(const std::vector<AttentionFormats> attention, attention_of(source));
+  inspection.attention = summary_of(attention);
+  inspection.cache_bits = cache_bits(attention, spec.head_dim);
   const Json* quantization = source.quantization();
   inspection.quantized = quantization != nullptr;
-  if (quantization == nullptr) return;
+  if (quantization == nullptr) return {};
   if (const Json* name = find_path(*quantization, {"recipe", "name"}); name != nullptr && name->is_string())
     inspection.recipe = name->get<std::string>();
+  return {};
 }
 
 Result<int64_t> tensor_bytes_of(const std::filesystem::path& folder) {
@@ -107,7 +111,7 @@ Result<Inspection> inspect(const std::filesystem::path& folder) {
     NIBBLE_TRY(const auto source, open_model(folder));
     Inspection inspection;
     Tally tally;
-    describe(*source, inspection);
+    NIBBLE_DO(describe(*source, inspection));
     NIBBLE_TRY(inspection.tensor_bytes, tensor_bytes_of(folder));
     NIBBLE_TRY(const GlobalWeights globals, source->globals());
     add_globals(inspection, tally, globals);

@@ -82,6 +82,7 @@ LanguageModel::~LanguageModel() = default;
 Result<LanguageModel> LanguageModel::load(const std::filesystem::path& folder, const LoadOptions& options) {
   return guarded([&]() -> Result<LanguageModel> {
     NIBBLE_TRY(const int threads, thread_count(options.threads));
+    if (options.cache) NIBBLE_DO(with_cache({}, *options.cache, "the KV cache"));
     NIBBLE_TRY(const auto source, open_model(folder));
     NIBBLE_TRY(TextTokenizer tokenizer, TextTokenizer::load(folder));
     NIBBLE_TRY(std::vector<int32_t> stop_tokens, stop_tokens_of(*source, tokenizer));

@@ -66,7 +66,8 @@ AttentionRoofRow row_of(const bench::AttentionCase& one) {
   row.heads = one.task.heads;
   row.kv_heads = one.task.kv_heads;
   row.head_dim = one.task.head_dim;
-  row.cache = one.kernel.row->type == CacheType::f32 ? "f32" : "f16";
+  row.cache = cache_name(one.kernel.formats);
+  if (one.kernel.formats.q.is_block()) row.cache += " + q + p";
   row.chosen = one.chosen;
   return row;
 }

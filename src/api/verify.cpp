@@ -64,9 +64,7 @@ Result<VerifyOptions> options_of(const VerifyRequest& request) {
   options.progress = request.progress;
   if (request.load.weights)
     return fail(ErrorCode::usage, "weights cannot be converted while a model is verified: that would be another model");
-  if (request.load.cache) {
-    NIBBLE_TRY(options.cache, cache_type_of(*request.load.cache));
-  }
+  options.cache = request.load.cache;
   return options;
 }
 

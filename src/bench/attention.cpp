@@ -9,33 +9,32 @@
 namespace nibble::bench {
 namespace {
 
-int64_t bytes_of(CacheType type) { return type == CacheType::f32 ? 4 : 2; }
-
-int64_t cache_bytes(const AttentionTask& task, CacheType type) {
-  return 2 * (task.context + task.tokens) * task.kv_heads * task.head_dim * bytes_of(type);
+int64_t cache_bytes(const AttentionTask& task, const AttentionFormats& formats) {
+  const auto values = static_cast<double>(2 * (task.context + task.tokens) * task.kv_heads * task.head_dim);
+  return static_cast<int64_t>(values * cache_bits(formats, task.head_dim) / 8);
 }
 
 int64_t projected_width(const AttentionTask& task) { return (task.heads + 2 * task.kv_heads) * task.head_dim; }
 
-Spec spec_of(const AttentionTask& task, CacheType type, const Plan& plan) {
+Spec spec_of(const AttentionTask& task, const AttentionFormats& formats, const Plan& plan) {
   Spec spec;
   spec.heads = task.heads;
   spec.kv_heads = task.kv_heads;
   spec.head_dim = task.head_dim;
   spec.max_positions = task.context + task.tokens;
-  spec.layers = ceil_div(plan.rotation_bytes, cache_bytes(task, type));
+  spec.layers = ceil_div(plan.rotation_bytes, cache_bytes(task, formats));
   if (task.context == 0) spec.layers = 1;  // what is read was stored just before
   return spec;
 }
 
 }  // namespace
 
-Work work_of(const AttentionTask& task, CacheType type) {
+Work work_of(const AttentionTask& task, const AttentionFormats& formats) {
   const auto tokens = static_cast<double>(task.tokens), context = static_cast<double>(task.context);
   const double pairs = tokens * context + tokens * (tokens + 1) / 2;
   const int64_t floats = task.tokens * (projected_width(task) + task.heads * task.head_dim);
   return {4 * pairs * static_cast<double>(task.heads * task.head_dim),
-          static_cast<double>(cache_bytes(task, type) + floats * static_cast<int64_t>(sizeof(float)))};
+          static_cast<double>(cache_bytes(task, formats) + floats * static_cast<int64_t>(sizeof(float)))};
 }
 
 AttentionLayers::AttentionLayers(const AttentionTask& task, const AttentionKernelRow& kernel, const Plan& plan,
@@ -43,8 +42,8 @@ AttentionLayers::AttentionLayers(const AttentionTask& task, const AttentionKerne
     : task_(task),
       isa_(kernel.isa),
       pool_(pool),
-      spec_(spec_of(task, kernel.row->type, plan)),
-      sequence_(spec_, kernel.row->type),
+      spec_(spec_of(task, kernel.formats, plan)),
+      sequence_(spec_, plan_attention(spec_, std::vector(static_cast<size_t>(spec_.layers), kernel.formats))),
       projected_(random_input(task.tokens, projected_width(task))),
       y_(static_cast<size_t>(task.tokens * task.heads * task.head_dim)) {
   sequence_.reserve(spec_.max_positions);
@@ -55,14 +54,18 @@ AttentionLayers::AttentionLayers(const AttentionTask& task, const AttentionKerne
 // Every layer and head gets the same keys and values: only where they lie matters.
 void AttentionLayers::fill(const AttentionRow& row) {
   const std::vector<float> values = random_input(task_.context, task_.head_dim);
-  pool_.run(task_.context > 0 ? spec_.layers * spec_.kv_heads : 0, [&](int64_t i) {
+  const int64_t room = 80 * round_up(task_.head_dim, kKeyPanel);
+  AlignedBuffer<float> scratch(room * pool_.size());
+  pool_.run_by_thread(task_.context > 0 ? spec_.layers * spec_.kv_heads : 0, [&](int64_t i, int thread) {
     CacheStoreArgs args{};
     args.cache = sequence_.head(i / spec_.kv_heads, i % spec_.kv_heads);
     args.keys = args.values = values.data();
     args.key_stride = args.value_stride = task_.head_dim;
     args.count = task_.context;
+    args.scratch = scratch.data() + thread * room;
     row.store(args);
   });
+  sequence_.advance(task_.context);
 }
 
 Projections AttentionLayers::projections() const {
@@ -85,7 +88,7 @@ Measurement measure_attention(Machine& machine, const AttentionTask& task, const
                               const Plan& plan) {
   AttentionLayers layers(task, kernel, plan, machine.pool());
   Unit& unit = machine.unit_for(kernel.isa, Arithmetic::f32);
-  return measure(machine, {work_of(task, kernel.row->type), &unit, true}, plan, [&] { return layers.call(); });
+  return measure(machine, {work_of(task, kernel.formats), &unit, true}, plan, [&] { return layers.call(); });
 }
 
 }  // namespace nibble::bench

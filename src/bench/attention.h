@@ -10,7 +10,7 @@ namespace nibble::bench {
 
 // Operations: two multiply-adds for each head, value of a head and pair of a query and a position it sees. Bytes: the
 // cached keys and values once, what is projected and what comes out.
-Work work_of(const AttentionTask& task, CacheType type);
+Work work_of(const AttentionTask& task, const AttentionFormats& formats);
 
 // One layer after the other of a sequence whose cache holds the task's context; as many layers as fill the rotation,
 // so that decoding reads from memory.

@@ -88,7 +88,7 @@ TEST(Cases, GlobChoosesKernels) {
   const auto usual = chosen_kernels(Isa::avx2, "");
   ASSERT_TRUE(usual);
   for (const KernelRow& kernel : usual->linear) EXPECT_EQ(kernel.isa, Isa::avx2) << kernel.row->name;
-  EXPECT_EQ(usual->attention.size(), 2u);  // f16 and f32
+  EXPECT_EQ(usual->attention.size(), 6u);  // f32, f16, bf16 and three mixtures
   const auto quantize = chosen_kernels(Isa::avx2, "quantize*");
   ASSERT_TRUE(quantize);
   EXPECT_TRUE(quantize->linear.empty() && quantize->attention.empty());
@@ -111,13 +111,12 @@ TEST(Work, Attention) {
     for (int64_t token = 0; token < task.tokens; ++token)
       for (int64_t seen = 0; seen <= task.context + token; ++seen)
         operations += 2.0 * static_cast<double>(task.heads * task.head_dim * 2);  // q k, and p v
-    const Work work = work_of(task, CacheType::f16);
+    const Work work = work_of(task, *with_cache({}, "f16", "test"));
     EXPECT_EQ(work.operations, operations);
     const int64_t key = task.kv_heads * task.head_dim, query = task.heads * task.head_dim;
     EXPECT_EQ(work.bytes, static_cast<double>((task.context + task.tokens) * 2 * key * 2 +
                                               task.tokens * (query + key + key + query) * 4));
-    EXPECT_EQ(work_of(task, CacheType::f32).bytes - work.bytes,
-              static_cast<double>((task.context + task.tokens) * 2 * key * 2));
+    EXPECT_EQ(work_of(task, {}).bytes - work.bytes, static_cast<double>((task.context + task.tokens) * 2 * key * 2));
   }
 }
 

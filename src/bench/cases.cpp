@@ -137,6 +137,18 @@ Result<Plan> make_plan(const Wish& wish) {
   return plan;
 }
 
+namespace {
+
+std::vector<AttentionFormats> formats_for(CacheType type) {
+  if (type == CacheType::f32) return {*with_cache({}, "f32", "bench")};
+  if (type == CacheType::f16) return {*with_cache({}, "f16", "bench")};
+  if (type == CacheType::bf16) return {*with_cache({}, "bf16", "bench")};
+  const NumberFormat bfp6 = *parse_format("bfp6");
+  return {*with_cache({}, "bfp8", "bench"), *with_cache({}, "bfp4", "bench"), {bfp6, bfp6, bfp6, bfp6}};
+}
+
+}  // namespace
+
 Result<Kernels> chosen_kernels(Isa isa, const std::string& glob) {
   Kernels out;
   for (const IsaTable& entry : all_tables()) {
@@ -145,7 +157,9 @@ Result<Kernels> chosen_kernels(Isa isa, const std::string& glob) {
       if (fits(row->name, entry.isa, isa, glob)) out.linear.push_back({row, entry.isa});
     if (table.attention != nullptr)
       for (const AttentionRow* row = table.attention; row->kernel != nullptr; ++row)
-        if (fits(row->name, entry.isa, isa, glob)) out.attention.push_back({row, entry.isa});
+        if (fits(row->name, entry.isa, isa, glob))
+          for (const AttentionFormats& formats : formats_for(row->type))
+            out.attention.push_back({row, entry.isa, formats});
     if (table.token == nullptr) continue;
     std::string name = std::string("quantize__") + table.token->isa;
     if (fits(name, entry.isa, isa, glob)) out.quantize.push_back({std::move(name), entry.isa});

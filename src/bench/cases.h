@@ -10,6 +10,7 @@
 
 #include "core/cpu.h"
 #include "core/result.h"
+#include "format/attention_formats.h"
 #include "kernels/abi/attention.h"
 #include "kernels/abi/linear.h"
 
@@ -78,9 +79,11 @@ struct KernelRow {
   const LinearRow* row;
   Isa isa;
 };
+// Rows for any formats are run with a few: keys and values in blocks, and all operands.
 struct AttentionKernelRow {
   const AttentionRow* row;
   Isa isa;
+  AttentionFormats formats;
 };
 struct QuantizeKernelRow {
   std::string name;  // "quantize__avx512"

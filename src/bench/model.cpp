@@ -27,8 +27,9 @@ void ModelRoof::each_linear(Visit visit) const {
 
 double ModelRoof::cache_bytes_per_position() const {
   const Spec& spec = model_.spec();
-  const double values = 2.0 * static_cast<double>(spec.layers * spec.kv_heads * spec.head_dim);
-  return values * (model_.new_sequence().type() == CacheType::f32 ? 4 : 2);
+  double bits = 0;
+  for (int64_t layer = 0; layer < spec.layers; ++layer) bits += cache_bits(model_.attention(layer), spec.head_dim);
+  return bits / 4 * static_cast<double>(spec.kv_heads * spec.head_dim);
 }
 
 void ModelRoof::probe(int64_t tokens) {

@@ -104,7 +104,7 @@ struct Schedule {
     return seconds;
   }
   double expected(const AttentionStep& step) const {
-    return expected(work_of(step.task, step.kernel.row->type), machine.unit_for(step.kernel.isa, Arithmetic::f32));
+    return expected(work_of(step.task, step.kernel.formats), machine.unit_for(step.kernel.isa, Arithmetic::f32));
   }
   double expected(const QuantizeStep& step) const {
     const double moving = work_of(step.task).bytes / machine.copying_now();

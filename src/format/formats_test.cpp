@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "format/attention_formats.h"
 #include "format/number_format.h"
 
 namespace nibble {
@@ -137,6 +138,47 @@ TEST(NumberFormat, RefusesEverythingElseByName) {
     EXPECT_NE(format.error().message.find(fmt::format("\"{}\"", text)), std::string::npos) << format.error().message;
     EXPECT_NE(format.error().message.find("int4"), std::string::npos) << "names what is supported";
   }
+}
+
+// --- Attention -------------------------------------------------------------------------------------------------------
+
+TEST(AttentionFormats, AreRefusedWithTheReason) {
+  const struct {
+    const char *operand, *text, *reason;
+  } wrong[] = {
+      {"k", "int8:token", "for linear layers"},           {"v", "nvfp4", "a scale of the whole matrix"},
+      {"q", "fixed8", "say it, as in fixed8:f4"},         {"k", "bfp4:search", "its scale needs a search"},
+      {"k", "bm8:b16:paper", "its scale needs a search"}, {"q", "f16", "expected f32 or a block format"},
+      {"p", "bf16", "expected f32 or a block format"},    {"v", "bfp4:b48", "must divide a page of 64"},
+      {"v", "bfp4:b128", "must divide a page of 64"},     {"p", "bfp4:row", "must divide a page of 64"},
+      {"p", "fixed8:f7", "cannot represent 1"},           {"p", "bfp4:b16:paper", "cannot represent 1"},
+      {"k", "fixed8:f101", "its fraction is beyond 100"}, {"k", "bfp9", "no known levels"},
+  };
+  for (const auto& [operand, text, reason] : wrong) {
+    const auto format = parse_attention_format(operand, text, "here");
+    ASSERT_FALSE(format) << operand << " " << text;
+    EXPECT_EQ(format.error().code, ErrorCode::usage);
+    EXPECT_NE(format.error().message.find(reason), std::string::npos) << format.error().message;
+    EXPECT_EQ(format.error().message.rfind(fmt::format("here: \"{}\"", operand), 0), 0u) << format.error().message;
+  }
+  for (const char* text : {"f32", "bfp4:b48", "bfp2:row", "fixed8:f7", "e3m2", "bl8:b128"})
+    EXPECT_TRUE(parse_attention_format("q", text, "here")) << text;
+  for (const char* text : {"fixed8:f6", "e4m3", "dmf8", "mxint8", "bl4", "bfp2", "mxfp4:b64", "bm6e2"})
+    EXPECT_TRUE(parse_attention_format("p", text, "here")) << text;
+}
+
+TEST(AttentionFormats, CacheInOneWordOrTwo) {
+  const auto both = with_cache({}, "bfp8/f16", "here");
+  ASSERT_TRUE(both);
+  EXPECT_EQ(cache_name(*both), "bfp8:b16/f16");
+  EXPECT_DOUBLE_EQ(cache_bits(*both, 64), (8.5 + 16) / 2);
+  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "bfp6:b32", "here"), 40), (8 + 2 * 8.0 / 40 + 8.25) / 2);
+  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "mxfp4", "here"), 64), 4.25);
+  EXPECT_TRUE(with_cache({}, "bf16", "here")->plain());
+  for (const char* text : {"", "/", "f16/", "bfp8/bfp8/bfp8", "bfp8,bfp8"})
+    EXPECT_FALSE(with_cache({}, text, "here")) << text;
+  const AttentionFormats blocks[] = {*both, *both, {}};
+  EXPECT_EQ(summary_of(blocks), "blocks 0-1: q f32, k bfp8:b16, p f32, v f16; blocks 2-2: q f32, k f32, p f32, v f32");
 }
 
 }  // namespace

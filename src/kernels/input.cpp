@@ -6,8 +6,8 @@
 
 #include "core/checked.h"
 #include "core/half.h"
-#include "format/block_scale.h"
 #include "format/integer_levels.h"
+#include "kernels/attention_plan.h"
 
 namespace nibble {
 namespace {
@@ -26,38 +26,6 @@ bool stays(const InputPlan& plan, int64_t x_stride, int64_t m) {
   constexpr int64_t kFew = 12;
   return plan.activations.levels == Levels::f32 && plan.kept_count() == 0 && plan.rotation == 0 &&
          (m <= kFew || x_stride % 64 != 0);
-}
-
-RoundArgs rounding_of(const NumberFormat& format) {
-  RoundArgs args{};
-  if (!format.is_block()) return args;
-  args.block = format.sharing == Sharing::group ? format.group : INT64_MAX;
-  if (format.levels == Levels::integer) {
-    args.mantissa_bits = args.least_exponent = format.bits - 2;
-    args.least = std::ldexp(-1.0f, format.bits - 1);
-    args.greatest = -args.least - 1;
-  } else {
-    const Element& element = Element::of(format);
-    args.rounding = format.levels == Levels::power ? Rounding::powers
-                    : element.ties_away()          ? Rounding::away
-                                                   : Rounding::to_even;
-    args.mantissa_bits = element.mantissa_bits();
-    args.least_exponent = element.least_exponent();
-    args.greatest = element.greatest();
-    args.least = -args.greatest;
-  }
-  if (format.sharing == Sharing::none) {
-    args.constant = block_scale(format, 1, 1);
-  } else if (format.scale == ScaleCodec::e4m3) {
-    args.scale = BlockScale::e4m3;
-  } else {
-    args.scale = BlockScale::power;
-    const PowerRule rule = power_rule(format);
-    args.shift = rule.shift;
-    args.up_from = rule.up_from;
-    args.down_below = rule.down_below;
-  }
-  return args;
 }
 
 // The work on one token after the other; a thread has the rows from `room` on to itself.

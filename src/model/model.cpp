@@ -17,7 +17,55 @@ Result<std::optional<std::string>> quantization_method(const Json& config, const
   return method;
 }
 
+Result<AttentionFormats> read_attention(const Json& source, const std::string& where) {
+  NIBBLE_TRY(JsonReader reader, JsonReader::open(source, where));
+  AttentionFormats formats;
+  for (const std::string_view name : kAttentionOperands) {
+    NIBBLE_TRY(const std::string text, reader.string(name));
+    NIBBLE_TRY(operand_of(formats, name), parse_attention_format(name, text, where));
+  }
+  NIBBLE_DO(reader.refuse_unknown());
+  return formats;
+}
+
+Result<std::vector<AttentionFormats>> read_blocks(const Json& source, size_t blocks, const std::string& where) {
+  std::vector<AttentionFormats> out(blocks);
+  if (!source.is_array()) {
+    NIBBLE_TRY(const AttentionFormats formats, read_attention(source, where));
+    out.assign(blocks, formats);
+    return out;
+  }
+  if (source.size() != blocks)
+    return fail(ErrorCode::corrupt, "{} has {} entries for {} blocks", where, source.size(), blocks);
+  for (size_t i = 0; i < blocks; ++i) {
+    NIBBLE_TRY(out[i], read_attention(source[i], fmt::format("{}[{}]", where, i)));
+  }
+  return out;
+}
+
 }  // namespace
+
+Result<std::vector<AttentionFormats>> attention_of(const ModelSource& source) {
+  const auto blocks = static_cast<size_t>(source.spec().layers);
+  std::vector<AttentionFormats> out(blocks);
+  if (source.quantization() == nullptr) return out;
+  const std::string where = (source.folder() / "config.json").string() + ", quantization_config";
+  const Json& quantization = *source.quantization();
+  Status checked;
+  if (const Json* attention = find_path(quantization, {"attention"})) {
+    auto read = read_blocks(*attention, blocks, where + ", \"attention\"");
+    if (read) out = std::move(*read);
+    if (!read) checked = tl::unexpected(read.error());
+  } else if (const Json* cache = find_path(quantization, {"recipe", "cache"})) {
+    const std::string place = where + ", recipe, \"cache\"";
+    if (!cache->is_string()) return fail(ErrorCode::corrupt, "{} is {}, expected a format", place, dump_json(*cache));
+    auto formats = with_cache({}, cache->get<std::string>(), place);
+    if (formats) out.assign(blocks, *formats);
+    if (!formats) checked = tl::unexpected(formats.error());
+  }
+  if (!checked) return fail(ErrorCode::corrupt, "{}", checked.error().message);
+  return out;
+}
 
 std::string linear_name(int64_t block, Role role) { return fmt::format("blocks.{}.{}", block, name_of(role)); }
 

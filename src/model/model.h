@@ -10,6 +10,7 @@
 
 #include "core/json.h"
 #include "core/result.h"
+#include "format/attention_formats.h"
 #include "format/linear_weight.h"
 #include "model/spec.h"
 
@@ -58,6 +59,9 @@ class ModelSource {
   Spec spec_;
   Json config_;
 };
+
+// What attention is computed in, one entry for each block: f32 throughout for models that say nothing.
+Result<std::vector<AttentionFormats>> attention_of(const ModelSource& source);
 
 // Opens a Hugging Face folder or a folder written by `nibble quantize`, whichever it is.
 Result<std::unique_ptr<ModelSource>> open_model(const std::filesystem::path& folder);

@@ -187,6 +187,8 @@ Status QuantizedSource::read_config() {
   if (spec == nullptr) return fail(ErrorCode::corrupt, "{}: \"spec\" is missing", reader.where());
   NIBBLE_TRY(spec_, spec_from_json(*spec, reader.where() + ", \"spec\""));
   NIBBLE_TRY(JsonReader linears, reader.object("linears"));
+  reader.ignore({"attention"});
+  NIBBLE_DO(attention_of(*this));
   NIBBLE_DO(reader.refuse_unknown());
   return read_linears(std::move(linears));
 }

@@ -149,14 +149,28 @@ Json linear_entry(const LinearWeight& weight) {
   return entry;
 }
 
-Json quantization_config_for(Json recipe, const Spec& spec, Json linears) {
+Json quantization_config_for(Json recipe, const Spec& spec, Json linears, std::span<const AttentionFormats> attention) {
   const bool rotated =
       std::any_of(linears.begin(), linears.end(), [](const Json& l) { return l.contains("hadamard"); });
-  return {{"quant_method", "nibble"},
-          {"format_version", rotated ? kFormatVersion : 1},
-          {"recipe", std::move(recipe)},
-          {"spec", to_json(spec)},
-          {"linears", std::move(linears)}};
+  Json config = {{"quant_method", "nibble"},
+                 {"format_version", rotated ? kFormatVersion : 1},
+                 {"recipe", std::move(recipe)},
+                 {"spec", to_json(spec)},
+                 {"linears", std::move(linears)}};
+  if (attention.empty()) return config;
+  const bool alike =
+      std::all_of(attention.begin(), attention.end(), [&](const auto& block) { return block == attention[0]; });
+  // A float cache is in the recipe, where older programs look for it.
+  if (alike && attention[0].plain() && cache_name(attention[0]) == config["recipe"].value("cache", "f32"))
+    return config;
+  config["format_version"] = kFormatVersion;
+  if (alike) {
+    config["attention"] = to_json(attention[0]);
+  } else {
+    config["attention"] = Json::array();
+    for (const AttentionFormats& block : attention) config["attention"].push_back(to_json(block));
+  }
+  return config;
 }
 
 std::string shard_name(int64_t index, int64_t count) {

@@ -20,6 +20,8 @@
 // Which linears are quantized, and how, stands in config.json under "quantization_config":
 //
 //   { "quant_method": "nibble", "format_version": 1, "recipe": {...}, "spec": {...},
+//     "attention": {"q": FORMAT, "k": FORMAT, "p": FORMAT, "v": FORMAT},     or a list of them, one for each block;
+//                                                                            absent: floats, as recipe.cache says
 //     "linears": { "blocks.0.q": {"weights": "int4:row", "activations": "int4:token:asym", "kept": 16,
 //                                 "pattern": "2:4", "hadamard": 32}, ... } }
 //
@@ -29,6 +31,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -41,7 +44,7 @@
 
 namespace nibble {
 
-// Written is the least version that says everything: 2 where a linear is rotated.
+// Written is the least version that says everything: 2 where a linear is rotated or attention is not in floats.
 inline constexpr int64_t kFormatVersion = 2;
 
 // Tensors ready for write_safetensors. They view `storage` and the weights they were made of: both must outlive them.
@@ -57,8 +60,9 @@ NamedTensors global_tensors(const GlobalWeights& globals);
 // The linear's line in "linears": {"weights", "activations"} and, where it has them, "kept", "pattern" and "hadamard".
 Json linear_entry(const LinearWeight& weight);
 // The whole "quantization_config". `recipe`: the canonical recipe; `linears`: an object of linear_entry() by
-// linear_name().
-Json quantization_config_for(Json recipe, const Spec& spec, Json linears);
+// linear_name(); `attention`: by block; nothing, or no more than the recipe's "cache" says, is left out.
+Json quantization_config_for(Json recipe, const Spec& spec, Json linears,
+                             std::span<const AttentionFormats> attention = {});
 
 // "model-00002-of-00007.safetensors" for shard 1 (counted from 0) of 7; "model.safetensors" when there is one. The
 // intended layout is one shard for the globals and one per block, with an index (write_shard_index).

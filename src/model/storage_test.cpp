@@ -273,6 +273,24 @@ TEST(QuantizedFolder, RefusesBadFolders) {
       {"no spec", [](auto& m) { quantization(m).erase("spec"); }, corrupt, {"spec"}},
       {"no recipe", [](auto& m) { quantization(m).erase("recipe"); }, corrupt, {"recipe"}},
       {"no linears", [](auto& m) { quantization(m).erase("linears"); }, corrupt, {"linears"}},
+      {"attention of half the blocks",
+       [](auto& m) {
+         quantization(m)["attention"] = {{{"q", "f32"}, {"k", "f32"}, {"p", "f32"}, {"v", "f32"}}};
+       },
+       corrupt,
+       {"\"attention\" has 1 entries for 2 blocks"}},
+      {"attention without p",
+       [](auto& m) {
+         quantization(m)["attention"] = {{"q", "f32"}, {"k", "f32"}, {"v", "f32"}};
+       },
+       corrupt,
+       {"attention", "\"p\" is missing"}},
+      {"attention in a format that it cannot be in",
+       [](auto& m) {
+         quantization(m)["attention"] = {{"q", "f32"}, {"k", "f32"}, {"p", "fixed8:f7"}, {"v", "f32"}};
+       },
+       corrupt,
+       {"attention", "cannot represent 1"}},
       {"unknown key", [](auto& m) { quantization(m)["rotation"] = true; }, corrupt, {"rotation"}},
       {"bad spec", [](auto& m) { quantization(m)["spec"]["hidden"] = -1; }, corrupt, {"spec", "hidden"}},
       {"unknown family",

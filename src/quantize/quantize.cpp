@@ -35,6 +35,7 @@ int64_t peak_resident_bytes() {
 struct Preparation {
   std::unique_ptr<ModelSource> source;
   std::vector<std::vector<SitePlan>> plans;
+  std::vector<AttentionFormats> attention;  // by block
   Needs needs;
   int64_t length = 0;
   int64_t tokens = 0;     // of text that runs through the blocks
@@ -96,6 +97,7 @@ Result<Preparation> prepare(const QuantizeOptions& options, int threads) {
     return fail(ErrorCode::unsupported, "{} is quantized already; expected an unquantized model",
                 options.model.string());
   NIBBLE_TRY(out.plans, plan_all(options.recipe, out.source->spec()));
+  NIBBLE_TRY(out.attention, attention_of_recipe(options.recipe, out.source->spec()));
   NIBBLE_TRY(out.length, sample_length(options, out.source->spec()));
   out.observed = observes(out.plans);
   out.tokens = options.samples * out.length * (int{!options.calibration.empty()} + int{!options.validation.empty()});
@@ -356,17 +358,19 @@ Status Run::quantize_one(int64_t index) {
   return {};
 }
 
-// The prompt of the fingerprint runs through the model as it will be run: with quantized activations.
+// The prompt of the fingerprint runs through the model as it will be run: with quantized activations, and attention in
+// its block formats, though with floats of the cache in f32.
 Status Run::advance_prompt(int64_t index, const BlockWeights& weights) {
   auto packed = pack_block(weights, isa_, pool_);
   if (!packed) return fail(packed.error().code, "block {}, {}", index, packed.error().message);
-  return prompt_stream_->advance(index, *packed, pool_);
+  const AttentionFormats attention = prepared_.attention[static_cast<size_t>(index)].without_float_types();
+  return prompt_stream_->advance(index, *packed, attention, pool_);
 }
 
 Status Run::write_config() const {
   Json config = prepared_.source->config();
-  config["quantization_config"] =
-      quantization_config_for(options_.recipe.source, stored_spec(spec(), options_.recipe), record_.linears);
+  config["quantization_config"] = quantization_config_for(options_.recipe.source, stored_spec(spec(), options_.recipe),
+                                                          record_.linears, prepared_.attention);
   return write_durably(folder() / "config.json", dump_json(config, 2) + "\n");
 }
 

@@ -31,16 +31,18 @@ struct AttentionRun {
     cut();
     // A sequence that adds few tokens is stored by the task that attends to them.
     const bool separately = tasks > spec.kv_heads * static_cast<int64_t>(segments.size());
-    if (separately) pool.run(pages, [&](int64_t task) { store_page(task); });
     if (scratch.floats.size() < floats * pool.size()) scratch.floats.reserve(2 * floats * pool.size());
+    if (separately) pool.run_by_thread(pages, [&](int64_t task, int thread) { store_page(task, floats_of(thread)); });
     pool.run_by_thread(tasks, [&](int64_t task, int thread) {
       const Part& part = part_of(task, &Part::first_task);
       const int64_t kv_head = (task - part.first_task) / part.chunks, chunk = (task - part.first_task) % part.chunks;
-      if (!separately) store(part, kv_head, 0, segment_of(part).count);
+      if (!separately) store(part, kv_head, 0, segment_of(part).count, floats_of(thread));
       // The last queries see most: they come first, so that no thread is left with a long task at the end.
-      mix(part, kv_head, part.chunks - 1 - chunk, scratch.floats.data() + thread * floats);
+      mix(part, kv_head, part.chunks - 1 - chunk, floats_of(thread));
     });
   }
+
+  float* floats_of(int thread) const { return scratch.floats.data() + thread * floats; }
 
   void cut() {
     int64_t all = 0, row = 0;
@@ -65,7 +67,7 @@ struct AttentionRun {
   // As kernels/abi/attention.h asks.
   int64_t floats_for(int64_t rows, int64_t seen) const {
     const int64_t stride = round_up(spec.head_dim, kKeyPanel);
-    return 33 * stride + round_up(rows, kTile) * (2 * stride + 16 + round_up(seen, kPagePositions));
+    return 97 * stride + round_up(rows, kTile) * (2 * stride + 16 + round_up(seen, kPagePositions));
   }
 
   static int64_t pages_of(const Segment& segment) {
@@ -88,17 +90,17 @@ struct AttentionRun {
     return {positions.cosines(), positions.sines()};
   }
 
-  void store_page(int64_t task) const {
+  void store_page(int64_t task, float* floats_of_thread) const {
     const Part& part = part_of(task, &Part::first_page);
     const Segment& segment = segment_of(part);
     const int64_t blocks = pages_of(segment), kv_head = (task - part.first_page) / blocks,
                   page = segment.position / kPagePositions + (task - part.first_page) % blocks;
     store(part, kv_head, std::max<int64_t>(0, page * kPagePositions - segment.position),
-          std::min(segment.count, (page + 1) * kPagePositions - segment.position));
+          std::min(segment.count, (page + 1) * kPagePositions - segment.position), floats_of_thread);
   }
 
   // Tokens [begin, end) of a segment.
-  void store(const Part& part, int64_t kv_head, int64_t begin, int64_t end) const {
+  void store(const Part& part, int64_t kv_head, int64_t begin, int64_t end, float* floats_of_thread) const {
     const Segment& segment = segment_of(part);
     const int64_t row = part.first_row + begin;
     CacheStoreArgs args{};
@@ -110,6 +112,7 @@ struct AttentionRun {
     args.value_stride = from.v_stride;
     args.position = segment.position + begin;
     args.count = end - begin;
+    args.scratch = floats_of_thread;
     attention_row(args.cache.type, isa).store(args);
   }
 
@@ -131,6 +134,10 @@ struct AttentionRun {
     args.queries = queries;
     args.count = end - begin;
     args.scratch = floats_of_thread;
+    args.added = from.v + part.first_row * from.v_stride + kv_head * spec.head_dim;
+    args.added_stride = from.v_stride;
+    args.added_position = segment.position;
+    args.added_count = segment.count;
     attention_row(args.cache.type, isa).kernel(args);
   }
 };

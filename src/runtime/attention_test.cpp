@@ -105,12 +105,22 @@ TEST(Attend, IsSoftmaxOverTheSequenceForEveryGroupingOfHeads) {
 // Long enough for several runs of queries and pages; decoding, chunks, batches and threads give the same bits.
 TEST(Attend, BitsDependOnNothingButTheSequence) {
   Random random(3);
-  for (CacheType type : {CacheType::f32, CacheType::f16}) {
+  const auto kv = [](const char* cache) { return *with_cache({}, cache, "test"); };
+  AttentionFormats blocks = kv("bfp6:b16/bfp6:b32");
+  blocks.q = *parse_format("mxfp8:b8");
+  blocks.p = *parse_format("bfp8:b16");
+  for (const AttentionFormats& formats :
+       {kv("f32"), kv("f16"), kv("bf16"), kv("bfp4"), kv("f16/mxfp4:b64"), kv("e4m3"), blocks}) {
     const Spec spec = spec_of(6, 2, 24, Positions::rotary);
+    // The second layer has larger blocks than the first, which is looked at.
+    AttentionFormats larger = formats;
+    if (formats == blocks) larger.v = *parse_format("bfp4:b64");
+    const AttentionPlans type = plan_attention(spec, std::vector{formats, larger});
     const Tokens tokens(random, spec, 210);
     Runner one(spec, 1), two(spec, 2), four(spec, 4);
     Sequence whole(spec, type);
     const auto expected = one.attend({{&whole, 210, 0}}, tokens.from(0));
+    SCOPED_TRACE(dump_json(to_json(formats)));
     for (Runner* runner : {&one, &two, &four}) {
       for (int64_t chunk : {1, 7, 64, 100}) {
         Sequence sequence(spec, type);
@@ -119,12 +129,14 @@ TEST(Attend, BitsDependOnNothingButTheSequence) {
           const auto part =
               runner->attend({{&sequence, std::min(chunk, tokens.count - begin), begin}}, tokens.from(begin));
           y.insert(y.end(), part.begin(), part.end());
+          sequence.advance(std::min(chunk, tokens.count - begin));
         }
         ASSERT_EQ(y, expected) << chunk;
       }
       // Tokens [0, 90) are there; [90, 150) run beside a sequence that begins with token 150.
       Sequence first(spec, type), other(spec, type), alone(spec, type);
       runner->attend({{&first, 90, 0}}, tokens.from(0));
+      first.advance(90);
       auto both = runner->attend({{&first, 60, 90}, {&other, 60, 0}}, tokens.from(90));
       const auto second = one.attend({{&alone, 60, 0}}, tokens.from(150));
       const auto width = spec.heads * spec.head_dim;

@@ -39,6 +39,13 @@ Result<Model> Model::load(const ModelSource& source, const Options& options, Thr
   model.spec_ = source.spec();
   model.options_ = options;
   NIBBLE_TRY(model.isa_, selected_isa());
+  NIBBLE_TRY(model.stored_attention_, attention_of(source));
+  std::vector<AttentionFormats> formats = model.stored_attention_;
+  for (AttentionFormats& layer : formats)
+    if (options.cache) {
+      NIBBLE_TRY(layer, with_cache(layer, *options.cache, "the KV cache"));
+    }
+  model.attention_ = plan_attention(model.spec_, formats);
   NIBBLE_DO(options.packed_cache ? model.load_cached(source, pool) : model.load_packing(source, pool));
   return model;
 }
@@ -128,7 +135,8 @@ Status Model::forward(std::span<const int32_t> tokens, std::span<Segment> segmen
   NIBBLE_DO(run_blocks(tokens, segments, &wanted, ws, pool));
   Status done = logits_of(ws.hidden.data(), static_cast<int64_t>(wanted.size()), logits, ws, pool);
   if (!done)
-    for (const Segment& segment : segments) segment.sequence->truncate(segment.position);
+    for (const Segment& segment : segments)
+      NIBBLE_CHECK(segment.sequence->truncate(segment.position) == segment.position);
   return done;
 }
 

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/threads.h"
@@ -25,7 +26,9 @@ namespace nibble {
 class Model {
  public:
   struct Options {
-    CacheType cache = CacheType::f32;
+    // How keys and values are stored in all layers, "f16", "bfp8:b16" or "KEYS/VALUES" (format/attention_formats.h);
+    // absent: as the quantized model says, else f32.
+    std::optional<std::string> cache;
     std::optional<Levels> weights;     // convert float linears to this type (f16, bf16, f32) when loading
     Levels activations = Levels::f32;  // what the input of float linears is rounded to: f32, or bf16 for bf16 weights
     // Map the packed weights from kPackedCacheName beside the model (packed_cache.h); where that file is not there,
@@ -33,13 +36,18 @@ class Model {
     bool packed_cache = false;
   };
   // Packs block by block, so that at most one block is in memory in both forms. Errors: those of the source and of
-  // PackedLinear::pack, with the linear's name; `unsupported` when a weight does not fit the type asked for.
+  // PackedLinear::pack, with the linear's name; `unsupported` when a weight does not fit the type asked for; `usage`
+  // for a cache in a format that attention cannot compute in.
   static Result<Model> load(const std::filesystem::path& folder, const Options& options, ThreadPool& pool);
   static Result<Model> load(const ModelSource& source, const Options& options, ThreadPool& pool);
 
   const Spec& spec() const { return spec_; }
   Isa isa() const { return isa_; }
-  Sequence new_sequence() const { return Sequence(spec_, options_.cache); }
+  Sequence new_sequence() const { return Sequence(spec_, attention_); }
+  // What attention is computed in, by layer: as the model's folder has it, and as new sequences do, whose keys and
+  // values are in the cache that was asked for.
+  const std::vector<AttentionFormats>& stored_attention() const { return stored_attention_; }
+  const AttentionFormats& attention(int64_t layer) const { return (*attention_)[static_cast<size_t>(layer)].formats(); }
   const PackedBlock& block(int64_t layer) const { return blocks_[static_cast<size_t>(layer)]; }
   const PackedLinear& head() const { return *head_; }
   const Embedder& embedder() const { return *embedder_; }
@@ -79,6 +87,8 @@ class Model {
 
   Spec spec_;
   Options options_;
+  std::vector<AttentionFormats> stored_attention_;
+  AttentionPlans attention_;
   std::string note_;
   Isa isa_ = Isa::portable;
   std::unique_ptr<GlobalWeights> globals_;    // embedding, learned positions and final norm; the rest is packed

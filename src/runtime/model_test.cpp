@@ -159,9 +159,9 @@ bool same_bits(const Logits& a, const Logits& b) {
 }
 
 // A token's logits are the same bits alone and in any batch, on any number of threads, however its prompt was cut.
-void expect_invariance(const ModelSource& source, int64_t length) {
+void expect_invariance(const ModelSource& source, int64_t length, const Model::Options& options = {}) {
   ThreadPool one(1);
-  const Model model = load(source, one);
+  const Model model = load(source, one, options);
   std::vector<Tokens> texts;
   std::vector<Logits> alone;
   for (int64_t i = 0; i < 8; ++i) {
@@ -171,7 +171,7 @@ void expect_invariance(const ModelSource& source, int64_t length) {
   EXPECT_FALSE(same_bits(alone[0], alone[3]));
   for (int threads : {1, 2, 4}) {
     ThreadPool pool(threads);
-    const Model again = load(source, pool);
+    const Model again = load(source, pool, options);
     for (size_t batch : {1, 3, 8}) {
       for (int64_t chunk : {1, 7, 1000}) {
         const auto logits = run(again, {texts.begin(), texts.begin() + static_cast<int64_t>(batch)}, chunk, pool);
@@ -282,26 +282,93 @@ TEST_P(EveryIsa, ThreadsBatchesAndChunksChangeNothing) {
 
 INSTANTIATE_TEST_SUITE_P(Formats, EveryIsa, testing::ValuesIn(kFormats), name_of_case);
 
+// Every operand of attention in blocks, of another size in each of the two layers.
+RandomSource source_in_blocks() {
+  RandomSource source(small_spec());
+  source.stored = {{"attention",
+                    {{{"q", "bfp6:b16"}, {"k", "bfp4:b16"}, {"p", "bfp6:b16"}, {"v", "bfp4:b16"}},
+                     {{"q", "f32"}, {"k", "mxfp4:b32"}, {"p", "e4m3"}, {"v", "mxfp8:b8"}}}}};
+  return source;
+}
+
+TEST(Model, AttentionInBlocksChangesNothingBetweenThreadsBatchesAndChunks) {
+  expect_invariance(source_in_blocks(), 45);
+  expect_invariance(RandomSource(small_spec()), 45, {"bfp6:b32/bl8:b64", std::nullopt});
+}
+
+TEST(Model, AttentionInBlocksSeesNoLaterToken) {
+  ThreadPool pool(2);
+  const Model model = load(source_in_blocks(), pool), exact = load(RandomSource(small_spec()), pool);
+  const int64_t width = model.spec().vocabulary;
+  const Tokens text = tokens_for(0, 40, width);
+  const Logits logits = run(model, {text}, 1000, pool)[0];
+  EXPECT_FALSE(same_bits(logits, run(exact, {text}, 1000, pool)[0]));
+  for (size_t t : {0, 7, 15, 16, 23, 30, 38}) {
+    Tokens other = text;
+    other[t + 1] = (other[t + 1] + 1) % static_cast<int32_t>(width);
+    const Logits changed = run(model, {other}, 1000, pool)[0];
+    const auto seen = static_cast<int64_t>(t + 1) * width;
+    EXPECT_TRUE(same_bits({changed.begin(), changed.begin() + seen}, {logits.begin(), logits.begin() + seen})) << t;
+    EXPECT_FALSE(same_bits(changed, logits));
+  }
+}
+
 TEST(Model, TruncatedSequenceGoesOnAsIfNothingHadFollowed) {
   ThreadPool pool(1);
-  const Model model = load(RandomSource(small_spec()), pool);
-  const Tokens text = tokens_for(0, 12, model.spec().vocabulary), other = tokens_for(1, 20, model.spec().vocabulary);
-  const Logits whole = run(model, {text}, 1000, pool)[0];
-  Sequence sequence = model.new_sequence();
-  Workspace workspace;
-  Logits logits(static_cast<size_t>(model.spec().vocabulary));
-  auto feed = [&](const Tokens& part) {
-    Segment segment{&sequence, static_cast<int64_t>(part.size()), 0};
-    const int64_t last = segment.count - 1;
-    ASSERT_TRUE(model.forward(part, {&segment, 1}, {&last, 1}, logits.data(), workspace, pool));
-  };
-  feed({text.begin(), text.begin() + 8});
-  feed(other);
-  EXPECT_EQ(sequence.length(), 28);
-  sequence.truncate(8);
-  feed({text.begin() + 8, text.end()});
-  EXPECT_EQ(sequence.length(), 12);
-  EXPECT_TRUE(same_bits(logits, Logits(whole.end() - model.spec().vocabulary, whole.end())));
+  for (const RandomSource& source : {RandomSource(small_spec()), source_in_blocks()}) {
+    const Model model = load(source, pool);
+    const int64_t width = model.spec().vocabulary;
+    const bool blocks = source.quantization() != nullptr;
+    const Tokens text = tokens_for(0, 40, width), other = tokens_for(1, 40, width);
+    const Logits whole = run(model, {text}, 1000, pool)[0];
+    Sequence sequence = model.new_sequence();
+    Workspace workspace;
+    Logits logits(static_cast<size_t>(width));
+    auto feed = [&](const Tokens& tokens, int64_t end) {
+      Segment segment{&sequence, end - sequence.length(), 0};
+      const int64_t last = segment.count - 1;
+      const std::span part(tokens.data() + sequence.length(), static_cast<size_t>(segment.count));
+      ASSERT_TRUE(model.forward(part, {&segment, 1}, {&last, 1}, logits.data(), workspace, pool));
+    };
+    auto expect_whole = [&](int64_t end) {
+      feed(text, end);
+      EXPECT_TRUE(same_bits(logits, Logits(whole.begin() + (end - 1) * width, whole.begin() + end * width))) << end;
+    };
+    feed(text, 22);
+    feed(other, 38);
+    EXPECT_EQ(sequence.truncate(50), 38);
+    EXPECT_EQ(sequence.truncate(22), 22);  // to before the last pass, into a block that was complete
+    expect_whole(29);
+    EXPECT_EQ(sequence.truncate(27), 27);  // inside the open block
+    feed(other, 31);
+    EXPECT_EQ(sequence.truncate(29), 29);
+    EXPECT_EQ(sequence.truncate(27), 27);
+    expect_whole(36);
+    expect_whole(40);
+    // The numbers that blocks of 16 positions were made of are gone.
+    EXPECT_EQ(sequence.truncate(21), blocks ? 16 : 21);
+    expect_whole(40);
+    EXPECT_EQ(sequence.truncate(33), 33);
+    expect_whole(40);
+    sequence.clear();
+    expect_whole(17);
+  }
+}
+
+// 8.5 and 4.25 bits, and the values of an open block twice in 16 bits.
+TEST(Model, CacheInBlocksIsSmall) {
+  ThreadPool pool(1);
+  Spec spec = small_spec();
+  spec.head_dim = 32;
+  Sequence floats = load(RandomSource(spec), pool).new_sequence(),
+           blocks = load(RandomSource(spec), pool, {"bfp8:b16/mxfp4:b32", std::nullopt}).new_sequence();
+  floats.reserve(64), blocks.reserve(64);
+  const int64_t values = spec.layers * spec.kv_heads * spec.head_dim * 64;
+  EXPECT_EQ(floats.bytes(), 2 * values * 4);
+  EXPECT_EQ(blocks.bytes(), values * 17 / 16 + values * 17 / 32 + 2 * 2 * values / 64 * 32);
+  const auto refused = Model::load(RandomSource(spec), {"nvfp4", std::nullopt}, pool);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::usage);
 }
 
 TEST(Model, WantedRowsOnly) {
@@ -352,7 +419,7 @@ TEST(Model, NothingToDoAndNothingWanted) {
 TEST(Model, HalfFloatCache) {
   ThreadPool pool(1);
   const RandomSource source(small_spec());
-  const Model exact = load(source, pool), half = load(source, pool, {CacheType::f16, std::nullopt});
+  const Model exact = load(source, pool), half = load(source, pool, {"f16", std::nullopt});
   const Tokens text = tokens_for(0, 40, exact.spec().vocabulary);
   const Logits a = run(exact, {text}, 1000, pool)[0], b = run(half, {text}, 1000, pool)[0];
   float difference = 0;
@@ -372,7 +439,7 @@ TEST(Model, ConvertsFloatWeightsWhenLoading) {
     rounded_source.edit_value = [levels](float x) {
       return levels == Levels::f16 ? f16_to_f32(f32_to_f16(x)) : bf16_to_f32(f32_to_bf16(x));
     };
-    const Model plain = load(source, pool), converted = load(source, pool, {CacheType::f32, levels});
+    const Model plain = load(source, pool), converted = load(source, pool, {"f32", levels});
     const Model oracle = load(rounded_source, pool);
     const Tokens text = tokens_for(0, 12, plain.spec().vocabulary);
     const Logits expected = run(oracle, {text}, 1000, pool)[0];
@@ -402,8 +469,8 @@ TEST(Model, ATiedEmbeddingIsInMemoryOnce) {
       Spec spec = small_spec();
       turn(spec);
       const RandomSource source(spec);
-      const Model tied = load(source, pool, {CacheType::f32, levels});
-      const Model untied = load(Untied(source), pool, {CacheType::f32, levels});
+      const Model tied = load(source, pool, {"f32", levels});
+      const Model untied = load(Untied(source), pool, {"f32", levels});
       const int64_t embedding = spec.vocabulary * spec.embedding * (levels ? 2 : 4);
       EXPECT_EQ(untied.packed_bytes() - tied.packed_bytes(), embedding);
       const Tokens text = tokens_for(0, 12, spec.vocabulary);
@@ -417,7 +484,7 @@ TEST(Model, RefusesWeightsBeyondTheRangeOfTheTypeAskedFor) {
   RandomSource source(small_spec());
   int count = 0;
   source.edit_value = [&count](float x) { return ++count == 5000 ? 70000.0f : x; };
-  const auto model = Model::load(source, {CacheType::f32, Levels::f16}, pool);
+  const auto model = Model::load(source, {"f32", Levels::f16}, pool);
   ASSERT_FALSE(model);
   EXPECT_EQ(model.error().code, ErrorCode::unsupported);
   EXPECT_NE(model.error().message.find("too large for f16"), std::string::npos) << model.error().message;

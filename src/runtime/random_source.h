@@ -37,6 +37,10 @@ class RandomSource : public ModelSource {
   // Applied to every weight value as it is made, e.g. to round it.
   std::function<float(float)> edit_value = [](float x) { return x; };
 
+  // quantization_config, of which the runtime reads "attention"; null: not quantized.
+  Json stored;
+  const Json* quantization() const override { return stored.is_null() ? nullptr : &stored; }
+
   Result<GlobalWeights> globals() const override {
     Random random(seed_);
     GlobalWeights out;

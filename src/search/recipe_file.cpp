@@ -70,7 +70,7 @@ Json exceptions_of(const Json& recipe) {
   for (Json entry : recipe.value("except", Json::array())) {
     entry.erase("weights");
     entry.erase("activations");
-    if (entry.contains("set")) out.push_back(std::move(entry));
+    if (entry.contains("set") || entry.contains("attention")) out.push_back(std::move(entry));
   }
   return out;
 }

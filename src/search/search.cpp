@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "model/storage.h"
+#include "quantize/recipe/plan.h"
 #include "search/knapsack.h"
 #include "search/layers.h"
 #include "search/log.h"
@@ -43,7 +44,9 @@ Result<int64_t> bits_beside_linears(const ModelSource& source) {
 
 Result<Unchosen> unchosen_of(const ModelSource& source, const SearchOptions& options) {
   Unchosen out;
-  if (options.recipe.value("cache", "f32") == "f16") out.cache_bits = 16;
+  NIBBLE_TRY(const Recipe recipe, parse_recipe(options.recipe, "the recipe"));
+  NIBBLE_TRY(const std::vector<AttentionFormats> attention, attention_of_recipe(recipe, source.spec()));
+  out.cache_bits = cache_bits(attention, source.spec().head_dim);
   if (options.budget.memory) {
     NIBBLE_TRY(out.stored_bits, bits_beside_linears(source));
   }

@@ -150,7 +150,7 @@ void make_pools(const Spec& spec, const Budget& budget, const Unchosen& unchosen
   activations.variables = all_of(space, Operand::activations);
   if (budget.all) {
     weights.fixed_values = cache_values(spec, budget.length);
-    weights.fixed_bits = weights.fixed_values * unchosen.cache_bits;
+    weights.fixed_bits = std::llround(static_cast<double>(weights.fixed_values) * unchosen.cache_bits);
   }
   if (budget.memory) {
     weights.fixed_bits += unchosen.stored_bits;

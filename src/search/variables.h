@@ -52,7 +52,7 @@ struct Budget {
 // What the model stores that is not chosen.
 struct Unchosen {
   int64_t stored_bits = 0;  // all tensors but the matrices of the blocks' linears
-  int cache_bits = 32;      // of a value of the KV cache
+  double cache_bits = 32;   // of a value of the KV cache
 };
 
 // --- variables --------------------------------------------------------------------------------------------------

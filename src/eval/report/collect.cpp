@@ -98,6 +98,9 @@ Status Collector::describe() {
   if (const Json* quantization = model_.quantization())
     if (const Json* name = find_path(*quantization, {"recipe", "name"}); name != nullptr && name->is_string())
       report_.recipe = name->get<std::string>();
+  NIBBLE_TRY(const std::vector<AttentionFormats> attention, attention_of(model_));
+  if (!std::all_of(attention.begin(), attention.end(), [](const auto& block) { return block.plain(); }))
+    report_.attention = summary_of(attention);
   report_.parameters = parameter_count(model_.spec());
   report_.file_bytes = model_.file_bytes();
   report_.blocks = model_.spec().layers;

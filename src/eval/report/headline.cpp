@@ -32,6 +32,7 @@ std::string facts(const LayerReport& report) {
   if (!report.recipe.empty()) facts.push_back(fmt::format("recipe <b>{}</b>", escaped(report.recipe)));
   if (!report.reference.empty()) facts.push_back(fmt::format("reference <b>{}</b>", escaped(report.reference)));
   if (!report.family.empty()) facts.push_back(fmt::format("family {}", escaped(report.family)));
+  if (!report.attention.empty()) facts.push_back(fmt::format("attention {}", escaped(report.attention)));
   facts.push_back(fmt::format("{} parameters in {} {}", parameters(report.parameters), count(report.blocks),
                               report.blocks == 1 ? "block" : "blocks"));
   std::string out;

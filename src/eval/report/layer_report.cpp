@@ -67,6 +67,7 @@ Json to_json(const LayerReport& report) {
               {"reference", known(report.reference)},
               {"family", report.family},
               {"recipe", known(report.recipe)},
+              {"attention", known(report.attention)},
               {"tool", known(report.tool)},
               {"parameters", report.parameters},
               {"file_bytes", report.file_bytes},

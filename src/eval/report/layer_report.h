@@ -41,6 +41,7 @@ struct SiteRow {
 struct LayerReport {
   std::string model, reference;  // names of the folders; no reference: empty
   std::string family, recipe, tool;
+  std::string attention;  // formats of its operands, summary_of(); empty: floats
   int64_t parameters = 0, file_bytes = 0, blocks = 0;
   double bits_per_weight = 0, quantized_bits_per_weight = 0;
   std::vector<LayerRow> linears;  // block by block, in execution order

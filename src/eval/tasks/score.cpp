@@ -145,7 +145,7 @@ class Scorer {
       const Answers& answers = items[batch[i]];
       if (j >= answers.size()) continue;
       const int64_t shared = shared_inputs(answers);
-      sequences_[i].truncate(shared);
+      NIBBLE_CHECK(sequences_[i].truncate(shared) == shared);  // the length before the last pass
       rests.add(sequences_[i], batch[i], std::span(answers).subspan(j, 1), std::span(scores[batch[i]]).subspan(j, 1),
                 shared, inputs_of(answers[j]));
     }

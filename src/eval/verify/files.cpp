@@ -98,6 +98,14 @@ Status compare_plan(const ModelSource& source, const Json& quantization) {
   for (const auto& [name, formats] : listed)
     if (!planned.contains(name))
       return corrupt(fmt::format("{}: {} is stored as {}, the recipe leaves it alone", where, name, formats));
+  NIBBLE_TRY(const std::vector<AttentionFormats> attention, attention_of(source));
+  for (int64_t block = 0; block < source.spec().layers; ++block) {
+    NIBBLE_TRY(const AttentionFormats wanted, attention_of_block(*recipe, source.spec(), block));
+    const AttentionFormats& found = attention[static_cast<size_t>(block)];
+    if (found != wanted)
+      return corrupt(fmt::format("{}: attention of block {} is {}, the recipe says {}", where, block,
+                                 dump_json(to_json(found)), dump_json(to_json(wanted))));
+  }
   return {};
 }
 

@@ -43,15 +43,6 @@ std::vector<int32_t> beginning(const Opened& opened) {
   return ids;
 }
 
-Result<CacheType> cache_of(const ModelSource& source) {
-  if (source.quantization() == nullptr) return CacheType::f32;
-  const Json* name = find_path(*source.quantization(), {"recipe", "cache"});
-  if (name == nullptr || *name == "f32") return CacheType::f32;
-  if (*name == "f16") return CacheType::f16;
-  return fail(ErrorCode::corrupt, "{}: quantization_config, recipe, \"cache\" is {}; supported are f32 and f16",
-              (source.folder() / "config.json").string(), dump_json(*name));
-}
-
 bool corrupt(const Finding& finding) {
   return finding.kind == FindingKind::failed && finding.code == ErrorCode::corrupt;
 }
@@ -93,8 +84,7 @@ void Examination::told(const std::string& what, double done) {
 Result<const Model*> Examination::model_of(const Opened& opened, std::optional<Model>& model) {
   if (!model) {
     Model::Options wanted;
-    NIBBLE_TRY(const CacheType recommended, cache_of(*opened.source));
-    wanted.cache = options.cache.value_or(recommended);
+    wanted.cache = options.cache;
     NIBBLE_TRY(model, Model::load(*opened.source, wanted, pool));
   }
   return &*model;

@@ -21,7 +21,7 @@ struct VerifyOptions {
   std::filesystem::path reference;  // empty: only what needs no original is checked
   std::string text;                 // that divergence is measured on, by windows; empty: drawn from the reference
   std::optional<double> max_kl, min_agreement, max_perplexity_ratio;  // instead of the limits by bit width
-  std::optional<CacheType> cache;  // of keys and values; default: as each model's recipe says, else f32
+  std::optional<std::string> cache;  // of keys and values (Model::Options); default: as each model says, else f32
   ProgressCallback progress;
 };
 

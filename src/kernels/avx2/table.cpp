@@ -23,6 +23,8 @@ constexpr LinearRow kLinear[] = {
 constexpr AttentionRow kAttention[] = {
     {"attention_f32__avx2_6x16", CacheType::f32, 0, avx2::attention_f32, avx2::store_cache_f32},
     {"attention_f16__avx2_6x16", CacheType::f16, 0, avx2::attention_f16, avx2::store_cache_f16},
+    {"attention_bf16__avx2_6x16", CacheType::bf16, 0, avx2::attention_bf16, avx2::store_cache_bf16},
+    {"attention_mixed__avx2_6x16", CacheType::mixed, 0, avx2::attention_mixed, avx2::store_cache_mixed},
     {},
 };
 

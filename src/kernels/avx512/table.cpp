@@ -22,6 +22,8 @@ constexpr LinearRow kLinear[] = {
 constexpr AttentionRow kAttention[] = {
     {"attention_f32__avx512_12x32", CacheType::f32, 0, avx512::attention_f32, avx512::store_cache_f32},
     {"attention_f16__avx512_12x32", CacheType::f16, 0, avx512::attention_f16, avx512::store_cache_f16},
+    {"attention_bf16__avx512_12x32", CacheType::bf16, 0, avx512::attention_bf16, avx512::store_cache_bf16},
+    {"attention_mixed__avx512_12x32", CacheType::mixed, 0, avx512::attention_mixed, avx512::store_cache_mixed},
     {},
 };
 

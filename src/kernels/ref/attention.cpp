@@ -1,40 +1,143 @@
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <initializer_list>
+#include <limits>
 
 #include "core/half.h"
+#include "kernels/ref/rounding.h"
 #include "kernels/ref/rows.h"
 
 namespace nibble::ref {
 namespace {
 
+// --- codes ------------------------------------------------------------------------------------------------------
+
+float float_of(Stored as, const std::byte* from, int64_t at) {
+  if (as == Stored::f32) return reinterpret_cast<const float*>(from)[at];
+  const uint16_t half = reinterpret_cast<const uint16_t*>(from)[at];
+  return as == Stored::f16 ? f16_to_f32(half) : bf16_to_f32(half);
+}
+
+void put_float(Stored as, std::byte* to, int64_t at, float value) {
+  if (as == Stored::f32) {
+    reinterpret_cast<float*>(to)[at] = value;
+  } else {
+    reinterpret_cast<uint16_t*>(to)[at] = as == Stored::f16 ? f32_to_f16(value) : f32_to_bf16(value);
+  }
+}
+
+int code_of(float level, const StoredFormat& format) {
+  const int magnitudes = 1 << (format.code_bits - 1);
+  if (format.as == Stored::integers) return static_cast<int>(level) & (2 * magnitudes - 1);
+  const int sign = std::signbit(level) ? magnitudes : 0;
+  if (format.as == Stored::minifloats) return sign | f32_to_f16(std::fabs(level) / format.unit) >> format.half_shift;
+  if (level == 0) return sign;
+  const int exponent = static_cast<int>(std::bit_cast<uint32_t>(level) >> 23 & 255);
+  return sign | (exponent - (127 - magnitudes + 1));
+}
+
+float level_of_code(int code, const StoredFormat& format) {
+  if (format.code_bits == 4) return format.levels[code];
+  if (format.as == Stored::integers) return static_cast<float>(static_cast<int8_t>(code));
+  const float sign = code >= 128 ? -1.0f : 1.0f;
+  const int magnitude = code & 127;
+  if (format.as == Stored::minifloats)
+    return sign * (format.unit * f16_to_f32(static_cast<uint16_t>(magnitude << format.half_shift)));
+  return magnitude == 0 ? sign * 0.0f : sign * std::ldexp(1.0f, magnitude - 127);
+}
+
+// Code `at` of groups of 16.
+int get_code(const std::byte* from, int64_t at, int bits) {
+  if (bits == 8) return static_cast<int>(from[at]);
+  const int byte = static_cast<int>(from[at / 16 * 8 + at % 8]);
+  return at % 16 < 8 ? byte & 15 : byte >> 4;
+}
+
+void put_code(std::byte* to, int64_t at, int bits, int code) {
+  if (bits == 8) {
+    to[at] = static_cast<std::byte>(code);
+    return;
+  }
+  std::byte& byte = to[at / 16 * 8 + at % 8];
+  byte = at % 16 < 8 ? (byte & std::byte{0xF0}) | static_cast<std::byte>(code)
+                     : (byte & std::byte{0x0F}) | static_cast<std::byte>(code << 4);
+}
+
+float scale_of(std::byte byte) {
+  const int exponent = static_cast<int>(byte);
+  return exponent == 255 ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0f, exponent - 127);
+}
+
+// --- a head's part of the pages -----------------------------------------------------------------------------------
+
 struct Cached {
   const CachedHead& head;
+  StoredFormat plain{};
+  const StoredFormat &keys, &values;
 
-  float read(int64_t page, int64_t bytes, int64_t at) const {
-    const std::byte* from = head.pages[page] + bytes;
-    return head.type == CacheType::f32 ? reinterpret_cast<const float*>(from)[at]
-                                       : f16_to_f32(reinterpret_cast<const uint16_t*>(from)[at]);
+  explicit Cached(const CachedHead& cached)
+      : head(cached),
+        keys(cached.type == CacheType::mixed ? *cached.key_format : plain),
+        values(cached.type == CacheType::mixed ? *cached.value_format : plain) {
+    plain.as = cached.type == CacheType::f16    ? Stored::f16
+               : cached.type == CacheType::bf16 ? Stored::bf16
+                                                : Stored::f32;
   }
-  void write(int64_t page, int64_t bytes, int64_t at, float value) const {
-    std::byte* to = head.pages[page] + bytes;
-    if (head.type == CacheType::f32) {
-      reinterpret_cast<float*>(to)[at] = value;
-    } else {
-      reinterpret_cast<uint16_t*>(to)[at] = f32_to_f16(value);
-    }
-  }
+  Cached(const Cached&) = delete;
+
+  std::byte* page(int64_t j) const { return head.pages[j / kPagePositions]; }
+
   int64_t key_at(int64_t j, int64_t d) const {
     return (j % kPagePositions / kKeyPanel * head.head_dim + d) * kKeyPanel + j % kKeyPanel;
   }
   int64_t value_at(int64_t j, int64_t d) const { return j % kPagePositions * head.value_stride + d; }
+  std::byte& key_scale(int64_t j, int64_t d) const {
+    const int64_t blocks = (head.head_dim + keys.block - 1) / keys.block, panel = j % kPagePositions / kKeyPanel;
+    return page(j)[head.key_scales + (panel * blocks + d / keys.block) * kKeyPanel + j % kKeyPanel];
+  }
+  std::byte& value_scale(int64_t j, int64_t d) const {
+    return page(j)[head.value_scales + j % kPagePositions / values.block * head.value_stride + d];
+  }
 
-  float key(int64_t j, int64_t d) const { return read(j / kPagePositions, head.keys, key_at(j, d)); }
-  float value(int64_t j, int64_t d) const { return read(j / kPagePositions, head.values, value_at(j, d)); }
-  void store(int64_t j, int64_t d, float key, float value) const {
-    write(j / kPagePositions, head.keys, key_at(j, d), key);
-    write(j / kPagePositions, head.values, value_at(j, d), value);
+  float key(int64_t j, int64_t d) const {
+    const std::byte* from = page(j) + head.keys;
+    if (!keys.codes()) return float_of(keys.as, from, key_at(j, d));
+    const float scale = keys.block == 0 ? keys.rounding.constant : scale_of(key_scale(j, d));
+    return scale * level_of_code(get_code(from, key_at(j, d), keys.code_bits), keys);
+  }
+  float value(int64_t j, int64_t d) const {
+    const std::byte* from = page(j) + head.values;
+    if (!values.codes()) return float_of(values.as, from, value_at(j, d));
+    const float scale = values.block == 0 ? values.rounding.constant : scale_of(value_scale(j, d));
+    return scale * level_of_code(get_code(from, value_at(j, d), values.code_bits), values);
+  }
+
+  // Values that share no scale with others, or float ones.
+  void store_key(int64_t j, int64_t d, float key) const { store_one(keys, page(j) + head.keys, key_at(j, d), key); }
+  void store_value(int64_t j, int64_t d, float value) const {
+    store_one(values, page(j) + head.values, value_at(j, d), value);
+  }
+  static void store_one(const StoredFormat& format, std::byte* to, int64_t at, float x) {
+    if (!format.codes()) return put_float(format.as, to, at, x);
+    const float level = std::isfinite(x) ? level_of(x / format.rounding.constant, format.rounding) : 0;
+    put_code(to, at, format.code_bits, code_of(level, format));
   }
 };
+
+// Chooses the scale byte of a block and gives every value's code to `put`.
+template <class Put>
+std::byte encode_block(const StoredFormat& format, const float* x, int64_t count, const Put& put) {
+  const float most = absmax_of(x, count);
+  int exponent = 0;
+  if (most > 0) exponent = std::min(scale_exponent(format.rounding, most), format.most_exponent);
+  const float scale = std::ldexp(1.0f, exponent);
+  for (int64_t i = 0; i < count; ++i)
+    put(i, std::isnan(most) ? 0 : code_of(level_of(x[i] / scale, format.rounding), format));
+  return static_cast<std::byte>(std::isnan(most) ? 255 : exponent + 127);
+}
+
+// --- attention ----------------------------------------------------------------------------------------------------
 
 // Value d of x, rotated to `position`.
 float rotated(const float* x, int64_t d, const RotaryTables& angles, int64_t position, int64_t head_dim) {
@@ -75,22 +178,90 @@ float exponentiate(float* scores, int64_t count, float greatest) {
   return sums[0];
 }
 
+// `room` has space for count / 2 floats.
+void round_in_place(RoundArgs args, float* x, int64_t count, float* room) {
+  args.x = x;
+  args.count = count;
+  args.y = reinterpret_cast<uint16_t*>(room);
+  round(args);
+  for (int64_t i = 0; i < count; ++i) x[i] = bf16_to_f32(args.y[i]);
+}
+
+// The value that a query at position t reads at j.
+float value_seen(const AttentionArgs& args, const Cached& cached, int64_t t, int64_t j, int64_t d) {
+  const int64_t block = cached.values.codes() ? cached.values.block : 0;
+  if (block == 0 || j / block < t / block) return cached.value(j, d);
+  if (j >= args.added_position)
+    return bf16_to_f32(f32_to_bf16(args.added[(j - args.added_position) * args.added_stride + d]));
+  return bf16_to_f32(args.cache.tail[j % args.cache.tail_rows * args.cache.value_stride + d]);
+}
+
 void attend(const AttentionArgs& args, const AttentionQuery& query) {
-  const Cached cached{args.cache};
+  const Cached cached(args.cache);
+  const bool mixed = args.cache.type == CacheType::mixed;
   const int64_t head_dim = args.cache.head_dim;
-  float *const q = args.scratch, *const scores = q + head_dim;
+  float *const q = args.scratch, *const scores = q + head_dim, *const room = scores + query.position + 1;
   for (int64_t d = 0; d < head_dim; ++d) q[d] = rotated(query.q, d, args.angles, query.position, head_dim);
+  if (mixed && args.cache.q != nullptr) round_in_place(*args.cache.q, q, head_dim, scores);
   float greatest = -INFINITY;
   for (int64_t j = 0; j <= query.position; ++j) {
     scores[j] = score(cached, q, j, args.scale, query.bias);
     greatest = scores[j] > greatest ? scores[j] : greatest;
   }
   const float total = exponentiate(scores, query.position + 1, greatest);
+  if (mixed && args.cache.p != nullptr) round_in_place(*args.cache.p, scores, query.position + 1, room);
   for (int64_t d = 0; d < head_dim; ++d) {
     float a = 0;
-    for (int64_t j = 0; j <= query.position; ++j) a = std::fma(scores[j], cached.value(j, d), a);
+    for (int64_t j = 0; j <= query.position; ++j)
+      a = std::fma(scores[j], value_seen(args, cached, query.position, j, d), a);
     query.y[d] = a / total;
   }
+}
+
+// --- storing ------------------------------------------------------------------------------------------------------
+
+void store_keys(const CacheStoreArgs& args, const Cached& cached, int64_t token) {
+  const int64_t position = args.position + token, head_dim = args.cache.head_dim;
+  const float* const keys = args.keys + token * args.key_stride;
+  const auto key = [&](int64_t d) { return rotated(keys, d, args.angles, position, head_dim); };
+  if (!cached.keys.codes() || cached.keys.block == 0) {
+    for (int64_t d = 0; d < head_dim; ++d) cached.store_key(position, d, key(d));
+    return;
+  }
+  for (int64_t begin = 0; begin < head_dim; begin += cached.keys.block) {
+    const int64_t count = std::min(cached.keys.block, head_dim - begin);
+    for (int64_t i = 0; i < count; ++i) args.scratch[i] = key(begin + i);
+    cached.key_scale(position, begin) = encode_block(cached.keys, args.scratch, count, [&](int64_t i, int code) {
+      put_code(cached.page(position) + args.cache.keys, cached.key_at(position, begin + i), cached.keys.code_bits,
+               code);
+    });
+  }
+}
+
+// The bfloat16 number of position j, which is being added or in the tail.
+uint16_t half_of(const CacheStoreArgs& args, int64_t j, int64_t d) {
+  if (j >= args.position) return f32_to_bf16(args.values[(j - args.position) * args.value_stride + d]);
+  return args.cache.tail[j % args.cache.tail_rows * args.cache.value_stride + d];
+}
+
+// Those blocks that end with the tokens given.
+void store_value_blocks(const CacheStoreArgs& args, const Cached& cached) {
+  const int64_t block = cached.values.block, end = (args.position + args.count) / block * block;
+  float* const x = args.scratch;
+  for (int64_t begin = args.position / block * block; begin < end; begin += block)
+    for (int64_t d = 0; d < args.cache.head_dim; ++d) {
+      for (int64_t i = 0; i < block; ++i) x[i] = bf16_to_f32(half_of(args, begin + i, d));
+      cached.value_scale(begin, d) = encode_block(cached.values, x, block, [&](int64_t i, int code) {
+        put_code(cached.page(begin) + args.cache.values, cached.value_at(begin + i, d), cached.values.code_bits, code);
+      });
+    }
+}
+
+void store_tail(const CacheStoreArgs& args) {
+  const int64_t end = args.position + args.count, rows = args.cache.tail_rows;
+  for (int64_t j = end / rows * rows; j < end; ++j)
+    for (int64_t d = 0; d < args.cache.head_dim; ++d)
+      args.cache.next_tail[j % rows * args.cache.value_stride + d] = half_of(args, j, d);
 }
 
 }  // namespace
@@ -100,13 +271,15 @@ void attention(const AttentionArgs& args) {
 }
 
 void store_cache(const CacheStoreArgs& args) {
-  const Cached cached{args.cache};
-  for (int64_t token = 0; token < args.count; ++token) {
-    const int64_t position = args.position + token;
-    const float *keys = args.keys + token * args.key_stride, *values = args.values + token * args.value_stride;
-    for (int64_t d = 0; d < args.cache.head_dim; ++d)
-      cached.store(position, d, rotated(keys, d, args.angles, position, args.cache.head_dim), values[d]);
+  const Cached cached(args.cache);
+  for (int64_t token = 0; token < args.count; ++token) store_keys(args, cached, token);
+  if (cached.values.codes() && cached.values.block > 0) {
+    store_value_blocks(args, cached);
+    return store_tail(args);
   }
+  for (int64_t token = 0; token < args.count; ++token)
+    for (int64_t d = 0; d < args.cache.head_dim; ++d)
+      cached.store_value(args.position + token, d, args.values[token * args.value_stride + d]);
 }
 
 }  // namespace nibble::ref

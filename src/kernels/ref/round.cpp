@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/half.h"
+#include "kernels/ref/rounding.h"
 #include "kernels/ref/rows.h"
 
 namespace nibble::ref {
@@ -12,16 +13,6 @@ namespace {
 
 uint32_t mantissa_of(float x) { return std::bit_cast<uint32_t>(x) & ((1u << 23) - 1); }
 int exponent_of(float x) { return static_cast<int>(std::bit_cast<uint32_t>(x) >> 23 & 255) - 127; }
-
-// NaN when a value is NaN or infinite.
-float absmax_of(const float* x, int64_t count) {
-  float most = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    if (!std::isfinite(x[i])) return std::numeric_limits<float>::quiet_NaN();
-    most = std::max(most, std::fabs(x[i]));
-  }
-  return most;
-}
 
 // |u| to a multiple of the step of its exponent.
 float to_multiple(float a, Rounding rounding, int mantissa_bits, int least_exponent) {
@@ -38,14 +29,6 @@ float to_power(float a, int least_exponent) {
   return std::ldexp(1.0f, exponent_of(a) + int{mantissa_of(a) > kRootOfTwo});
 }
 
-float level_of(float u, const RoundArgs& args) {
-  const float a = std::fabs(u);
-  const float magnitude = args.rounding == Rounding::powers
-                              ? to_power(a, args.least_exponent)
-                              : to_multiple(a, args.rounding, args.mantissa_bits, args.least_exponent);
-  return std::clamp(std::copysign(magnitude, u), args.least, args.greatest);
-}
-
 float to_e4m3(float scale) {
   constexpr float kLeast = 0x1p-9f, kMost = 448;
   return std::min(to_multiple(std::clamp(scale, kLeast, kMost), Rounding::to_even, 3, -6), kMost);
@@ -60,16 +43,10 @@ float row_scale(const RoundArgs& args) {
   return std::ldexp(1.0f, std::clamp(exponent_of(scale) + int{mantissa_of(scale) != 0}, -100, 100));
 }
 
-int block_exponent(const RoundArgs& args, float most) {
-  const uint32_t mantissa = mantissa_of(most);
-  const int exponent = exponent_of(most) - args.shift + int{mantissa >= args.up_from} - int{mantissa < args.down_below};
-  return std::clamp(exponent, -127, 127);
-}
-
 float block_scale(const RoundArgs& args, float most, float of_row) {
   if (args.scale == BlockScale::constant) return args.constant;
   if (args.scale == BlockScale::e4m3) return most == 0 ? of_row : to_e4m3(most / (args.greatest * of_row)) * of_row;
-  return std::ldexp(1.0f, block_exponent(args, most));
+  return std::ldexp(1.0f, scale_exponent(args, most));
 }
 
 // The records of a row, block by block.
@@ -99,6 +76,29 @@ struct Records {
 };
 
 }  // namespace
+
+float absmax_of(const float* x, int64_t count) {
+  float most = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (!std::isfinite(x[i])) return std::numeric_limits<float>::quiet_NaN();
+    most = std::max(most, std::fabs(x[i]));
+  }
+  return most;
+}
+
+float level_of(float u, const RoundArgs& args) {
+  const float a = std::fabs(u);
+  const float magnitude = args.rounding == Rounding::powers
+                              ? to_power(a, args.least_exponent)
+                              : to_multiple(a, args.rounding, args.mantissa_bits, args.least_exponent);
+  return std::clamp(std::copysign(magnitude, u), args.least, args.greatest);
+}
+
+int scale_exponent(const RoundArgs& args, float most) {
+  const uint32_t mantissa = mantissa_of(most);
+  const int exponent = exponent_of(most) - args.shift + int{mantissa >= args.up_from} - int{mantissa < args.down_below};
+  return std::clamp(exponent, -127, 127);
+}
 
 void round(const RoundArgs& args) {
   const float of_row = row_scale(args);
@@ -130,10 +130,10 @@ void encode(const EncodeArgs& args) {
   }
   int greatest = -127;
   for (int64_t b = 0; b < records.blocks; ++b)
-    greatest = std::max(greatest, block_exponent(rounding, records.most_of(b)));
+    greatest = std::max(greatest, scale_exponent(rounding, records.most_of(b)));
   *args.scale = std::ldexp(1.0f, greatest - args.shift);
   for (int64_t b = 0; b < records.blocks; ++b) {
-    const int exponent = block_exponent(rounding, records.most_of(b));
+    const int exponent = scale_exponent(rounding, records.most_of(b));
     const bool none = exponent - greatest < -126;
     records.write(b, none ? 0 : std::ldexp(1.0f, exponent), none ? 1 : std::ldexp(1.0f, exponent - greatest));
   }

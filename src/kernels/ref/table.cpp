@@ -23,6 +23,8 @@ constexpr LinearRow kLinear[] = {
 constexpr AttentionRow kAttention[] = {
     {"attention_f32__reference", CacheType::f32, 0, ref::attention, ref::store_cache},
     {"attention_f16__reference", CacheType::f16, 0, ref::attention, ref::store_cache},
+    {"attention_bf16__reference", CacheType::bf16, 0, ref::attention, ref::store_cache},
+    {"attention_mixed__reference", CacheType::mixed, 0, ref::attention, ref::store_cache},
     {},
 };
 

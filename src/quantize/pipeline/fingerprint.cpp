@@ -203,7 +203,9 @@ Result<Json> logit_fingerprint(const ModelSource& quantized, const Samples& prom
 
 Result<FingerprintDifference> compare_fingerprint(const Model& model, const Json& recorded, ThreadPool& pool) {
   NIBBLE_TRY(const RecordedFingerprint then, read_recorded(recorded, model.spec()));
-  Sequence sequence(model.spec(), CacheType::f32);
+  std::vector<AttentionFormats> attention = model.stored_attention();
+  for (AttentionFormats& block : attention) block = block.without_float_types();
+  Sequence sequence(model.spec(), plan_attention(model.spec(), attention));
   Segment segment{&sequence, static_cast<int64_t>(then.prompt.size()), 0};
   Workspace workspace;
   NIBBLE_DO(model.run_blocks(then.prompt, {&segment, 1}, workspace, pool));

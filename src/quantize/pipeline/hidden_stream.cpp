@@ -26,11 +26,13 @@ std::filesystem::path HiddenStream::path(int64_t index) const {
 }
 
 template <class Work>
-Status HiddenStream::for_chunks(const Work& work) {
+Status HiddenStream::for_chunks(const Work& work, const AttentionFormats& attention) {
+  const AttentionPlans plans = plan_attention(spec_, {&attention, 1});
+  sequences_.clear();
   for (int64_t first = 0; first < samples_->count; first += chunk_) {
     const int64_t count = std::min(chunk_, samples_->count - first);
     std::vector<Segment> segments;
-    while (static_cast<int64_t>(sequences_.size()) < count) sequences_.emplace_back(spec_, CacheType::f32);
+    while (static_cast<int64_t>(sequences_.size()) < count) sequences_.emplace_back(spec_, plans);
     for (int64_t i = 0; i < count; ++i) {
       sequences_[static_cast<size_t>(i)].clear();
       segments.push_back({&sequences_[static_cast<size_t>(i)], samples_->length, 0});
@@ -222,16 +224,19 @@ Status HiddenStream::reach(int64_t index, const PackedBlock& block, size_t site,
   return {};
 }
 
-Status HiddenStream::advance(int64_t index, const PackedBlock& block, ThreadPool& pool) {
+Status HiddenStream::advance(int64_t index, const PackedBlock& block, const AttentionFormats& attention,
+                             ThreadPool& pool) {
   inside_ = false;
   Files files(*this);
   NIBBLE_DO(files.open(index, kHiddenPart));
   NIBBLE_DO(files.create_states(index + 1));
-  const Status ran = for_chunks([&](int64_t first, int64_t count, std::span<const Segment> segments) -> Status {
-    files.load(first, count);
-    forward_block(spec_, block, 0, segments, buffer(kHiddenPart), isa_, workspace_, pool);
-    return files.save(count);
-  });
+  const Status ran = for_chunks(
+      [&](int64_t first, int64_t count, std::span<const Segment> segments) -> Status {
+        files.load(first, count);
+        forward_block(spec_, block, 0, segments, buffer(kHiddenPart), isa_, workspace_, pool);
+        return files.save(count);
+      },
+      attention);
   NIBBLE_DO(ran);
   return files.commit();
 }

@@ -32,8 +32,8 @@ class HiddenStream {
   // before it, as they are in `block` by now. With as many as there are sites: to the end of the block. `tap` may be
   // null.
   Status reach(int64_t index, const PackedBlock& block, size_t site, const SampleTap* tap, ThreadPool& pool);
-  // The whole block at once.
-  Status advance(int64_t index, const PackedBlock& block, ThreadPool& pool);
+  // The whole block at once, with attention in these formats.
+  Status advance(int64_t index, const PackedBlock& block, const AttentionFormats& attention, ThreadPool& pool);
   // The states before block `index`, of all samples. For short streams.
   Result<std::vector<float>> read(int64_t index) const;
   void remove(int64_t index) const;
@@ -54,7 +54,7 @@ class HiddenStream {
   void remove_parts(int64_t index, unsigned parts) const;
   // Calls work(first sample, count, segments) for each chunk.
   template <class Work>
-  Status for_chunks(const Work& work);
+  Status for_chunks(const Work& work, const AttentionFormats& attention = {});
 
   std::filesystem::path folder_;
   std::string name_;

@@ -27,9 +27,13 @@ bool lists(const Json& entry, const char* key, std::string_view name) {
   return std::any_of(entry[key].begin(), entry[key].end(), [&](const Json& v) { return v == std::string(name); });
 }
 
+bool matches(const Json& entry, const Spec& spec, int64_t block) {
+  return lists(entry, "families", spec.family) &&
+         (!entry.contains("blocks") || matches_blocks(entry["blocks"], block, spec.layers));
+}
+
 bool matches(const Json& entry, const Target& target) {
-  return lists(entry, "roles", name_of(target.role)) && lists(entry, "families", target.spec.family) &&
-         (!entry.contains("blocks") || matches_blocks(entry["blocks"], target.block, target.spec.layers));
+  return lists(entry, "roles", name_of(target.role)) && matches(entry, target.spec, target.block);
 }
 
 // Weights that cannot be multiplied with the activations so far read f32, unless the entry itself says otherwise.
@@ -168,7 +172,34 @@ Result<SitePlan> plan_site(const Recipe& recipe, const Spec& spec, int64_t block
   return plan;
 }
 
+Status apply_attention(const Json& entry, AttentionFormats& formats, const std::string& where) {
+  if (!entry.contains("attention")) return {};
+  for (const auto& item : entry["attention"].items()) {
+    NIBBLE_TRY(operand_of(formats, item.key()),
+               parse_attention_format(item.key(), item.value().get<std::string>(), where));
+  }
+  return {};
+}
+
 }  // namespace
+
+Result<AttentionFormats> attention_of_block(const Recipe& recipe, const Spec& spec, int64_t block) {
+  const std::string where = fmt::format("recipe {}, attention of block {}", recipe.name, block);
+  NIBBLE_TRY(AttentionFormats formats, with_cache({}, recipe.source.value("cache", "f32"), where));
+  NIBBLE_DO(apply_attention(recipe.source, formats, where));
+  for (const Json& entry : recipe.source.value("except", Json::array()))
+    if (matches(entry, spec, block)) NIBBLE_DO(apply_attention(entry, formats, where));
+  return formats;
+}
+
+Result<std::vector<AttentionFormats>> attention_of_recipe(const Recipe& recipe, const Spec& spec) {
+  std::vector<AttentionFormats> out;
+  for (int64_t block = 0; block < spec.layers; ++block) {
+    NIBBLE_TRY(const AttentionFormats formats, attention_of_block(recipe, spec, block));
+    out.push_back(formats);
+  }
+  return out;
+}
 
 unsigned SitePlan::statistics() const {
   unsigned statistics = kNoStatistics;

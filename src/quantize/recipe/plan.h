@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "format/attention_formats.h"
 #include "format/number_format.h"
 #include "model/spec.h"
 #include "quantize/recipe/exceptions.h"
@@ -36,5 +37,10 @@ struct SitePlan {
 // The sites of one block in execution order. `usage` errors: exceptions that conflict within a site, or that leave a
 // linear with steps or formats that do not fit together.
 Result<std::vector<SitePlan>> plan_block(const Recipe& recipe, const Spec& spec, int64_t block);
+
+// What attention of a block is computed in.
+Result<AttentionFormats> attention_of_block(const Recipe& recipe, const Spec& spec, int64_t block);
+// Of all blocks, in order.
+Result<std::vector<AttentionFormats>> attention_of_recipe(const Recipe& recipe, const Spec& spec);
 
 }  // namespace nibble

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "format/attention_formats.h"
 #include "model/families.h"
 #include "model/spec.h"
 #include "quantize/recipe/exceptions.h"
@@ -36,6 +37,24 @@ Result<FormatPair> read_formats(JsonReader& reader, Json& canonical) {
     return fail(ErrorCode::usage, "{}: weights in {} are not multiplied with activations in {}", reader.where(),
                 weights, activations);
   return pair;
+}
+
+// {"q": FORMAT, ...}, any of them.
+Status read_attention(JsonReader& reader, Json& canonical) {
+  const Json* source = reader.find("attention");
+  if (source == nullptr) return {};
+  const std::string where = reader.where() + ", \"attention\"";
+  NIBBLE_TRY(JsonReader attention, JsonReader::open(*source, where, ErrorCode::usage));
+  Json formats = Json::object();
+  for (const std::string_view operand : kAttentionOperands) {
+    NIBBLE_TRY(const std::string text, attention.string(operand, ""));
+    if (text.empty()) continue;
+    NIBBLE_TRY(const NumberFormat format, parse_attention_format(operand, text, where));
+    formats[std::string(operand)] = to_string(format);
+  }
+  NIBBLE_DO(attention.refuse_unknown());
+  if (!formats.empty()) canonical["attention"] = std::move(formats);
+  return {};
 }
 
 std::string known_kinds() {
@@ -137,9 +156,13 @@ Result<Json> read_exception(const Json& source, const std::vector<PlannedStep>& 
     NIBBLE_DO(check_set(*set, steps, where));
     canonical["set"] = *set;
   }
+  NIBBLE_DO(read_attention(reader, canonical));
   NIBBLE_DO(reader.refuse_unknown());
-  if (set == nullptr && !formats.weights && !formats.activations)
-    return fail(ErrorCode::usage, "{}: changes nothing; expected weights, activations or set", where);
+  const bool attention = canonical.contains("attention");
+  if (attention && canonical.contains("roles"))
+    return fail(ErrorCode::usage, "{}: \"attention\" belongs to whole blocks; expected no \"roles\" beside it", where);
+  if (set == nullptr && !formats.weights && !formats.activations && !attention)
+    return fail(ErrorCode::usage, "{}: changes nothing; expected weights, activations, attention or set", where);
   return canonical;
 }
 
@@ -185,9 +208,9 @@ Status read_heading(JsonReader& reader, Json& canonical) {
 
 Status read_cache(JsonReader& reader, Json& canonical) {
   NIBBLE_TRY(const std::string cache, reader.string("cache", ""));
-  if (!cache.empty() && cache != "f32" && cache != "f16")
-    return fail(ErrorCode::usage, "{}: \"cache\" is \"{}\"; supported are f32 and f16", reader.where(), cache);
-  if (!cache.empty()) canonical["cache"] = cache;
+  if (cache.empty()) return {};
+  NIBBLE_TRY(const AttentionFormats formats, with_cache({}, cache, reader.where() + ", \"cache\""));
+  canonical["cache"] = cache_name(formats);
   return {};
 }
 
@@ -368,9 +391,16 @@ Status apply_set(Json& source, const std::string& text) {
   }
   const bool named = !keys.empty() && std::none_of(keys.begin(), keys.end(), [](auto& key) { return key.empty(); });
   if (!named) return fail(ErrorCode::usage, "{}: expected STEP.KEY=VALUE", where);
+  if (keys.size() == 2 && keys[0] == "attention") {
+    Json& attention = source["attention"];
+    if (attention.is_null()) attention = Json::object();
+    attention[keys[1]] = text.substr(equals + 1);
+    return {};
+  }
   if (keys.size() > 1) return set_parameter(source, keys, value_of(text.substr(equals + 1)), where);
   if (keys[0] != "weights" && keys[0] != "activations" && keys[0] != "cache")
-    return fail(ErrorCode::usage, "{}: expected STEP.KEY=VALUE, or weights=, activations= or cache=", where);
+    return fail(ErrorCode::usage,
+                "{}: expected STEP.KEY=VALUE, attention.OPERAND=FORMAT, or weights=, activations= or cache=", where);
   source[keys[0]] = text.substr(equals + 1);
   return {};
 }
@@ -400,6 +430,7 @@ Result<Recipe> parse_recipe(const Json& source, std::string where) {
   for (const char* key : {"weights", "activations"})
     if (!canonical.contains(key)) return fail(ErrorCode::usage, "{}: \"{}\" is missing", reader.where(), key);
   NIBBLE_DO(read_cache(reader, canonical));
+  NIBBLE_DO(read_attention(reader, canonical));
   NIBBLE_TRY(const std::optional<HeadFormats> head, read_head(reader, canonical));
   NIBBLE_TRY(const std::vector<PlannedStep> steps, read_steps(reader));
   NIBBLE_DO(check_sequence(steps, reader.where()));

@@ -2,11 +2,13 @@
 //
 //   { "name": "...", "paper": "...", "summary": "...",
 //     "weights": FORMAT, "activations": FORMAT,
-//     "cache": "f32" | "f16",                        optional: type of the KV cache
+//     "cache": FORMAT,                               optional: of keys and values in the KV cache, "f32" by default
+//     "attention": {"q": FORMAT, "k": FORMAT, "p": FORMAT, "v": FORMAT},    optional, and each of them
 //     "head": {"weights": FORMAT, "activations": FORMAT},   optional: the output matrix, rounded to nearest
 //     "steps": [ {"id": ID, KIND: {parameters}} ... ],
 //     "except": [ {"roles": [...], "families": [...], "blocks": [...] | "first:N" | "last:N",
-//                  "weights": FORMAT, "activations": FORMAT, "set": {ID: {parameter: value}}} ... ],
+//                  "weights": FORMAT, "activations": FORMAT, "set": {ID: {parameter: value}},
+//                  "attention": {...}} ... ],                 without "roles": attention belongs to a block
 //     "overrides": [ {"linears": REGEX, "weights": FORMAT, "activations": FORMAT} ... ] }
 //
 // KIND is a row of the step list (steps.cpp): first those that work on the model, then on sites, then on linears. An
@@ -50,7 +52,8 @@ Result<Recipe> parse_recipe(const Json& source, std::string where);
 // A shipped recipe by name, or a file (anything with a slash or ending in .json), and modifiers after it:
 // "mxfp4+gptq+hadamard". Unknown names list the shipped ones.
 Result<Recipe> load_recipe(const std::string& name_or_file);
-// --set STEP.KEY[.KEY]=VALUE (VALUE is JSON, or else a string; null removes) or weights=, activations=, cache=, and
+// --set STEP.KEY[.KEY]=VALUE (VALUE is JSON, or else a string; null removes), attention.OPERAND=FORMAT (nothing after
+// the = removes it), or weights=, activations=, cache=, and
 // --override 'REGEX=WEIGHTS[/ACTIVATIONS]' (the regex must match the whole canonical name of a linear, e.g.
 // "blocks\\.[0-3]\\.down").
 Result<Recipe> customise(const Recipe& recipe, std::span<const std::string> sets,

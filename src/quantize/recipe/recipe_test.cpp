@@ -260,6 +260,8 @@ TEST(Recipe, SetChangesParameters) {
   EXPECT_EQ(steps[1]["split"]["columns"], "1/4");
   EXPECT_EQ(recipe->source["weights"], "int3:g64");
   EXPECT_EQ(recipe->source["cache"], "f16");
+  const std::vector<std::string> attention = {"attention.k=bfp4", "attention.q=bfp6", "attention.q="};
+  EXPECT_EQ(customise(*recipe, attention, {})->source["attention"], json(R"({"k": "bfp4:b16"})"));
   const std::vector<std::string> remove = {"solve.clip=null"};
   EXPECT_FALSE(customise(*recipe, remove, {})->source["steps"][2]["gptq"].contains("clip"));
   const std::vector<std::pair<const char*, const char*>> wrong = {
@@ -270,6 +272,8 @@ TEST(Recipe, SetChangesParameters) {
       {"solve.dump=1", "unknown key \"dump\""},
       {"solve.damp=11", "\"damp\" is 11, expected a number from 0 to 10"},
       {"name=x", "weights=, activations= or cache="},
+      {"attention.k=int8:token", "\"attention\": \"k\" cannot be \"int8:token\""},
+      {"attention.o=bfp8", "\"attention\": unknown key \"o\""},
   };
   for (const auto& [text, message] : wrong) {
     const auto changed = customise(good(), std::vector<std::string>{text}, {});
@@ -277,6 +281,25 @@ TEST(Recipe, SetChangesParameters) {
     EXPECT_NE(changed.error().message.find(message), std::string::npos) << changed.error().message;
     EXPECT_EQ(changed.error().code, ErrorCode::usage);
   }
+}
+
+TEST(Recipe, AttentionDiffersByBlockAndFamily) {
+  Json source = good().source;
+  source["cache"] = "bfp8:b16";
+  source["attention"] = json(R"({"q": "bfp6", "k": "bfp6"})");
+  source["except"].push_back(json(R"({"blocks": "last:1", "attention": {"k": "f32", "p": "bfp8"}})"));
+  source["except"].push_back(json(R"({"families": ["opt"], "attention": {"q": "f32"}})"));
+  const auto recipe = parse_recipe(source, "test");
+  ASSERT_TRUE(recipe) << recipe.error().message;
+  Spec spec = tiny();
+  spec.layers = 2;
+  const auto text = [&](int64_t block) { return dump_json(to_json(*attention_of_block(*recipe, spec, block))); };
+  EXPECT_EQ(text(0), R"({"q":"bfp6:b16","k":"bfp6:b16","p":"f32","v":"bfp8:b16"})");
+  EXPECT_EQ(text(1), R"({"q":"bfp6:b16","k":"f32","p":"bfp8:b16","v":"bfp8:b16"})");
+  EXPECT_EQ(attention_of_recipe(*recipe, spec)->size(), 2u);
+  spec.family = "opt";
+  EXPECT_EQ(text(0), R"({"q":"f32","k":"bfp6:b16","p":"f32","v":"bfp8:b16"})");
+  EXPECT_EQ(parse_recipe(recipe->source, "again")->source, recipe->source);
 }
 
 TEST(Recipe, FilesWorkLikeShippedOnes) {
@@ -399,7 +422,11 @@ TEST(Recipe, MistakesAreNamed) {
       {"/weights", "\"mxfp4:b32\"", "weights in mxfp4:b32 are not multiplied with activations in int8:token:asym"},
       {"/activations", "\"bfp4:b16:search\"", "or a block format whose scale needs no search"},
       {"/activations", "\"f16\"", "activations are f32, intN:token[:asym] or a block format"},
-      {"/cache", "\"int8\"", "\"cache\" is \"int8\"; supported are f32 and f16"},
+      {"/cache", "\"int8\"", "\"cache\": \"k\" cannot be \"int8\""},
+      {"/attention", "{\"p\": \"fixed8:f7\"}",
+       "test, \"attention\": \"p\" cannot be \"fixed8:f7\": it cannot represent 1"},
+      {"/attention", "{\"v\": \"bfp4:b48\"}", "must divide a page of 64"},
+      {"/except/0", "{\"roles\": [\"q\"], \"attention\": {\"k\": \"bfp4\"}}", "belongs to whole blocks"},
       {"/wieghts", "\"int4:row\"", "unknown key \"wieghts\""},
       {"/steps", "{}", "\"steps\" must be a list"},
       {"/steps", "[]", "no step solves"},

@@ -1,0 +1,120 @@
+#include "format/attention_formats.h"
+
+#include <cmath>
+
+#include "core/checked.h"
+#include "format/block_scale.h"
+
+namespace nibble {
+namespace {
+
+// Beyond it a scale times a level might not be a float.
+constexpr int kMostFraction = 100;
+
+bool stored(std::string_view operand) { return operand == "k" || operand == "v"; }
+bool along_positions(std::string_view operand) { return operand == "p" || operand == "v"; }
+
+bool represents_one(const NumberFormat& format) {
+  const float one = 1;
+  float rounded = 0;
+  round_row({&one, 1}, format, {&rounded, 1});
+  return rounded == 1;
+}
+
+// Why a coded format cannot be this operand's; empty when it can.
+std::string objection(const NumberFormat& format, std::string_view operand) {
+  if (format.is_integer())
+    return "integers under a float scale are for linear layers; mxint8 and fixedN:fN are their kin here";
+  if (format.is_profiled()) {
+    const std::string name = to_string(format);
+    return fmt::format("its fraction would be found while quantizing; say it, as in {}:f4", name);
+  }
+  if (format.outer) return "it has a scale of the whole matrix, which no token knows; mxfp4:b16 has none";
+  if (!serves_activations(format)) return "its scale needs a search";
+  if (std::abs(format.fraction) > kMostFraction) return fmt::format("its fraction is beyond {}", kMostFraction);
+  if (!along_positions(operand)) return "";
+  const bool in_blocks = format.sharing != Sharing::none;
+  if (in_blocks && (format.sharing != Sharing::group || kMostPositionBlock % format.group != 0))
+    return fmt::format("blocks run along positions, and their size must divide a page of {}", kMostPositionBlock);
+  if (operand == "p" && !represents_one(format))
+    return "it cannot represent 1, which every row of probabilities contains (fixed8:f6 can, fixed8:f7 cannot)";
+  return "";
+}
+
+double bits_of(const NumberFormat& format, int64_t count) {
+  if (format.is_float()) return format.bits;
+  const double code = format.bits <= 4 ? 4 : 8;
+  if (format.sharing == Sharing::none) return code;
+  const int64_t block = format.sharing == Sharing::group ? std::min(format.group, count) : count;
+  return code + 8.0 * static_cast<double>(ceil_div(count, block)) / static_cast<double>(count);
+}
+
+}  // namespace
+
+AttentionFormats AttentionFormats::without_float_types() const {
+  AttentionFormats out = *this;
+  if (out.k.is_float()) out.k = NumberFormat();
+  if (out.v.is_float()) out.v = NumberFormat();
+  return out;
+}
+
+const NumberFormat& operand_of(const AttentionFormats& formats, std::string_view name) {
+  return name == "q" ? formats.q : name == "k" ? formats.k : name == "p" ? formats.p : formats.v;
+}
+
+NumberFormat& operand_of(AttentionFormats& formats, std::string_view name) {
+  return const_cast<NumberFormat&>(operand_of(std::as_const(formats), name));
+}
+
+Result<NumberFormat> parse_attention_format(std::string_view operand, std::string_view text, std::string_view where) {
+  const auto format = parse_format(text);
+  if (!format) return fail(ErrorCode::usage, "{}: \"{}\": {}", where, operand, format.error().message);
+  if (format->is_float()) {
+    if (format->levels == Levels::f32 || stored(operand)) return format;
+    return fail(ErrorCode::usage, "{}: \"{}\" is \"{}\"; expected f32 or a block format", where, operand, text);
+  }
+  if (const std::string problem = objection(*format, operand); !problem.empty())
+    return fail(ErrorCode::usage, "{}: \"{}\" cannot be \"{}\": {}", where, operand, text, problem);
+  return format;
+}
+
+Result<AttentionFormats> with_cache(AttentionFormats formats, std::string_view text, std::string_view where) {
+  const size_t slash = text.find('/');
+  NIBBLE_TRY(formats.k, parse_attention_format("k", text.substr(0, slash), where));
+  NIBBLE_TRY(formats.v, parse_attention_format("v", slash == text.npos ? text : text.substr(slash + 1), where));
+  return formats;
+}
+
+std::string cache_name(const AttentionFormats& formats) {
+  const std::string keys = to_string(formats.k);
+  return formats.k == formats.v ? keys : keys + "/" + to_string(formats.v);
+}
+
+std::string summary_of(std::span<const AttentionFormats> blocks) {
+  std::string out;
+  for (size_t begin = 0, end = 0; begin < blocks.size(); begin = end) {
+    while (end < blocks.size() && blocks[end] == blocks[begin]) ++end;
+    if (begin > 0 || end < blocks.size()) out += fmt::format("{}blocks {}-{}: ", begin > 0 ? "; " : "", begin, end - 1);
+    for (const std::string_view name : kAttentionOperands)
+      out += fmt::format("{}{} {}", name == "q" ? "" : ", ", name, to_string(operand_of(blocks[begin], name)));
+  }
+  return out;
+}
+
+Json to_json(const AttentionFormats& formats) {
+  Json out = Json::object();
+  for (const std::string_view name : kAttentionOperands) out[std::string(name)] = to_string(operand_of(formats, name));
+  return out;
+}
+
+double cache_bits(const AttentionFormats& formats, int64_t head_dim) {
+  return (bits_of(formats.k, head_dim) + bits_of(formats.v, kMostPositionBlock)) / 2;
+}
+
+double cache_bits(std::span<const AttentionFormats> blocks, int64_t head_dim) {
+  double sum = 0;
+  for (const AttentionFormats& block : blocks) sum += cache_bits(block, head_dim);
+  return sum / static_cast<double>(blocks.size());
+}
+
+}  // namespace nibble

@@ -1,0 +1,252 @@
+// Codes of keys and values (kernels/abi/attention.h): sixteen lanes of one row at a time, two registers of floats;
+// blocks go down the rows.
+//
+// Everything here has internal linkage on purpose: no other translation unit may end up with code compiled for AVX2.
+#pragma once
+
+#include "kernels/abi/attention.h"
+#include "kernels/avx2/rounding.h"
+
+namespace nibble::avx2 {
+namespace {
+
+struct Lanes {
+  __m256 low, high;
+};
+
+inline __m128i load_16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+inline __m128i load_8(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
+
+// --- reading: each has kBytes a row and gives the level of its codes, less the unit ---------------------------------
+
+struct TableCodes {  // up to 4 bits
+  static constexpr int64_t kBytes = 8;
+  explicit TableCodes(const StoredFormat& format)
+      : first(_mm256_loadu_ps(format.levels)), second(_mm256_loadu_ps(format.levels + 8)) {}
+  __m256 look_up(__m128i bytes) const {
+    const __m256i code = _mm256_cvtepu8_epi32(bytes);  // permutevar looks at three bits
+    const __m256 fourth = _mm256_castsi256_ps(_mm256_slli_epi32(code, 28));
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(first, code), _mm256_permutevar8x32_ps(second, code), fourth);
+  }
+  Lanes load(const uint8_t* p) const {
+    const __m128i bytes = load_8(p);
+    return {look_up(bytes), look_up(_mm_srli_epi16(bytes, 4))};
+  }
+  static float unit(const StoredFormat&) { return 1; }
+  __m256 first, second;
+};
+
+struct IntegerCodes {
+  static constexpr int64_t kBytes = 16;
+  explicit IntegerCodes(const StoredFormat&) {}
+  Lanes load(const uint8_t* p) const {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_8(p))),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_8(p + 8)))};
+  }
+  static float unit(const StoredFormat&) { return 1; }
+};
+
+struct MinifloatCodes {
+  static constexpr int64_t kBytes = 16;
+  explicit MinifloatCodes(const StoredFormat& format)
+      : shift(_mm_cvtsi32_si128(format.half_shift)),
+        mask(_mm_set1_epi16(static_cast<int16_t>(0x8000 | 127 << format.half_shift))) {}
+  __m256 widened(__m128i bytes) const {
+    return _mm256_cvtph_ps(_mm_and_si128(_mm_sll_epi16(_mm_cvtepi8_epi16(bytes), shift), mask));
+  }
+  Lanes load(const uint8_t* p) const { return {widened(load_8(p)), widened(load_8(p + 8))}; }
+  static float unit(const StoredFormat& format) { return format.unit; }
+  __m128i shift, mask;
+};
+
+struct PowerCodes {
+  static constexpr int64_t kBytes = 16;
+  explicit PowerCodes(const StoredFormat&) {}
+  static __m256 widened(__m128i bytes) {
+    const __m256i bits = _mm256_slli_epi32(_mm256_cvtepi8_epi32(bytes), 23);
+    return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xBF800000))));
+  }
+  Lanes load(const uint8_t* p) const { return {widened(load_8(p)), widened(load_8(p + 8))}; }
+  static float unit(const StoredFormat&) { return 1; }
+};
+
+// 2^(byte - 127), infinity for 255.
+inline __m256 to_scales(__m256i bytes) {
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_slli_epi32(bytes, 23), _mm256_set1_epi32(1 << 22)));
+}
+
+// Opens rows of codes into floats.
+template <class Codes>
+struct Opening {
+  static constexpr int64_t kBytes = Codes::kBytes;
+  Codes codes;
+  __m256 unit, constant;
+  explicit Opening(const StoredFormat& format)
+      : codes(format),
+        unit(_mm256_set1_ps(Codes::unit(format))),
+        constant(_mm256_set1_ps(format.rounding.constant * Codes::unit(format))) {}
+
+  // The scales of 16 lanes times the unit; null: the constant. 0 * infinity makes a block of NaN of zeros.
+  Lanes scales(const uint8_t* from) const {
+    if (from == nullptr) return {constant, constant};
+    return {_mm256_mul_ps(to_scales(_mm256_cvtepu8_epi32(load_8(from))), unit),
+            _mm256_mul_ps(to_scales(_mm256_cvtepu8_epi32(load_8(from + 8))), unit)};
+  }
+  void rows(const uint8_t* from, int64_t stride, Lanes scale, int64_t count, float* to, int64_t to_stride) const {
+    for (int64_t i = 0; i < count; ++i) {
+      const Lanes level = codes.load(from + i * stride);
+      _mm256_store_ps(to + i * to_stride, _mm256_mul_ps(level.low, scale.low));
+      _mm256_store_ps(to + i * to_stride + 8, _mm256_mul_ps(level.high, scale.high));
+    }
+  }
+};
+
+// body(an Opening of this format).
+template <class Body>
+void with_codes(const StoredFormat& format, const Body& body) {
+  if (format.code_bits == 4) return body(Opening<TableCodes>(format));
+  if (format.as == Stored::integers) return body(Opening<IntegerCodes>(format));
+  if (format.as == Stored::minifloats) return body(Opening<MinifloatCodes>(format));
+  body(Opening<PowerCodes>(format));
+}
+
+// --- writing --------------------------------------------------------------------------------------------------------
+
+// All ones in the bytes of lanes [begin, end).
+inline __m128i byte_lanes(int64_t begin, int64_t end) {
+  const __m128i lane = _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm_andnot_si128(_mm_cmpgt_epi8(_mm_set1_epi8(static_cast<int8_t>(begin)), lane),
+                          _mm_cmpgt_epi8(_mm_set1_epi8(static_cast<int8_t>(end)), lane));
+}
+
+// The low bytes of 16 lanes of 32 bits.
+inline __m128i low_bytes(__m256i low, __m256i high) {
+  const __m256i mask = _mm256_set1_epi32(255);
+  const __m256i words = _mm256_packus_epi32(_mm256_and_si256(low, mask), _mm256_and_si256(high, mask));
+  const __m256i bytes = _mm256_packus_epi16(words, words);  // of lanes 0-3 and 8-11, then of the others
+  return _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+}
+
+inline __m128i blended(__m128i old, __m128i with, __m128i mask) {
+  return _mm_or_si128(_mm_and_si128(mask, with), _mm_andnot_si128(mask, old));
+}
+
+// Rows of 16 lanes to codes: a block and its scales, lane by lane.
+struct Encoder {
+  const StoredFormat& format;
+  Levels levels;
+  explicit Encoder(const StoredFormat& stored) : format(stored), levels(stored.rounding) {}
+
+  // Codes in the low bytes of 32-bit lanes, not yet cut to their bits.
+  __m256i codes(__m256 level) const {
+    if (format.as == Stored::integers) return _mm256_cvtps_epi32(level);
+    const __m256i bits = _mm256_castps_si256(level);
+    const __m256i sign = _mm256_slli_epi32(_mm256_srli_epi32(bits, 31), format.code_bits - 1);
+    const __m256 a = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), level);
+    if (format.as == Stored::minifloats) {
+      const __m128i half = _mm256_cvtps_ph(_mm256_mul_ps(a, _mm256_set1_ps(1.0f / format.unit)), kNearest);
+      return _mm256_or_si256(sign, _mm256_srl_epi32(_mm256_cvtepu16_epi32(half), _mm_cvtsi32_si128(format.half_shift)));
+    }
+    const __m256i exponent = _mm256_srli_epi32(_mm256_castps_si256(a), 23);
+    const __m256i least = _mm256_set1_epi32(127 - (1 << (format.code_bits - 1)) + 1);
+    return _mm256_or_si256(sign, _mm256_max_epi32(_mm256_sub_epi32(exponent, least), _mm256_setzero_si256()));
+  }
+
+  void put(__m128i bytes, uint8_t* to, __m128i lanes) const {
+    if (format.code_bits == 8)
+      return _mm_storeu_si128(reinterpret_cast<__m128i*>(to), blended(load_16(to), bytes, lanes));
+    const __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
+    const __m128i pairs = _mm_or_si128(low, _mm_slli_epi16(_mm_srli_si128(low, 8), 4));
+    const __m128i mask = _mm_or_si128(_mm_and_si128(lanes, _mm_set1_epi8(15)),
+                                      _mm_and_si128(_mm_srli_si128(lanes, 8), _mm_set1_epi8(-16)));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to), blended(load_8(to), pairs, mask));
+  }
+
+  // `scale` null: without scales of their own, and every number that is no number becomes 0 by itself.
+  void block(const float* x, int64_t x_stride, int64_t count, uint8_t* to, int64_t to_stride, uint8_t* scale,
+             __m128i lanes) const {
+    Half low(*this), high(*this);
+    if (scale != nullptr) {
+      for (int64_t i = 0; i < count; ++i) {
+        low.widen(x + i * x_stride);
+        high.widen(x + i * x_stride + 8);
+      }
+      const __m128i bytes = low_bytes(low.choose(*this), high.choose(*this));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(scale), blended(load_16(scale), bytes, lanes));
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const __m256i a = low.encode(*this, x + i * x_stride, scale == nullptr);
+      const __m256i b = high.encode(*this, x + i * x_stride + 8, scale == nullptr);
+      put(low_bytes(a, b), to + i * to_stride, lanes);
+    }
+  }
+
+  // Eight lanes of a block.
+  struct Half {
+    __m256i most = _mm256_setzero_si256(), finite = _mm256_set1_epi32(-1);
+    __m256 inverse;
+    explicit Half(const Encoder& encoder) : inverse(_mm256_set1_ps(1.0f / encoder.format.rounding.constant)) {}
+
+    static __m256i magnitudes(const float* x) {
+      return _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x)), _mm256_set1_epi32(0x7FFFFFFF));
+    }
+    static __m256i below_infinity(__m256i bits) {
+      return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(kInfinity)), bits);
+    }
+    void widen(const float* x) { most = _mm256_max_epi32(most, magnitudes(x)); }
+    // The scales' bytes.
+    __m256i choose(const Encoder& encoder) {
+      finite = below_infinity(most);
+      const __m256i bytes = encoder.scale_bytes(most);
+      inverse = to_scales(_mm256_sub_epi32(_mm256_set1_epi32(254), bytes));
+      return _mm256_blendv_epi8(_mm256_set1_epi32(255), bytes, finite);
+    }
+    __m256i encode(const Encoder& encoder, const float* x, bool alone) const {
+      const __m256i kept = alone ? below_infinity(magnitudes(x)) : finite;
+      const __m256 u = _mm256_and_ps(_mm256_castsi256_ps(kept), _mm256_mul_ps(_mm256_loadu_ps(x), inverse));
+      return encoder.codes(encoder.levels.nearest(u));
+    }
+  };
+
+  // Of the largest magnitudes: 127 for 0.
+  __m256i scale_bytes(__m256i most) const {
+    const RoundArgs& rounding = format.rounding;
+    constexpr uint32_t kNever = kMantissa + 1;  // comparisons are signed
+    const uint32_t from = rounding.up_from < kNever ? rounding.up_from : kNever;
+    const __m256i mantissa = _mm256_and_si256(most, _mm256_set1_epi32(static_cast<int>(kMantissa)));
+    const __m256i up = _mm256_cmpgt_epi32(mantissa, _mm256_set1_epi32(static_cast<int>(from) - 1));
+    const __m256i down = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(rounding.down_below)), mantissa);
+    __m256i e = _mm256_sub_epi32(_mm256_srli_epi32(most, 23), _mm256_set1_epi32(rounding.shift));
+    e = _mm256_add_epi32(_mm256_sub_epi32(e, up), down);
+    e = _mm256_min_epi32(_mm256_max_epi32(e, _mm256_setzero_si256()), _mm256_set1_epi32(format.most_exponent + 127));
+    return _mm256_blendv_epi8(e, _mm256_set1_epi32(127), _mm256_cmpeq_epi32(most, _mm256_setzero_si256()));
+  }
+
+  static constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+};
+
+// --- bfloat16 -------------------------------------------------------------------------------------------------------
+
+inline __m256 load_bf16(const uint16_t* p) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+// Ties to even; NaN stays NaN. In the low halves of 32-bit lanes.
+inline __m256i to_bf16(__m256 values) {
+  const __m256i bits = _mm256_castps_si256(values), high = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF))), 16);
+  const __m256 ordered = _mm256_cmp_ps(values, values, _CMP_ORD_Q);
+  return _mm256_blendv_epi8(_mm256_or_si256(high, _mm256_set1_epi32(0x40)), rounded, _mm256_castps_si256(ordered));
+}
+
+inline void store_bf16(uint16_t* p, __m256 values) {
+  const __m256i words = to_bf16(values);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+
+}  // namespace
+}  // namespace nibble::avx2

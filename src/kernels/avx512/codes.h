@@ -1,0 +1,201 @@
+// Codes of keys and values (kernels/abi/attention.h): sixteen lanes of one row at a time, blocks going down the rows.
+// Reading takes 3 to 5 operations per 16 codes: a table of 16 in one register, or shifts that put exponent and mantissa
+// where a float has them.
+//
+// Everything here has internal linkage on purpose: no other translation unit may end up with code compiled for AVX-512.
+#pragma once
+
+#include "kernels/avx512/intrinsics.h"
+
+#include "kernels/abi/attention.h"
+#include "kernels/avx512/rounding.h"
+
+namespace nibble::avx512 {
+namespace {
+
+// --- reading: each has kBytes a row and gives the level of its codes, less the unit ---------------------------------
+
+struct TableCodes {  // up to 4 bits
+  static constexpr int64_t kBytes = 8;
+  explicit TableCodes(const StoredFormat& format) : table(_mm512_loadu_ps(format.levels)) {}
+  __m512 load(const uint8_t* p) const {
+    const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    const __m128i both = _mm_unpacklo_epi64(low, _mm_srli_epi16(low, 4));  // higher bits are not looked at
+    return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(both), table);
+  }
+  static float unit(const StoredFormat&) { return 1; }
+  __m512 table;
+};
+
+struct IntegerCodes {
+  static constexpr int64_t kBytes = 16;
+  explicit IntegerCodes(const StoredFormat&) {}
+  __m512 load(const uint8_t* p) const {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  static float unit(const StoredFormat&) { return 1; }
+};
+
+struct MinifloatCodes {
+  static constexpr int64_t kBytes = 16;
+  explicit MinifloatCodes(const StoredFormat& format)
+      : shift(_mm_cvtsi32_si128(format.half_shift)),
+        mask(_mm256_set1_epi16(static_cast<int16_t>(0x8000 | 127 << format.half_shift))) {}
+  __m512 load(const uint8_t* p) const {
+    const __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm512_cvtph_ps(_mm256_and_si256(_mm256_sll_epi16(words, shift), mask));
+  }
+  static float unit(const StoredFormat& format) { return format.unit; }
+  __m128i shift;
+  __m256i mask;
+};
+
+struct PowerCodes {
+  static constexpr int64_t kBytes = 16;
+  explicit PowerCodes(const StoredFormat&) {}
+  __m512 load(const uint8_t* p) const {
+    const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_slli_epi32(wide, 23), _mm512_set1_epi32(static_cast<int>(0xBF800000))));
+  }
+  static float unit(const StoredFormat&) { return 1; }
+};
+
+// 2^(byte - 127), infinity for 255.
+inline __m512 to_scales(__m512i bytes) {
+  const __m512i subnormal = _mm512_set1_epi32(1 << 22);
+  return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_slli_epi32(bytes, 23), subnormal));
+}
+
+// Opens rows of codes into floats.
+template <class Codes>
+struct Opening {
+  static constexpr int64_t kBytes = Codes::kBytes;
+  Codes codes;
+  __m512 unit, constant;
+  explicit Opening(const StoredFormat& format)
+      : codes(format),
+        unit(_mm512_set1_ps(Codes::unit(format))),
+        constant(_mm512_set1_ps(format.rounding.constant * Codes::unit(format))) {}
+
+  // The scales of 16 lanes times the unit; null: the constant. 0 * infinity makes a block of NaN of zeros.
+  __m512 scales(const uint8_t* from) const {
+    if (from == nullptr) return constant;
+    return _mm512_mul_ps(to_scales(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))),
+                         unit);
+  }
+  void rows(const uint8_t* from, int64_t stride, __m512 scale, int64_t count, float* to, int64_t to_stride) const {
+    for (int64_t i = 0; i < count; ++i)
+      _mm512_store_ps(to + i * to_stride, _mm512_mul_ps(codes.load(from + i * stride), scale));
+  }
+};
+
+// body(an Opening of this format).
+template <class Body>
+void with_codes(const StoredFormat& format, const Body& body) {
+  if (format.code_bits == 4) return body(Opening<TableCodes>(format));
+  if (format.as == Stored::integers) return body(Opening<IntegerCodes>(format));
+  if (format.as == Stored::minifloats) return body(Opening<MinifloatCodes>(format));
+  body(Opening<PowerCodes>(format));
+}
+
+// --- writing --------------------------------------------------------------------------------------------------------
+
+// Rows of 16 lanes to codes: a block and its scales, lane by lane.
+struct Encoder {
+  const StoredFormat& format;
+  Levels levels;
+  explicit Encoder(const StoredFormat& stored) : format(stored), levels(stored.rounding) {}
+
+  // Sixteen codes in the low bytes of 32-bit lanes, not yet cut to their bits.
+  __m512i codes(__m512 level) const {
+    if (format.as == Stored::integers) return _mm512_cvtps_epi32(level);
+    const __m512i bits = _mm512_castps_si512(level);
+    const __m512i sign = _mm512_slli_epi32(_mm512_srli_epi32(bits, 31), static_cast<unsigned>(format.code_bits - 1));
+    const __m512 a = _mm512_andnot_ps(_mm512_set1_ps(-0.0f), level);
+    if (format.as == Stored::minifloats) {
+      const __m256i half = _mm512_cvtps_ph(_mm512_mul_ps(a, _mm512_set1_ps(1.0f / format.unit)), kNearest);
+      return _mm512_or_si512(sign, _mm512_srl_epi32(_mm512_cvtepu16_epi32(half), _mm_cvtsi32_si128(format.half_shift)));
+    }
+    const __m512i exponent = _mm512_srli_epi32(_mm512_castps_si512(a), 23);
+    const __m512i least = _mm512_set1_epi32(127 - (1 << (format.code_bits - 1)) + 1);
+    return _mm512_or_si512(sign, _mm512_maskz_sub_epi32(_mm512_test_epi32_mask(exponent, exponent), exponent, least));
+  }
+
+  void put(__m512i code, uint8_t* to, __mmask16 lanes) const {
+    const __m128i bytes = _mm512_cvtepi32_epi8(code);
+    if (format.code_bits == 8) return _mm_mask_storeu_epi8(to, lanes, bytes);
+    const __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
+    const __m128i pairs = _mm_or_si128(low, _mm_slli_epi16(_mm_srli_si128(low, 8), 4));
+    const __m128i chosen = _mm_movm_epi8(lanes);
+    const __m128i mask = _mm_or_si128(_mm_and_si128(chosen, _mm_set1_epi8(15)),
+                                      _mm_and_si128(_mm_srli_si128(chosen, 8), _mm_set1_epi8(-16)));
+    const __m128i old = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(to));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
+                     _mm_or_si128(_mm_and_si128(mask, pairs), _mm_andnot_si128(mask, old)));
+  }
+
+  // `scale` null: without scales of their own, and every number that is no number becomes 0 by itself.
+  void block(const float* x, int64_t x_stride, int64_t count, uint8_t* to, int64_t to_stride, uint8_t* scale,
+             __mmask16 lanes) const {
+    const __m512i absolute = _mm512_set1_epi32(0x7FFFFFFF), infinity = _mm512_set1_epi32(static_cast<int>(kInfinity));
+    __m512 inverse = _mm512_set1_ps(1.0f / format.rounding.constant);
+    __mmask16 finite = 0xFFFF;
+    if (scale != nullptr) {
+      __m512i most = _mm512_setzero_si512();
+      for (int64_t i = 0; i < count; ++i)
+        most =
+            _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(_mm512_loadu_ps(x + i * x_stride)), absolute));
+      finite = _mm512_cmplt_epu32_mask(most, infinity);
+      const __m512i bytes = scale_bytes(most);
+      _mm_mask_storeu_epi8(scale, lanes,
+                           _mm512_cvtepi32_epi8(_mm512_mask_mov_epi32(_mm512_set1_epi32(255), finite, bytes)));
+      inverse = to_scales(_mm512_sub_epi32(_mm512_set1_epi32(254), bytes));
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const __m512 value = _mm512_loadu_ps(x + i * x_stride);
+      __mmask16 kept = finite;
+      if (scale == nullptr)
+        kept = _mm512_cmplt_epu32_mask(_mm512_and_si512(_mm512_castps_si512(value), absolute), infinity);
+      const __m512 u = _mm512_maskz_mul_ps(kept, value, inverse);
+      put(codes(levels.nearest(u)), to + i * to_stride, lanes);
+    }
+  }
+
+  // Of the largest magnitudes: 127 for 0.
+  __m512i scale_bytes(__m512i most) const {
+    const RoundArgs& rounding = format.rounding;
+    const __m512i mantissa = _mm512_and_si512(most, _mm512_set1_epi32(static_cast<int>(kMantissa)));
+    __m512i e = _mm512_sub_epi32(_mm512_srli_epi32(most, 23), _mm512_set1_epi32(rounding.shift));
+    const __m512i one = _mm512_set1_epi32(1);
+    e = _mm512_mask_add_epi32(
+        e, _mm512_cmpge_epu32_mask(mantissa, _mm512_set1_epi32(static_cast<int>(rounding.up_from))), e, one);
+    e = _mm512_mask_sub_epi32(
+        e, _mm512_cmplt_epu32_mask(mantissa, _mm512_set1_epi32(static_cast<int>(rounding.down_below))), e, one);
+    e = _mm512_min_epi32(_mm512_max_epi32(e, _mm512_setzero_si512()), _mm512_set1_epi32(format.most_exponent + 127));
+    return _mm512_mask_mov_epi32(e, _mm512_cmpeq_epi32_mask(most, _mm512_setzero_si512()), _mm512_set1_epi32(127));
+  }
+
+  static constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+};
+
+// --- bfloat16 -------------------------------------------------------------------------------------------------------
+
+inline __m512 load_bf16(const uint16_t* p) {
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+}
+
+// Ties to even; NaN stays NaN.
+inline __m256i to_bf16(__m512 values) {
+  const __m512i bits = _mm512_castps_si512(values);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded =
+      _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF))), 16);
+  const __m512i nan = _mm512_or_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(0x40));
+  const __mmask16 ordered = _mm512_cmp_ps_mask(values, values, _CMP_ORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(nan, ordered, rounded));
+}
+
+}  // namespace
+}  // namespace nibble::avx512
