@@ -1,4 +1,4 @@
-// nibble search: which number format every linear takes within a budget.
+// nibble search: which number format every linear, and attention, take within a budget.
 #include <nibble/search.h>
 
 #include <cmath>
@@ -23,6 +23,8 @@ constexpr const char* kFooter =
     "  nibble search llama -o llama-4.5.json --recipe bfp --bits 4.5 --text wiki.txt\n"
     "  nibble search llama -o mixed.json --formats int3:g32,int4:g32,int6:g32 --bits 4.5\n"
     "  nibble search llama -o a4.json --recipe bfp --bits 4.5 --activation-bits 4.5 --text wiki.txt --plot a4.svg\n"
+    "  nibble search llama -o all.json --recipe bfp --bits 4.5 --activation-bits 4.5 --attention palette --text "
+    "wiki.txt\n"
     "  nibble search llama -o fits.json --recipe int --memory 3.5G --budget all --length 4096 --text wiki.txt\n"
     "  nibble search llama -o tpe.json --recipe bfp --bits 4.5 --engine tpe --trials 200 --text wiki.txt\n";
 
@@ -129,20 +131,25 @@ void add_space_options(CLI::App& command, Options& options) {
       ->type_name("F,F,...");
   command.add_option("--activations", request.activations, "Formats of activations (default: the palette's, or f32)")
       ->type_name("F,F,...");
+  command
+      .add_option("--attention", request.attention,
+                  "Formats of attention's queries, keys, probabilities and values to choose from; palette: its own "
+                  "(default: attention is not chosen)")
+      ->type_name("F,F,...");
   command.add_option("--base", request.base, "Recipe whose steps the result takes (default: rounding)")
       ->type_name("NAME|FILE");
   command.add_option("--bits", options.bits, "Budget: average stored bits of what --budget counts")->type_name("B");
   command.add_option("--memory", options.memory, "Budget: bytes of all that is stored, e.g. 3.5G")->type_name("SIZE");
   command
       .add_option("--budget", options.budget,
-                  "What the budget counts: weights, or also the linears' inputs and the KV cache (all)")
+                  "What the budget counts: weights, or also the products' inputs and the KV cache (all)")
       ->check(CLI::IsMember({"weights", "all"}))
       ->capture_default_str();
-  command.add_option("--length", request.length, "Tokens that --budget all counts")
+  command.add_option("--length", request.length, "Tokens that --budget all and the operands of attention count")
       ->type_name("N")
       ->capture_default_str();
   command
-      .add_option("--activation-bits", options.activation_bits, "A second budget: average bits of the linears' inputs")
+      .add_option("--activation-bits", options.activation_bits, "A second budget: average bits of the products' inputs")
       ->type_name("B");
 }
 

@@ -1,4 +1,5 @@
-// Mixed-precision search: which number format each linear's weights, and each site's activations, take within a budget.
+// Mixed-precision search: which number format each linear's weights, each site's activations and the operands of each
+// block's attention take within a budget.
 #pragma once
 
 #include <nibble/progress.h>
@@ -23,17 +24,20 @@ struct SearchRequest {
   // widest in any order. `formats` of weights and `activations` replace the palette's; without both, activations are
   // f32.
   std::string palette, formats, activations;
+  // Formats of attention's operands (queries, keys, probabilities, values), the same list for all, or "palette"; empty:
+  // attention is not chosen, and computed as `base` says.
+  std::string attention;
   // A recipe, by name or file, whose steps the result takes; empty: rounding to nearest. The search itself rounds.
   std::string base;
 
   // The budget: `bits` or `memory`. Average stored bits of a weight; with `all` of a value of the weights, of the
-  // linears' inputs and of the KV cache of `length` tokens. Or bytes of all that is stored, with `all` the KV cache
+  // products' inputs and of the KV cache of `length` tokens. Or bytes of all that is stored, with `all` the KV cache
   // too.
   std::optional<double> bits;
   std::optional<int64_t> memory;
   bool all = false;
   int64_t length = 256;
-  std::optional<double> activation_bits;  // average of a linear's input, as a budget of its own
+  std::optional<double> activation_bits;  // average of a product's input, as a budget of its own
 
   std::vector<std::filesystem::path> text;  // files, joined; none: the model writes its own
   int64_t samples = 16;
@@ -57,7 +61,7 @@ struct SearchRequest {
 // A model that was measured.
 struct SearchPoint {
   std::string study;  // "uniform", "knapsack" or "tpe"
-  std::string label;  // of a uniform one: "bfp4:b16, bfp4:b16"
+  std::string label;  // of a uniform one: "bfp4:b16, bfp4:b16", with attention a third
   double weight_bits = 0, activation_bits = 0;
   double budget_bits = 0;  // of what the budget counts
   double kl = 0;           // from the float model, mean over the text's tokens, nats
@@ -68,7 +72,7 @@ struct SearchPoint {
 
 // What was chosen for one variable.
 struct SearchedOperand {
-  std::string name;  // "blocks.3.q.weights", "blocks.3.gate_up.activations"
+  std::string name;  // "blocks.3.q.weights", "blocks.3.gate_up.activations", "blocks.3.attention.k"
   std::string format;
   double bits = 0;  // of a value
 };
@@ -99,7 +103,7 @@ struct SearchOutcome {
 Result<SearchOutcome> search_recipe(const SearchRequest& request);
 
 struct PaletteInfo {
-  std::string name, summary, weights, activations;
+  std::string name, summary, weights, activations, attention;
 };
 std::vector<PaletteInfo> palettes();
 

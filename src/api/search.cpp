@@ -44,7 +44,8 @@ Status check_files(const SearchRequest& request) {
 Result<search::SearchOptions> options_of(const SearchRequest& request) {
   search::SearchOptions options;
   options.model = request.model;
-  NIBBLE_TRY(options.palette, search::read_palette(request.palette, request.formats, request.activations));
+  NIBBLE_TRY(options.palette,
+             search::read_palette(request.palette, request.formats, request.activations, request.attention));
   options.budget = {request.bits, request.memory, request.all, request.length, request.activation_bits};
   options.name = request.output.stem().string();
   NIBBLE_TRY(options.recipe, base_of(request));
@@ -73,14 +74,13 @@ std::string format_of(const search::Space& space, const search::Variable& variab
   return to_string(space.candidates(variable)[static_cast<size_t>(candidate)]);
 }
 
-// Of a uniform model: its weights and activations.
+// Of a uniform model: its weights, activations and attention.
 std::string label_of(const search::Space& space, const search::Point& point) {
   if (point.study != "uniform") return "";
-  std::string weights, activations;
+  std::string formats[3];  // by operand
   for (size_t i = 0; i < point.choice.size(); ++i)
-    (space.variables[i].operand == search::Operand::weights ? weights : activations) =
-        format_of(space, space.variables[i], point.choice[i]);
-  return weights + ", " + activations;
+    formats[static_cast<size_t>(space.variables[i].operand)] = format_of(space, space.variables[i], point.choice[i]);
+  return formats[0] + ", " + formats[1] + (formats[2].empty() ? "" : ", " + formats[2]);
 }
 
 SearchPoint point_of(const search::Space& space, const search::Point& point) {
@@ -144,8 +144,8 @@ Result<SearchOutcome> search_recipe(const SearchRequest& request) {
 std::vector<PaletteInfo> palettes() {
   std::vector<PaletteInfo> out;
   for (const search::PaletteRow& row : search::palette_rows())
-    out.push_back(
-        {std::string(row.name), std::string(row.summary), std::string(row.weights), std::string(row.activations)});
+    out.push_back({std::string(row.name), std::string(row.summary), std::string(row.weights),
+                   std::string(row.activations), std::string(row.attention)});
   return out;
 }
 

@@ -29,7 +29,7 @@ Result<Yardstick> Yardstick::make(const Model& model, const Samples& text, Threa
   Yardstick out(model, text);
   NIBBLE_DO(out.embed(pool));
   States states = out.copy(out.first_);
-  for (int64_t layer = 0; layer < model.spec().layers; ++layer) out.run_block(model.block(layer), states, pool);
+  for (int64_t layer = 0; layer < model.spec().layers; ++layer) out.run_block(model.block(layer), {}, states, pool);
   const int64_t predictions = text.count * out.per_sample(), width = model.spec().vocabulary;
   out.reference_ = AlignedBuffer<float>(predictions * width);
   out.softmax_.resize(static_cast<size_t>(predictions));
@@ -66,8 +66,14 @@ States Yardstick::copy(const States& states) const {
   return out;
 }
 
-void Yardstick::run_block(const PackedBlock& block, States& states, ThreadPool& pool) {
+void Yardstick::run_block(const PackedBlock& block, const AttentionFormats& attention, States& states,
+                          ThreadPool& pool) {
   const auto at_once = static_cast<int64_t>(sequences_.size());
+  if (attention != attention_) {
+    attention_ = attention;
+    const AttentionPlans plans = plan_attention(one_block_, {&attention_, 1});
+    for (Sequence& sequence : sequences_) sequence = Sequence(one_block_, plans);
+  }
   for (int64_t first = 0; first < text_->count; first += at_once) {
     std::vector<Segment> segments;
     for (int64_t i = 0; i < std::min(at_once, text_->count - first); ++i) {

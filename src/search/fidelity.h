@@ -38,7 +38,7 @@ class Yardstick {
   const States& before_first_block() const { return first_; }
   States copy(const States& states) const;
   // In place, some samples at a time.
-  void run_block(const PackedBlock& block, States& states, ThreadPool& pool);
+  void run_block(const PackedBlock& block, const AttentionFormats& attention, States& states, ThreadPool& pool);
   // Of the states after the last block.
   Result<Fidelity> measure(const States& states, ThreadPool& pool);
 
@@ -53,7 +53,8 @@ class Yardstick {
 
   const Model* model_;
   const Samples* text_;
-  Spec one_block_;  // the model's, with one layer: each block runs with a cache of its own
+  Spec one_block_;              // the model's, with one layer: each block runs with a cache of its own
+  AttentionFormats attention_;  // of the sequences
   std::vector<Sequence> sequences_;
   Workspace workspace_;
   States first_;

@@ -34,15 +34,21 @@ Result<LinearWeight> converted(const FloatLayer& layer, Levels levels) {
 
 }  // namespace
 
-void BlockSetting::set(const Variable& variable, int candidate) {
+void BlockSetting::set(const Space& space, const Variable& variable, int candidate) {
+  if (variable.operand == Operand::attention) {
+    operand_of(attention, variable.attention) =
+        candidate == kAsStored ? NumberFormat() : space.palette.attention[static_cast<size_t>(candidate)];
+    return;
+  }
   auto& numbers = variable.operand == Operand::weights ? weights : activations;
   for (Role role : variable.roles) numbers[static_cast<size_t>(role)] = candidate;
 }
 
 BlockSetting setting_of(const Space& space, const Choice& choice, int64_t block) {
   BlockSetting out;
+  if (!space.attention.empty()) out.attention = space.attention[static_cast<size_t>(block)];
   for (size_t i = 0; i < choice.size(); ++i)
-    if (space.variables[i].block == block) out.set(space.variables[i], choice[i]);
+    if (space.variables[i].block == block) out.set(space, space.variables[i], choice[i]);
   return out;
 }
 
@@ -123,7 +129,7 @@ Result<PackedLinear> Layers::linear(const Key& key, ThreadPool& pool) {
   return packed;
 }
 
-Result<PackedBlock> Layers::block(int64_t index, const BlockSetting& setting, ThreadPool& pool) {
+Result<TriedBlock> Layers::block(int64_t index, const BlockSetting& setting, ThreadPool& pool) {
   PackedBlock out;
   const PackedBlock& floats = model_->block(index);
   out.attention_norm = floats.attention_norm;
@@ -136,7 +142,7 @@ Result<PackedBlock> Layers::block(int64_t index, const BlockSetting& setting, Th
     out.linears[at] = std::move(*packed);
   }
   find_plans(out);
-  return out;
+  return TriedBlock{std::move(out), setting.attention};
 }
 
 // One row of small weights is enough to find a kernel.

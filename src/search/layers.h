@@ -17,19 +17,27 @@
 
 namespace nibble::search {
 
-// By role, the numbers of the palette's formats; kAsStored: as the checkpoint has the weights, with float inputs.
+// By role, the numbers of the palette's formats; kAsStored: as the checkpoint has the weights, with float inputs. And
+// what attention is computed in.
 inline constexpr int kAsStored = -1;
 struct BlockSetting {
   std::array<int, kRoles> weights, activations;
+  AttentionFormats attention;
   BlockSetting() {
     weights.fill(kAsStored);
     activations.fill(kAsStored);
   }
-  // Of weights or of activations, as the variable says.
-  void set(const Variable& variable, int candidate);
+  // Of weights, activations or attention, as the variable says.
+  void set(const Space& space, const Variable& variable, int candidate);
 };
-// What a choice means for one block.
+// What a choice means for one block; attention that is not chosen is as the space says.
 BlockSetting setting_of(const Space& space, const Choice& choice, int64_t block);
+
+// A block as it would run.
+struct TriedBlock {
+  PackedBlock linears;
+  AttentionFormats attention;
+};
 
 class Layers {
  public:
@@ -43,7 +51,7 @@ class Layers {
   // A pair runs: for weights whose activations are not chosen.
   bool runs(int weights, int activations, ThreadPool& pool);
 
-  Result<PackedBlock> block(int64_t index, const BlockSetting& setting, ThreadPool& pool);
+  Result<TriedBlock> block(int64_t index, const BlockSetting& setting, ThreadPool& pool);
 
  private:
   using Key = std::tuple<int64_t, Role, int, int>;

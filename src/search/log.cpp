@@ -33,6 +33,7 @@ Json content_of(const Space& space) {
   Json out = Json::object();
   out["weights"] = names_of(space.palette.weights);
   out["activations"] = names_of(space.palette.activations);
+  if (space.chooses_attention()) out["attention"] = names_of(space.palette.attention);
   out["variables"] = Json::array();
   for (const Variable& variable : space.variables) out["variables"].push_back(variable.name);
   return out;

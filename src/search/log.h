@@ -2,7 +2,8 @@
 // budget need not measure again.
 //
 //   {"nibble_search": 1, "model": NAME, "samples", "length", "tokens": SHA-256, "fingerprint": SHA-256, "steps": [...]}
-//   {"space": ID, "weights": [FORMAT ...], "activations": [FORMAT ...], "variables": [NAME ...]}
+//   {"space": ID, "weights": [FORMAT ...], "activations": [FORMAT ...], "attention": [FORMAT ...], "variables": [NAME
+//    ...]}                                                     "attention" where it is chosen
 //   {"single": NAME, "format": FORMAT, "base": TEXT, "kl", "nll"}
 //   {"trial": N, "space": ID, "study": TEXT, "choice": [number of the format ...], "bits", "kl", "nll"}
 //

@@ -23,7 +23,7 @@ struct Measurements::Around {
   std::string name;
   std::optional<Choice> choice;
   double kl = 0;
-  std::vector<PackedBlock> blocks;
+  std::vector<TriedBlock> blocks;
 };
 
 Measurements::Measurements(const Space& space, const Model& model, Layers& layers, Yardstick& yardstick, Log& log,
@@ -47,7 +47,7 @@ std::string Measurements::format_of(const Variable& variable, int candidate) con
 }
 
 std::string Measurements::base_of(const std::string& around, const Variable& variable) const {
-  if (!around.empty() || variable.operand == Operand::weights || carrier_ == kAsStored) return around;
+  if (!around.empty() || variable.operand != Operand::activations || carrier_ == kAsStored) return around;
   return "weights " + to_string(space_->palette.weights[static_cast<size_t>(carrier_)]);
 }
 
@@ -79,8 +79,8 @@ Result<Fidelity> Measurements::trial(const Choice& choice, const std::string& st
     ++measured_;
     States states = yardstick_->copy(yardstick_->before_first_block());
     for (int64_t b = 0; b < model_->spec().layers; ++b) {
-      NIBBLE_TRY(const PackedBlock block, layers_->block(b, setting_of(*space_, choice, b), *pool_));
-      yardstick_->run_block(block, states, *pool_);
+      NIBBLE_TRY(const TriedBlock block, layers_->block(b, setting_of(*space_, choice, b), *pool_));
+      yardstick_->run_block(block.linears, block.attention, states, *pool_);
     }
     NIBBLE_TRY(found, yardstick_->measure(states, *pool_));
   }
@@ -99,10 +99,10 @@ Result<Losses> Measurements::losses(const std::optional<Choice>& base) {
   const int64_t layers = model_->spec().layers;
   for (int64_t b = 0; b < layers; ++b) {
     if (!base) {
-      around.blocks.push_back(model_->block(b));
+      around.blocks.push_back({model_->block(b), {}});
       continue;
     }
-    NIBBLE_TRY(PackedBlock block, layers_->block(b, setting_of(*space_, *base, b), *pool_));
+    NIBBLE_TRY(TriedBlock block, layers_->block(b, setting_of(*space_, *base, b), *pool_));
     around.blocks.push_back(std::move(block));
   }
   Losses out(space_->variables.size());
@@ -110,7 +110,8 @@ Result<Losses> Measurements::losses(const std::optional<Choice>& base) {
   const int last = last_block(around.name);
   for (int64_t b = 0; b < layers; ++b) {
     NIBBLE_DO(block_losses(around, b, before, out));
-    if (b < last) yardstick_->run_block(around.blocks[static_cast<size_t>(b)], before, *pool_);
+    const TriedBlock& block = around.blocks[static_cast<size_t>(b)];
+    if (b < last) yardstick_->run_block(block.linears, block.attention, before, *pool_);
   }
   return out;
 }
@@ -172,17 +173,17 @@ BlockSetting Measurements::changed(const Around& around, const Variable& variabl
   if (around.choice) setting = setting_of(*space_, *around.choice, variable.block);
   if (!around.choice && variable.operand == Operand::activations)
     for (Role role : variable.roles) setting.weights[static_cast<size_t>(role)] = carrier_;
-  setting.set(variable, candidate);
+  setting.set(*space_, variable, candidate);
   return setting;
 }
 
 Result<Fidelity> Measurements::run_single(const Around& around, const Variable& variable, int candidate,
                                           const States& before) {
-  NIBBLE_TRY(const PackedBlock block, layers_->block(variable.block, changed(around, variable, candidate), *pool_));
+  NIBBLE_TRY(const TriedBlock block, layers_->block(variable.block, changed(around, variable, candidate), *pool_));
   States states = yardstick_->copy(before);
-  yardstick_->run_block(block, states, *pool_);
+  yardstick_->run_block(block.linears, block.attention, states, *pool_);
   for (size_t b = static_cast<size_t>(variable.block) + 1; b < around.blocks.size(); ++b)
-    yardstick_->run_block(around.blocks[b], states, *pool_);
+    yardstick_->run_block(around.blocks[b].linears, around.blocks[b].attention, states, *pool_);
   return yardstick_->measure(states, *pool_);
 }
 

@@ -19,6 +19,7 @@ std::vector<std::pair<std::string, Formats>> formats_of(const Spec& spec, const 
   std::map<std::pair<int64_t, Role>, Formats> found;
   for (size_t i = 0; i < choice.size(); ++i) {
     const Variable& variable = space.variables[i];
+    if (variable.operand == Operand::attention) continue;
     const NumberFormat& format = space.candidates(variable)[static_cast<size_t>(choice[i])];
     for (Role role : variable.roles) {
       Formats& of = found[{variable.block, role}];
@@ -33,6 +34,19 @@ std::vector<std::pair<std::string, Formats>> formats_of(const Spec& spec, const 
         if (formats.first.is_float()) formats.second = NumberFormat();
         out.emplace_back(linear_name(block, role), formats);
       }
+  return out;
+}
+
+// Of every block, where it is chosen.
+std::vector<AttentionFormats> attention_of(const Spec& spec, const Space& space, const Choice& choice) {
+  if (!space.chooses_attention()) return {};
+  std::vector<AttentionFormats> out(static_cast<size_t>(spec.layers));
+  for (size_t i = 0; i < choice.size(); ++i) {
+    const Variable& variable = space.variables[i];
+    if (variable.operand == Operand::attention)
+      operand_of(out[static_cast<size_t>(variable.block)], variable.attention) =
+          space.candidates(variable)[static_cast<size_t>(choice[i])];
+  }
   return out;
 }
 
@@ -64,14 +78,30 @@ std::string text_of(const Json& recipe) {
   return out + "\n}\n";
 }
 
-// The exceptions without formats, which the choice replaces.
-Json exceptions_of(const Json& recipe) {
+// The most frequent of some values, the first among equals.
+template <class T>
+const T& commonest(const std::vector<T>& values) {
+  return *std::max_element(values.begin(), values.end(), [&](const T& a, const T& b) {
+    return std::count(values.begin(), values.end(), a) < std::count(values.begin(), values.end(), b);
+  });
+}
+
+// The exceptions without formats, which the choice replaces, and those for blocks whose attention is not the commonest.
+Json exceptions_of(const Json& recipe, const std::vector<AttentionFormats>& attention) {
   Json out = Json::array();
   for (Json entry : recipe.value("except", Json::array())) {
     entry.erase("weights");
     entry.erase("activations");
+    if (!attention.empty()) entry.erase("attention");
     if (entry.contains("set") || entry.contains("attention")) out.push_back(std::move(entry));
   }
+  for (size_t block = 0; block < attention.size(); ++block)
+    if (attention[block] != commonest(attention)) {
+      Json entry = Json::object();
+      entry["blocks"] = Json::array({block});
+      entry["attention"] = to_json(attention[block]);
+      out.push_back(std::move(entry));
+    }
   return out;
 }
 
@@ -91,9 +121,11 @@ Json override_of(const std::string& name, const Formats& formats) {
 }
 
 // The recipe must do what was chosen: its reader and its planner say so.
-Status expect_formats(const Json& source, const Spec& spec,
-                      const std::vector<std::pair<std::string, Formats>>& formats) {
+Status expect_formats(const Json& source, const Spec& spec, const std::vector<std::pair<std::string, Formats>>& formats,
+                      const std::vector<AttentionFormats>& attention) {
   NIBBLE_TRY(const Recipe recipe, parse_recipe(source, "the recipe that was found"));
+  NIBBLE_TRY(const std::vector<AttentionFormats> planned, attention_of_recipe(recipe, spec));
+  NIBBLE_CHECK(attention.empty() || planned == attention);
   auto next = formats.begin();
   for (int64_t block = 0; block < spec.layers; ++block) {
     NIBBLE_TRY(const std::vector<SitePlan> sites, plan_block(recipe, spec, block));
@@ -112,28 +144,28 @@ Status expect_formats(const Json& source, const Spec& spec,
 Result<std::string> recipe_text(const Spec& spec, const Space& space, const Choice& choice, const Json& recipe,
                                 const std::string& name, const std::string& summary) {
   const auto formats = formats_of(spec, space, choice);
-  std::map<std::string, int> counts;
-  const auto key = [](const Formats& pair) { return to_string(pair.first) + "/" + to_string(pair.second); };
-  for (const auto& [linear, pair] : formats) ++counts[key(pair)];
-  const auto commonest = std::max_element(formats.begin(), formats.end(), [&](const auto& a, const auto& b) {
-    return counts[key(a.second)] < counts[key(b.second)];
-  });
+  const std::vector<AttentionFormats> attention = attention_of(spec, space, choice);
+  std::vector<Formats> pairs;
+  for (const auto& [linear, pair] : formats) pairs.push_back(pair);
+  const Formats& usual = commonest(pairs);
   Json out = Json::object();
   out["name"] = name;
   out["summary"] = summary;
-  out["weights"] = to_string(commonest->second.first);
-  out["activations"] = to_string(commonest->second.second);
+  out["weights"] = to_string(usual.first);
+  out["activations"] = to_string(usual.second);
+  if (!attention.empty()) out["attention"] = to_json(commonest(attention));
   for (const char* kept : {"cache", "head", "steps"})
-    if (recipe.contains(kept)) out[kept] = recipe[kept];
+    if (recipe.contains(kept) && (kept != std::string_view("cache") || attention.empty())) out[kept] = recipe[kept];
   for (const auto& item : recipe.items())
-    if (!out.contains(item.key()) && item.key() != "paper" && item.key() != "except" && item.key() != "overrides")
+    if (!out.contains(item.key()) && item.key() != "paper" && item.key() != "except" && item.key() != "overrides" &&
+        (item.key() != "cache" || attention.empty()))
       out[item.key()] = item.value();
-  if (Json exceptions = exceptions_of(recipe); !exceptions.empty()) out["except"] = std::move(exceptions);
+  if (Json exceptions = exceptions_of(recipe, attention); !exceptions.empty()) out["except"] = std::move(exceptions);
   Json overrides = Json::array();
   for (const auto& [linear, pair] : formats)
-    if (pair != commonest->second) overrides.push_back(override_of(linear, pair));
+    if (pair != usual) overrides.push_back(override_of(linear, pair));
   if (!overrides.empty()) out["overrides"] = std::move(overrides);
-  NIBBLE_DO(expect_formats(out, spec, formats));
+  NIBBLE_DO(expect_formats(out, spec, formats, attention));
   return text_of(out);
 }
 

@@ -47,6 +47,7 @@ Result<Unchosen> unchosen_of(const ModelSource& source, const SearchOptions& opt
   NIBBLE_TRY(const Recipe recipe, parse_recipe(options.recipe, "the recipe"));
   NIBBLE_TRY(const std::vector<AttentionFormats> attention, attention_of_recipe(recipe, source.spec()));
   out.cache_bits = cache_bits(attention, source.spec().head_dim);
+  out.attention = attention;
   if (options.budget.memory) {
     NIBBLE_TRY(out.stored_bits, bits_beside_linears(source));
   }
@@ -109,23 +110,27 @@ std::vector<int> by_cost(const Variable& variable) {
 bool limits_activations(const Space& space) {
   return std::any_of(space.pools.begin(), space.pools.end(), [&](const Pool& pool) {
     return pool.limit && std::any_of(pool.variables.begin(), pool.variables.end(),
-                                     [&](size_t i) { return space.variables[i].operand == Operand::activations; });
+                                     [&](size_t i) { return space.variables[i].operand != Operand::weights; });
   });
 }
 
-// One format everywhere, of each width; weights and activations of the same rank together. Where activations cost
-// nothing they are the widest.
+// One format everywhere, of each width; weights, activations and attention of the same rank together. Where the latter
+// cost nothing they are the widest.
 std::vector<Choice> uniform_choices(const Space& space) {
-  std::vector<int> ranks[2];
+  std::vector<int> ranks[3];
   for (const Variable& variable : space.variables) {
-    auto& of = ranks[variable.operand == Operand::activations];
+    auto& of = ranks[static_cast<size_t>(variable.operand)];
     if (of.empty()) of = by_cost(variable);
   }
-  const auto& [weights, activations] = ranks;
-  const bool together = limits_activations(space) && weights.size() == activations.size();
+  const auto& [weights, activations, attention] = ranks;
+  const bool limited = limits_activations(space);
+  const auto beside = [&](const std::vector<int>& ranked, size_t i) {
+    if (ranked.empty()) return 0;
+    return limited && ranked.size() == ranks[0].size() ? ranked[i] : ranked.back();
+  };
   std::vector<Choice> out;
   for (size_t i = 0; i < weights.size(); ++i)
-    out.push_back(space.uniform(weights[i], together ? activations[i] : activations.back()));
+    out.push_back(space.uniform(weights[i], beside(activations, i), beside(attention, i)));
   return out;
 }
 

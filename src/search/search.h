@@ -1,4 +1,5 @@
-// Mixed-precision search: which format every linear's weights and every site's activations take within a budget.
+// Mixed-precision search: which format every linear's weights, every site's activations and the operands of attention
+// take within a budget.
 //
 // Two engines behind one interface. `knapsack`: how much each variable alone, at each candidate, moves the float
 // model's predictions (mean KL divergence on a text), then the exact optimum of the sum within the budget. `tpe`: whole

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 
 #include "core/testing.h"
 #include "measure/divergence.h"
@@ -86,10 +87,11 @@ class SearchOfAModel : public ::testing::Test {
     testing::put(folder_ / "text", text);
   }
 
-  SearchOptions options(std::string_view weights, std::string_view activations, std::optional<double> bits) const {
+  SearchOptions options(std::string_view weights, std::string_view activations, std::optional<double> bits,
+                        std::string_view attention = {}) const {
     SearchOptions out;
     out.model = folder_ / "model";
-    out.palette = *read_palette("", weights, activations);
+    out.palette = *read_palette("", weights, activations, attention);
     out.budget.bits = bits;
     out.name = "found";
     out.recipe = parse_recipe(rounding(), "r")->source;
@@ -147,8 +149,46 @@ TEST_F(SearchOfAModel, TheRecipeIsWorthWhatTheSearchSays) {
     if (point.fits) {
       EXPECT_GE(point.measured.kl, report->chosen.measured.kl);
     }
-
   expect_worth(*report);
+}
+
+TEST_F(SearchOfAModel, SoIsOneThatChoosesAttention) {
+  SearchOptions asked = options("bfp4:b16,bfp6:b16", "bfp6:b16,bfp8:b16", 5, "bfp4:b16,bfp6:b16,bfp8:b16");
+  asked.budget.activation_bits = 7;
+  asked.budget.length = kLength;
+  const Result<SearchReport> found = run_search(asked, pool_);
+  expect_ok(found);
+  const SearchReport& report = *found;
+  expect_worth(report);
+  std::set<std::string> attention;
+  for (size_t i = 0; i < report.space.variables.size(); ++i) {
+    const Variable& variable = report.space.variables[i];
+    if (variable.operand == Operand::attention)
+      attention.insert(to_string(report.space.palette.attention[static_cast<size_t>(report.chosen.choice[i])]));
+  }
+  EXPECT_GT(attention.size(), 1u);
+  // Queries of 4 heads of 16; keys of 2; probabilities of 12 positions, values in blocks of positions.
+  const auto variable = [&](std::string_view name) {
+    return *std::find_if(report.space.variables.begin(), report.space.variables.end(),
+                         [&](const Variable& one) { return one.name == name; });
+  };
+  EXPECT_EQ(variable("blocks.1.attention.q").bits, (std::vector<int64_t>{4 * 72, 4 * 104, 4 * 136}));
+  EXPECT_EQ(variable("blocks.1.attention.k").bits, (std::vector<int64_t>{2 * 72, 2 * 104, 2 * 136}));
+  EXPECT_EQ(variable("blocks.1.attention.p").bits, (std::vector<int64_t>{4 * 56, 4 * 80, 4 * 104}));
+  EXPECT_EQ(variable("blocks.1.attention.v").bits, (std::vector<int64_t>{149, 213, 277}));  // 32 * (4 + 16 / 24) ...
+}
+
+TEST_F(SearchOfAModel, MemoryCountsTheChosenCache) {
+  Budget budget;
+  budget.memory = 1 << 20;
+  budget.all = true;
+  budget.length = 32;
+  const Space space =
+      *make_space(llama_spec(), *read_palette("", "int8:row", "f32", "bfp4:b16,bfp6:b16"), budget, {800, 16});
+  const int64_t weights = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96), rows = 2 * (64 + 32 + 32 + 64 + 96 + 96 + 64);
+  const int64_t cached = 2 * 2 * 32 * 32;  // layers, keys and values, their width, tokens
+  EXPECT_EQ(space.cost(space.pools[0], space.uniform(0, 0, 0)), 800 + 8 * weights + 32 * rows + cached * 9 / 2);
+  EXPECT_EQ(space.cost(space.pools[0], space.uniform(0, 0, 1)), 800 + 8 * weights + 32 * rows + cached * 17 / 2);
 }
 
 TEST_F(SearchOfAModel, CountsWhatIsStored) {
@@ -339,6 +379,10 @@ TEST(Palettes, AreReadByName) {
   expect_error(read_palette("", "int4:g32,int4:g32", ""), ErrorCode::usage, "twice");
   expect_error(read_palette("", "int4:g32,", ""), ErrorCode::usage, "--formats");
   expect_error(read_palette("", "int9:g32", ""), ErrorCode::usage, "int9");
+  EXPECT_EQ(read_palette("mx", "", "", "palette")->attention.size(), 3u);
+  EXPECT_TRUE(read_palette("mx", "", "")->attention.empty());
+  expect_error(read_palette("int", "", "", "palette"), ErrorCode::usage, "--attention", "int");
+  expect_error(read_palette("bfp", "", "", "fixed8:f7"), ErrorCode::usage, "--attention");
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "format/attention_formats.h"
 #include "format/linear_weight.h"
 #include "model/model.h"
 #include "quantize/recipe/formats.h"
@@ -13,13 +14,14 @@ namespace {
 constexpr PaletteRow kPalettes[] = {
     {"bfp", "block floating point of 2 to 8 bits, blocks of 16 (arXiv:2310.05079)",
      "bfp2:b16,bfp3:b16,bfp4:b16,bfp5:b16,bfp6:b16,bfp7:b16,bfp8:b16",
+     "bfp2:b16,bfp3:b16,bfp4:b16,bfp5:b16,bfp6:b16,bfp7:b16,bfp8:b16",
      "bfp2:b16,bfp3:b16,bfp4:b16,bfp5:b16,bfp6:b16,bfp7:b16,bfp8:b16"},
-    {"mx", "OCP microscaling: 4, 6 and 8 bits", "mxfp4,mxfp6,mxint8", "mxfp4,mxfp6,mxint8"},
+    {"mx", "OCP microscaling: 4, 6 and 8 bits", "mxfp4,mxfp6,mxint8", "mxfp4,mxfp6,mxint8", "mxfp4,mxfp6,mxint8"},
     {"int", "integers of 2 to 8 bits, groups of 32; activations of 4 to 8 bits by token",
      "int2:g32,int3:g32,int4:g32,int5:g32,int6:g32,int7:g32,int8:g32",
-     "int4:token:asym,int5:token:asym,int6:token:asym,int7:token:asym,int8:token:asym"},
+     "int4:token:asym,int5:token:asym,int6:token:asym,int7:token:asym,int8:token:asym", ""},
     {"int-weights", "integers of 2 to 8 bits, groups of 32; float activations",
-     "int2:g32,int3:g32,int4:g32,int5:g32,int6:g32,int7:g32,int8:g32", "f32"},
+     "int2:g32,int3:g32,int4:g32,int5:g32,int6:g32,int7:g32,int8:g32", "f32", ""},
 };
 
 constexpr int64_t kScaleBits = 32, kOffsetBits = 8;  // of a token's
@@ -39,8 +41,17 @@ Result<std::vector<NumberFormat>> read_formats(std::string_view list, std::strin
   return out;
 }
 
+// A format that serves all four operands of attention.
+Result<NumberFormat> parse_for_all_operands(std::string_view text, std::string_view where) {
+  NumberFormat out;
+  for (std::string_view operand : kAttentionOperands) {
+    NIBBLE_TRY(out, parse_attention_format(operand, text, where));
+  }
+  return out;
+}
+
 Result<const PaletteRow*> palette_named(std::string_view name) {
-  static constexpr PaletteRow kNone{"", "", "", ""};
+  static constexpr PaletteRow kNone{"", "", "", "", ""};
   if (name.empty()) return &kNone;
   std::string names;
   for (const PaletteRow& row : kPalettes) {
@@ -54,36 +65,72 @@ Result<const PaletteRow*> palette_named(std::string_view name) {
 
 Variable weights_of(const Spec& spec, const Palette& palette, int64_t block, Role role) {
   const Shape shape = shape_of(spec, role);
-  Variable out{linear_name(block, role) + ".weights", Operand::weights, block, {role}, shape.rows * shape.columns, {}};
+  Variable out;
+  out.name = linear_name(block, role) + ".weights";
+  out.block = block;
+  out.roles = {role};
+  out.values = shape.rows * shape.columns;
   for (const NumberFormat& format : palette.weights) out.bits.push_back(stored_bits(format, shape.rows, shape.columns));
   return out;
 }
 
 Variable activations_of(const Spec& spec, const Palette& palette, int64_t block, const Site& site) {
   const int64_t inputs = shape_of(spec, site.roles[0]).columns, readers = static_cast<int64_t>(site.roles.size());
-  Variable out{fmt::format("blocks.{}.{}.activations", block, site.name),
-               Operand::activations,
-               block,
-               site.roles,
-               readers * inputs,
-               {}};
+  Variable out;
+  out.name = fmt::format("blocks.{}.{}.activations", block, site.name);
+  out.operand = Operand::activations;
+  out.block = block;
+  out.roles = site.roles;
+  out.values = readers * inputs;
   for (const NumberFormat& format : palette.activations) out.bits.push_back(readers * input_bits(format, inputs));
   return out;
 }
 
-std::vector<Variable> variables_of(const Spec& spec, const Palette& palette) {
+// What the cache stores of `columns` numbers that share scales as the format says: codes of up to 4 bits take half a
+// byte, others a byte.
+int64_t cached_bits(const NumberFormat& format, int64_t columns) {
+  if (format.is_float()) return columns * format.bits;
+  return columns * (format.bits <= 4 ? 4 : 8) + stored_bits(format, 1, columns) - columns * format.bits;
+}
+
+// Of one token, with `length` in the sequence. Queries, keys: rows of head_dim. A value shares its scales with those of
+// other tokens, so its bits are a mean; so are those of the probabilities of all positions before a token and its own.
+Variable attention_of(const Spec& spec, const Palette& palette, int64_t block, std::string_view operand,
+                      const Budget& budget) {
+  Variable out;
+  out.name = fmt::format("blocks.{}.attention.{}", block, operand);
+  out.operand = Operand::attention;
+  out.block = block;
+  out.attention = operand;
+  out.cached = operand == "k" || operand == "v";
+  const int64_t row = operand == "p" ? (budget.length + 1) / 2 : operand == "v" ? budget.length : spec.head_dim;
+  const int64_t heads = out.cached ? spec.kv_heads : spec.heads;
+  out.values = heads * (operand == "p" ? row : spec.head_dim);
+  for (const NumberFormat& format : palette.attention) {
+    const int64_t bits = budget.memory && out.cached ? cached_bits(format, row) : input_bits(format, row);
+    out.bits.push_back(
+        std::llround(static_cast<double>(bits) / static_cast<double>(row) * static_cast<double>(out.values)));
+  }
+  return out;
+}
+
+std::vector<Variable> variables_of(const Spec& spec, const Palette& palette, const Budget& budget) {
   std::vector<Variable> out;
-  for (int64_t block = 0; block < spec.layers; ++block)
+  for (int64_t block = 0; block < spec.layers; ++block) {
     for (const Site& site : sites_of(spec)) {
       out.push_back(activations_of(spec, palette, block, site));
       for (Role role : site.roles) out.push_back(weights_of(spec, palette, block, role));
     }
+    if (palette.attention.empty()) continue;
+    for (std::string_view operand : kAttentionOperands)
+      out.push_back(attention_of(spec, palette, block, operand, budget));
+  }
   return out;
 }
 
 // --- pools ------------------------------------------------------------------------------------------------------
 
-Status check(const Budget& budget) {
+Status check(const Budget& budget, bool attention) {
   if (!budget.bits && !budget.memory) return fail(ErrorCode::usage, "there is no budget: give --bits or --memory");
   if (budget.bits && budget.memory)
     return fail(ErrorCode::usage, "two budgets are given: --bits and --memory exclude each other");
@@ -91,7 +138,7 @@ Status check(const Budget& budget) {
     if (bits && !(*bits > 0 && *bits <= 64))
       return fail(ErrorCode::usage, "{} is {}; expected more than 0, and 64 at most", name, *bits);
   if (budget.memory && *budget.memory < 1) return fail(ErrorCode::usage, "--memory is {} bytes", *budget.memory);
-  if (budget.all && budget.length < 1)
+  if ((budget.all || attention) && budget.length < 1)
     return fail(ErrorCode::usage, "--length is {}; expected the number of tokens that the budget counts",
                 budget.length);
   if (budget.all && budget.bits && budget.activation_bits)
@@ -103,7 +150,7 @@ int64_t values_of(const Space& space, const Pool& pool) {
   int64_t sum = pool.fixed_values;
   for (size_t i : pool.variables) {
     const Variable& variable = space.variables[i];
-    sum += variable.values * (variable.operand == Operand::activations ? pool.tokens : 1);
+    sum += variable.values * (variable.operand == Operand::weights ? 1 : pool.tokens);
   }
   return sum;
 }
@@ -148,7 +195,12 @@ void make_pools(const Spec& spec, const Budget& budget, const Unchosen& unchosen
   Pool weights, activations;
   weights.variables = all_of(space, Operand::weights);
   activations.variables = all_of(space, Operand::activations);
-  if (budget.all) {
+  for (size_t i : all_of(space, Operand::attention)) {
+    const bool stored = budget.memory && budget.all && space.variables[i].cached;
+    (stored ? weights : activations).variables.push_back(i);
+  }
+  if (budget.all) weights.tokens = budget.length;
+  if (budget.all && !space.chooses_attention()) {
     weights.fixed_values = cache_values(spec, budget.length);
     weights.fixed_bits = std::llround(static_cast<double>(weights.fixed_values) * unchosen.cache_bits);
   }
@@ -156,7 +208,6 @@ void make_pools(const Spec& spec, const Budget& budget, const Unchosen& unchosen
     weights.fixed_bits += unchosen.stored_bits;
     weights.limit = *budget.memory * 8;
   } else if (budget.all) {
-    weights.tokens = budget.length;
     weights.variables.insert(weights.variables.end(), activations.variables.begin(), activations.variables.end());
     activations.variables.clear();
   }
@@ -166,11 +217,11 @@ void make_pools(const Spec& spec, const Budget& budget, const Unchosen& unchosen
   if (!activations.variables.empty()) space.pools.push_back(std::move(activations));
 }
 
-double average(const Space& space, const Choice& choice, Operand operand) {
+double average(const Space& space, const Choice& choice, bool weights) {
   double bits = 0, values = 0;
   for (size_t i = 0; i < choice.size(); ++i) {
     const Variable& variable = space.variables[i];
-    if (variable.operand != operand) continue;
+    if ((variable.operand == Operand::weights) != weights) continue;
     bits += static_cast<double>(variable.bits[static_cast<size_t>(choice[i])]);
     values += static_cast<double>(variable.values);
   }
@@ -181,8 +232,15 @@ double average(const Space& space, const Choice& choice, Operand operand) {
 
 std::span<const PaletteRow> palette_rows() { return kPalettes; }
 
-Result<Palette> read_palette(std::string_view name, std::string_view weights, std::string_view activations) {
+Result<Palette> read_palette(std::string_view name, std::string_view weights, std::string_view activations,
+                             std::string_view attention) {
   NIBBLE_TRY(const PaletteRow* row, palette_named(name));
+  if (attention == "palette") {
+    if (row->attention.empty())
+      return fail(ErrorCode::usage, "--attention palette: {}; name formats instead",
+                  name.empty() ? "no palette is given" : fmt::format("the palette {} has none for attention", name));
+    attention = row->attention;
+  }
   if (weights.empty()) weights = row->weights;
   if (activations.empty()) activations = row->activations.empty() ? "f32" : row->activations;
   if (weights.empty())
@@ -190,6 +248,9 @@ Result<Palette> read_palette(std::string_view name, std::string_view weights, st
   Palette palette;
   NIBBLE_TRY(palette.weights, read_formats(weights, "--formats", parse_weights));
   NIBBLE_TRY(palette.activations, read_formats(activations, "--activations", parse_activations));
+  if (!attention.empty()) {
+    NIBBLE_TRY(palette.attention, read_formats(attention, "--attention", parse_for_all_operands));
+  }
   return palette;
 }
 
@@ -205,7 +266,7 @@ int64_t input_bits(const NumberFormat& format, int64_t columns) {
 
 int64_t Space::cost(const Pool& pool, size_t variable, int candidate) const {
   const Variable& of = variables[variable];
-  return of.bits[static_cast<size_t>(candidate)] * (of.operand == Operand::activations ? pool.tokens : 1);
+  return of.bits[static_cast<size_t>(candidate)] * (of.operand == Operand::weights ? 1 : pool.tokens);
 }
 
 int64_t Space::cost(const Pool& pool, const Choice& choice) const {
@@ -219,26 +280,27 @@ bool Space::fits(const Choice& choice) const {
                      [&](const Pool& pool) { return !pool.limit || cost(pool, choice) <= *pool.limit; });
 }
 
-double Space::weight_bits(const Choice& choice) const { return average(*this, choice, Operand::weights); }
-double Space::activation_bits(const Choice& choice) const { return average(*this, choice, Operand::activations); }
+double Space::weight_bits(const Choice& choice) const { return average(*this, choice, true); }
+double Space::activation_bits(const Choice& choice) const { return average(*this, choice, false); }
 
 double Space::budget_bits(const Choice& choice) const {
   if (pools[0].tokens == 1 && pools[0].fixed_bits != 0) return weight_bits(choice);
   return static_cast<double>(cost(pools[0], choice)) / static_cast<double>(values_of(*this, pools[0]));
 }
 
-Choice Space::uniform(int weights, int activations) const {
+Choice Space::uniform(int weights, int activations, int operands) const {
+  const int by_operand[] = {weights, activations, operands};
   Choice out;
-  for (const Variable& variable : variables)
-    out.push_back(variable.operand == Operand::weights ? weights : activations);
+  for (const Variable& variable : variables) out.push_back(by_operand[static_cast<size_t>(variable.operand)]);
   return out;
 }
 
 Result<Space> make_space(const Spec& spec, Palette palette, const Budget& budget, const Unchosen& unchosen) {
-  NIBBLE_DO(check(budget));
+  NIBBLE_DO(check(budget, !palette.attention.empty()));
   Space space;
   space.palette = std::move(palette);
-  space.variables = variables_of(spec, space.palette);
+  if (!space.chooses_attention()) space.attention = unchosen.attention;
+  space.variables = variables_of(spec, space.palette, budget);
   make_pools(spec, budget, unchosen, space);
   NIBBLE_DO(check_possible(space, space.pools[0], budget.bits.has_value(), budget.bits ? "--bits" : "--memory"));
   if (space.pools.size() > 1) NIBBLE_DO(check_possible(space, space.pools[1], true, "--activation-bits"));

@@ -1,9 +1,8 @@
 // What a search chooses, and what each choice costs.
 //
-// A variable is one operand whose number format is open: the weights of a linear, or the activations of a site (whose
-// linears share them). All variables of an operand have the candidates of one palette. Every variable belongs to one
-// pool, whose limit the costs of its choices may not exceed. Other operands would be further variables: they need a
-// cost here and a way into the model in layers.h and recipe_file.h.
+// A variable is one operand whose number format is open: the weights of a linear, the activations of a site (whose
+// linears share them), or one of the four operands of a block's attention. All variables of an operand have the
+// candidates of one palette. Every variable belongs to one pool, whose limit the costs of its choices may not exceed.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "core/result.h"
+#include "format/attention_formats.h"
 #include "format/number_format.h"
 #include "model/spec.h"
 
@@ -21,22 +21,24 @@ namespace nibble::search {
 
 // --- palettes ---------------------------------------------------------------------------------------------------
 
-// The formats to choose from, in the order given.
+// The formats to choose from, in the order given. Without `attention` its operands are not chosen.
 struct Palette {
-  std::vector<NumberFormat> weights, activations;
+  std::vector<NumberFormat> weights, activations, attention;
 };
 
 // A named palette: adding one is adding a row.
 struct PaletteRow {
   std::string_view name, summary;
-  std::string_view weights, activations;  // formats with commas between them
+  std::string_view weights, activations, attention;  // formats with commas between them
 };
 std::span<const PaletteRow> palette_rows();
 
-// `name`: a row, or empty. `weights` and `activations`: formats with commas between them that replace the row's;
-// without row and `activations` these are f32. `usage` for no weights at all, an unknown name, a format that does not
-// parse or is named twice.
-Result<Palette> read_palette(std::string_view name, std::string_view weights, std::string_view activations);
+// `name`: a row, or empty. `weights`, `activations` and `attention`: formats with commas between them that replace the
+// row's; without row and `activations` these are f32. Attention is chosen only where `attention` says so: "palette" for
+// the row's. `usage` for no weights at all, an unknown name, a format that does not parse, does not serve or is named
+// twice.
+Result<Palette> read_palette(std::string_view name, std::string_view weights, std::string_view activations,
+                             std::string_view attention = {});
 
 // --- budgets ----------------------------------------------------------------------------------------------------
 
@@ -44,34 +46,37 @@ Result<Palette> read_palette(std::string_view name, std::string_view weights, st
 struct Budget {
   std::optional<double> bits{};     // stored bits on average
   std::optional<int64_t> memory{};  // bytes of all stored tensors (with `all`: and of the KV cache of `length`)
-  bool all = false;                 // average over weights, the linears' inputs and the KV cache of `length` tokens
-  int64_t length = 0;               // tokens, for `all`
-  std::optional<double> activation_bits{};  // average of the linears' inputs, apart from the weights
+  bool all = false;                 // average over weights, the products' inputs and the KV cache of `length` tokens
+  int64_t length = 0;               // tokens, for `all` and for attention's operands
+  std::optional<double> activation_bits{};  // average of the products' inputs, apart from the weights
 };
 
 // What the model stores that is not chosen.
 struct Unchosen {
-  int64_t stored_bits = 0;  // all tensors but the matrices of the blocks' linears
-  double cache_bits = 32;   // of a value of the KV cache
+  int64_t stored_bits = 0;                       // all tensors but the matrices of the blocks' linears
+  double cache_bits = 32;                        // of a value of the KV cache
+  std::vector<AttentionFormats> attention = {};  // by block
 };
 
 // --- variables --------------------------------------------------------------------------------------------------
 
-enum class Operand : uint8_t { weights, activations };
+enum class Operand : uint8_t { weights, activations, attention };
 
 struct Variable {
-  std::string name;  // "blocks.3.q.weights", "blocks.3.gate_up.activations"
+  std::string name;  // "blocks.3.q.weights", "blocks.3.gate_up.activations", "blocks.3.attention.k"
   Operand operand = Operand::weights;
   int64_t block = 0;
-  std::vector<Role> roles;    // the linear, or all linears of the site
-  int64_t values = 0;         // numbers stored in the format: N K; for each token, K once for every linear
+  std::vector<Role> roles;     // the linear, or all linears of the site
+  std::string_view attention;  // "q", "k", "p" or "v"
+  bool cached = false;         // what the KV cache holds
+  int64_t values = 0;  // numbers in the format: N K; for each token, K once for every linear, or those of all heads
   std::vector<int64_t> bits;  // by candidate: of all of them, with all that they share
 };
 
 // Costs that have a limit in common.
 struct Pool {
   std::vector<size_t> variables;
-  int64_t tokens = 1;      // activations are counted so many times
+  int64_t tokens = 1;      // all but weights are counted so many times
   int64_t fixed_bits = 0;  // part of the limit that is spent already
   int64_t fixed_values = 0;
   std::optional<int64_t> limit;  // bits
@@ -82,26 +87,29 @@ using Choice = std::vector<int>;
 
 struct Space {
   Palette palette;
-  std::vector<Variable> variables;  // by block; a block's sites in execution order: activations, then weights
+  std::vector<AttentionFormats> attention;  // by block, where it is not chosen; none: floats
+  std::vector<Variable> variables;          // by block; a block's sites in execution order: activations, then weights
   std::vector<Pool> pools;
 
   const std::vector<NumberFormat>& candidates(const Variable& variable) const {
+    if (variable.operand == Operand::attention) return palette.attention;
     return variable.operand == Operand::weights ? palette.weights : palette.activations;
   }
+  bool chooses_attention() const { return !palette.attention.empty(); }
   // Of a candidate in the pool that the variable belongs to.
   int64_t cost(const Pool& pool, size_t variable, int candidate) const;
   int64_t cost(const Pool& pool, const Choice& choice) const;  // with what is fixed
   bool fits(const Choice& choice) const;
-  // Bits per value of the choice's weights, its activations, and of what the first pool counts.
+  // Bits per value of the choice's weights, of its activations and attention, and of what the first pool counts.
   double weight_bits(const Choice& choice) const;
   double activation_bits(const Choice& choice) const;
   double budget_bits(const Choice& choice) const;
   // The same candidates everywhere.
-  Choice uniform(int weights, int activations) const;
+  Choice uniform(int weights, int activations, int operands = 0) const;  // of attention: `operands`
 };
 
-// The blocks' linears of a model. `usage` for no budget, an ambiguous one, and one that the palette's narrowest formats
-// exceed: the message names the least that is possible.
+// The blocks' linears of a model, and its attention where the palette has formats for it. `usage` for no budget, an
+// ambiguous one, and one that the palette's narrowest formats exceed: the message names the least that is possible.
 Result<Space> make_space(const Spec& spec, Palette palette, const Budget& budget, const Unchosen& unchosen);
 
 // Stored bits of a matrix [rows][columns] in a format, as format/linear_weight.h stores it.
