@@ -15,9 +15,9 @@
 //
 // Attention of one query at position t, for the head's keys k and values v (the definition; every kernel computes
 // exactly this sequence of float32 operations, so rows of all instruction sets give identical bits):
-//   q    rotated by the angles of t, where there are angles (as below), then rounded to its format
-//   (kernels/abi/token.h)
-//        in blocks along head_dim
+//   q    rotated by the angles of t, where there are angles (as below),
+//        then rounded to its format in blocks along head_dim,
+//        as kernels/abi/token.h defines
 //   s[j] = scale * a + bias[j];  a = 0, for d ascending a = fma(q[d], k[j][d], a)           for j in [0, t]
 //   p[j] = e(s[j] - max s)
 //   total: 16 sums over the p[j] of equal j % 16, j ascending; then lane l += lane l + 8, + 4, + 2, + 1

@@ -261,13 +261,14 @@ struct MixedCache {
       const int64_t blocks = (width + block - 1) / block, panel = j % kPagePositions / kKeyPanel;
       const uint8_t* codes = page + head.keys + panel * width * row_bytes;
       const uint8_t* scale = format.block == 0 ? nullptr : page + head.key_scales + panel * blocks * kKeyPanel;
-      fetch_ahead(j, head.keys, last, 2 * width * row_bytes);
+      const uint8_t* ahead = after(j, head.keys, last, kHalfPage / kKeyPanel * width * row_bytes);
       float* to = room;
       for (int64_t p = 0; p < kHalfPage / kKeyPanel; ++p)
         for (int64_t d = 0; d < width; d += block) {
           const int64_t count = smaller(block, width - d);
-          opening.rows(codes, row_bytes, opening.scales(scale), count, to, kKeyPanel);
+          opening.rows(codes, ahead, row_bytes, opening.scales(scale), count, to, kKeyPanel);
           codes += count * row_bytes;
+          ahead += count * row_bytes;
           to += count * kKeyPanel;
           if (scale != nullptr) scale += kKeyPanel;
         }
@@ -284,24 +285,25 @@ struct MixedCache {
       const int64_t width = head.value_stride, stride = width / 16 * row_bytes, in_page = j % kPagePositions;
       const int64_t run = format.block == 0 ? kHalfPage : smaller(format.block, kHalfPage);
       const uint8_t* const codes = page + head.values + in_page * stride;
-      fetch_ahead(j, head.values, last, kHalfPage * stride);
+      const uint8_t* const ahead = after(j, head.values, last, kHalfPage * stride);
       for (int64_t i = 0; i < kHalfPage; i += run) {
         const uint8_t* const scales =
             format.block == 0 ? nullptr : page + head.value_scales + (in_page + i) / format.block * width;
-        for (int64_t d = 0; d < width; d += 16)
-          opening.rows(codes + i * stride + d / 16 * row_bytes, stride,
-                       opening.scales(scales == nullptr ? nullptr : scales + d), run, room + i * width + d, width);
+        for (int64_t d = 0; d < width; d += 16) {
+          const int64_t at = i * stride + d / 16 * row_bytes;
+          opening.rows(codes + at, ahead + at, stride, opening.scales(scales == nullptr ? nullptr : scales + d), run,
+                       room + i * width + d, width);
+        }
       }
     });
     return {room, room};
   }
 
-  // The codes of the half page after the one that positions j .. are in.
-  void fetch_ahead(int64_t j, int64_t part, bool last, int64_t bytes) const {
-    if (last) return;
-    const int64_t next = j + kHalfPage;
-    const std::byte* from = head.pages[next / kPagePositions] + part + (next % kPagePositions == 0 ? 0 : bytes);
-    for (int64_t i = 0; i < bytes; i += 64) prefetch<64>(from + i);
+  // Where the codes of a half page of `bytes` begin: of the one after positions j .., or of that one itself.
+  const uint8_t* after(int64_t j, int64_t part, bool last, int64_t bytes) const {
+    const int64_t next = last ? j : j + kHalfPage;
+    const std::byte* const from = head.pages[next / kPagePositions] + part;
+    return reinterpret_cast<const uint8_t*>(from) + (next % kPagePositions == 0 ? 0 : bytes);
   }
 
   template <bool kKeys>
