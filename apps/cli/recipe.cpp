@@ -21,7 +21,10 @@ constexpr const char* kShowFooter =
 Json rows_of(const std::vector<RecipeInfo>& list) {
   Json rows = Json::array();
   for (const RecipeInfo& recipe : list)
-    rows.push_back({{"name", recipe.name}, {"summary", recipe.summary}, {"paper", recipe.paper}});
+    rows.push_back({{"name", recipe.name},
+                    {"summary", recipe.summary},
+                    {"paper", recipe.paper},
+                    {"needs_text", recipe.needs_text}});
   return rows;
 }
 
@@ -29,6 +32,7 @@ std::string lines_of(const std::vector<RecipeInfo>& list, std::string_view befor
   std::string out;
   for (const RecipeInfo& recipe : list) {
     out += fmt::format("{:<20} {}", std::string(before) + recipe.name, recipe.summary);
+    if (recipe.needs_text) out += out.ends_with('.') ? " Needs text." : "; needs text";
     out += recipe.paper.empty() ? "\n" : fmt::format(" ({})\n", recipe.paper);
   }
   return out;

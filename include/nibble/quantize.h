@@ -76,6 +76,7 @@ Result<QuantizePlan> estimate(const QuantizeRequest& request);
 
 struct RecipeInfo {
   std::string name, summary, paper;  // the last two may be empty
+  bool needs_text = false;           // for calibration
 };
 // The recipes that come with the program, by name.
 Result<std::vector<RecipeInfo>> recipes();

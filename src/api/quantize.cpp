@@ -81,11 +81,19 @@ std::string text_of(const Json& source, const char* key) {
   return found != source.end() && found->is_string() ? found->get<std::string>() : std::string();
 }
 
+bool observes(const Json& source) {
+  for (const char* key : {"steps", "insert"})
+    for (const Json& step : source.value(key, Json::array()))
+      if (step.contains("observe")) return true;
+  return false;
+}
+
 Result<std::vector<RecipeInfo>> infos_of(std::span<const ShippedRecipe> list) {
   std::vector<RecipeInfo> infos;
   for (const ShippedRecipe& shipped : list) {
     NIBBLE_TRY(const Json source, parse_json(shipped.text, shipped.name));
-    infos.push_back({std::string(shipped.name), text_of(source, "summary"), text_of(source, "paper")});
+    infos.push_back(
+        {std::string(shipped.name), text_of(source, "summary"), text_of(source, "paper"), observes(source)});
   }
   return infos;
 }
