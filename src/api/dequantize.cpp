@@ -10,7 +10,7 @@ Status dequantize(const std::filesystem::path& folder, const std::filesystem::pa
                   const DequantizeOptions& options) {
   return guarded([&]() -> Status {
     NIBBLE_TRY(auto source, open_model(folder));
-    NIBBLE_TRY(const ChannelOrder order, read_order(folder, source->spec()));
+    NIBBLE_TRY(const ChannelOrder order, order_of(*source));
     // Channels go back to where the original has them.
     if (!order.empty()) source = reordered(std::move(source), inverse(order));
     CheckpointOptions writing;

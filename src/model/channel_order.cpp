@@ -206,7 +206,9 @@ Result<ChannelOrder> read_order(const fs::path& folder, const Spec& spec) {
   ChannelOrder order;
   std::error_code error;
   const fs::path path = folder / kOrderName;
-  if (!fs::exists(path, error)) return order;
+  const bool exists = fs::exists(path, error);
+  if (error) return fail(ErrorCode::io, "cannot look for {}: {}", path.string(), error.message());
+  if (!exists) return order;
   NIBBLE_TRY(const SafetensorsFile file, SafetensorsFile::open(path));
   size_t found = 0;
   std::map<std::string_view, const TensorView*> tensors;
@@ -225,10 +227,23 @@ Result<ChannelOrder> read_order(const fs::path& folder, const Spec& spec) {
     take(fmt::format("blocks.{}.mlp", i), order.blocks[i].mlp);
     take(fmt::format("blocks.{}.values", i), order.blocks[i].values);
   }
-  if (found == 0 || found != file.tensors().size())
-    return fail(ErrorCode::corrupt, "{}: has {} tensors, of which {} are orders of this model's channels",
-                path.string(), file.tensors().size(), found);
+  const size_t expected = 1 + 2 * order.blocks.size();
+  if (found != expected || found != file.tensors().size())
+    return fail(ErrorCode::corrupt, "{}: has {} tensors, of which {} are orders of this model's channels, expected {}",
+                path.string(), file.tensors().size(), found, expected);
   NIBBLE_DO(validate(order, spec, path.string()));
+  return order;
+}
+
+Result<ChannelOrder> order_of(const ModelSource& model) {
+  NIBBLE_TRY(ChannelOrder order, read_order(model.folder(), model.spec()));
+  if (!order.empty() || model.quantization() == nullptr) return order;
+  const Json* steps = find_path(*model.quantization(), {"recipe", "steps"});
+  const bool gathered = steps != nullptr && steps->is_array() &&
+                        std::any_of(steps->begin(), steps->end(), [](const Json& s) { return s.contains("gather"); });
+  if (gathered)
+    return fail(ErrorCode::corrupt, "{} is missing: the recipe gathers channels, and only that file says from where",
+                (model.folder() / kOrderName).string());
   return order;
 }
 

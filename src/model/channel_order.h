@@ -43,7 +43,10 @@ std::unique_ptr<ModelSource> reordered(std::unique_ptr<ModelSource> source, Chan
 //   nibble.order.safetensors    "residual" I32 [hidden]; "blocks.I.mlp" I32 [ffn]; "blocks.I.values" I32 [values]
 inline constexpr const char* kOrderName = "nibble.order.safetensors";
 Status write_order(const std::filesystem::path& folder, const ChannelOrder& order);
-// An empty order when the folder has no such file; `corrupt` when it is damaged or not of this Spec.
+// An empty order when the folder has no such file; `corrupt` when it is damaged, incomplete or not of this Spec.
 Result<ChannelOrder> read_order(const std::filesystem::path& folder, const Spec& spec);
+// Of a quantized model, in which order its channels are; `corrupt` when its recipe gathers channels and the file is not
+// there.
+Result<ChannelOrder> order_of(const ModelSource& model);
 
 }  // namespace nibble

@@ -580,6 +580,9 @@ TEST_F(Quantize, RotatedAndGathered) {
   EXPECT_EQ(std::set<int32_t>(guessed.residual.begin(), guessed.residual.begin() + 2), first);
   testing::put(wanted.output / kOrderName, "damaged");
   testing::expect_error(read_order(wanted.output, (*stored)->spec()), ErrorCode::corrupt, kOrderName);
+  fs::remove(wanted.output / kOrderName);
+  testing::expect_error(order_of(**stored), ErrorCode::corrupt, kOrderName, "missing");
+  EXPECT_TRUE(order_of(**original)->empty());
 }
 
 // The first site of a LLaMA sees norm(embedding): everything that is recorded of it can be computed here in float64.

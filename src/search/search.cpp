@@ -82,6 +82,22 @@ Json rounding_steps(const Json& recipe) {
   return out;
 }
 
+// A rotation in the recipe gets the block that all activations of the palette have, where it does not name one.
+Result<Json> with_rotation_blocks(Json recipe, const Palette& palette) {
+  for (Json& step : recipe["steps"]) {
+    if (!step.contains("hadamard") || step["hadamard"].contains("block")) continue;
+    const int64_t block = palette.activations[0].group;
+    for (const NumberFormat& format : palette.activations)
+      if (format.group != block || block == 0)
+        return fail(ErrorCode::usage,
+                    "--base: the recipe rotates in the activations' blocks, but {} and {} have no block in common; "
+                    "give its step \"hadamard\" a \"block\"",
+                    to_string(palette.activations[0]), to_string(format));
+    step["hadamard"]["block"] = block;
+  }
+  return recipe;
+}
+
 Json header_of(const SearchOptions& options, const Samples& text, const Yardstick& yardstick, const Json& steps) {
   const auto folder = std::filesystem::absolute(options.model).lexically_normal();
   Json out = Json::object();
@@ -373,7 +389,8 @@ Result<SearchReport> run_search(const SearchOptions& options, ThreadPool& pool) 
   NIBBLE_TRY(const Unchosen unchosen, unchosen_of(*source, options));
   NIBBLE_TRY(const Space space, make_space(source->spec(), options.palette, options.budget, unchosen));
   NIBBLE_TRY(const Model model, Model::load(*source, {}, pool));
-  const Json steps = rounding_steps(options.recipe);
+  NIBBLE_TRY(const Json recipe, with_rotation_blocks(options.recipe, options.palette));
+  const Json steps = rounding_steps(recipe);
   NIBBLE_TRY(Layers layers, Layers::make(*source, model, space.palette, steps));
   NIBBLE_DO(layers.check_pairs(pool));
   NIBBLE_TRY(const Samples text, read_samples(options, model, pool));
@@ -383,8 +400,8 @@ Result<SearchReport> run_search(const SearchOptions& options, ThreadPool& pool) 
   NIBBLE_DO(log.enter(space));
   Measurements measurements(space, model, layers, yardstick, log, pool);
   NIBBLE_TRY(SearchReport report, Search(options, space, measurements, log).run());
-  NIBBLE_TRY(report.recipe, recipe_text(source->spec(), space, report.chosen.choice, options.recipe, options.name,
-                                        summary_of(report)));
+  NIBBLE_TRY(report.recipe,
+             recipe_text(source->spec(), space, report.chosen.choice, recipe, options.name, summary_of(report)));
   report.space = space;
   report.reference_nll = yardstick.reference_nll();
   report.tokens = text.count * (text.length - 1);

@@ -346,14 +346,20 @@ TEST_F(SearchOfAModel, RefusesFormatsThatAreNotMultiplied) {
 
 TEST_F(SearchOfAModel, ChoosesAmongBlockFormats) {
   SearchOptions asked = options("bfp3:b16,bfp4:b16,bfp6:b16", "bfp4:b16,bfp8:b16", 4.5);
-  asked.recipe["steps"] = *parse_json(R"([{"id": "turn", "hadamard": {"block": 16}}, {"id": "r", "round": {}}])", "r");
+  asked.recipe["steps"] = *parse_json(R"([{"id": "turn", "hadamard": {}}, {"id": "r", "round": {}}])", "r");
   const auto found = run_search(asked, pool_);
   expect_ok(found);
   EXPECT_LE(found->chosen.weight_bits, 4.5);
   EXPECT_EQ(found->chosen.activation_bits, 8.5);  // free, so the widest
   EXPECT_NE(found->recipe.find("bfp8:b16"), std::string::npos);
-  EXPECT_NE(found->recipe.find("hadamard"), std::string::npos);
+  EXPECT_NE(found->recipe.find("\"hadamard\": {\"block\": 16}"), std::string::npos);
   expect_worth(*found);  // rotated while searching, too
+  const SearchOptions mixed = [&] {
+    SearchOptions out = options("bfp4:b16", "bfp8:b16,mxint8", 4.5);
+    out.recipe["steps"] = asked.recipe["steps"];
+    return out;
+  }();
+  expect_error(run_search(mixed, pool_), ErrorCode::usage, "no block in common", "mxint8");
 }
 
 TEST_F(SearchOfAModel, AMemoryBudgetCountsEveryTensor) {

@@ -104,7 +104,7 @@ Status Collector::describe() {
   report_.parameters = parameter_count(model_.spec());
   report_.file_bytes = model_.file_bytes();
   report_.blocks = model_.spec().layers;
-  NIBBLE_TRY(order_, read_order(model_.folder(), model_.spec()));
+  NIBBLE_TRY(order_, order_of(model_));
   NIBBLE_TRY(const Checkpoint checkpoint, Checkpoint::open(model_.folder()));
   int64_t bytes = 0;
   for (const TensorView* tensor : checkpoint.tensors()) bytes += static_cast<int64_t>(tensor->bytes.size());

@@ -152,7 +152,7 @@ class Comparison {
 
 Status compare_all(Examination& examination, Comparison& comparison) {
   const ModelSource &mine = *examination.candidate.source, &reference = *examination.reference->source;
-  NIBBLE_TRY(const ChannelOrder order, read_order(mine.folder(), reference.spec()));
+  NIBBLE_TRY(const ChannelOrder order, order_of(mine));
   NIBBLE_TRY(const GlobalWeights a, mine.globals());
   NIBBLE_TRY(GlobalWeights b, examination.of_reference(reference.globals()));
   reorder(order, reference.spec(), b);

@@ -398,10 +398,17 @@ Status apply_set(Json& source, const std::string& text) {
     return {};
   }
   if (keys.size() > 1) return set_parameter(source, keys, value_of(text.substr(equals + 1)), where);
+  const std::string value = text.substr(equals + 1);
+  if (keys[0] == "attention" && (value.empty() || value == "null")) {
+    source.erase("attention");
+    return {};
+  }
   if (keys[0] != "weights" && keys[0] != "activations" && keys[0] != "cache")
     return fail(ErrorCode::usage,
-                "{}: expected STEP.KEY=VALUE, attention.OPERAND=FORMAT, or weights=, activations= or cache=", where);
-  source[keys[0]] = text.substr(equals + 1);
+                "{}: expected STEP.KEY=VALUE, attention.OPERAND=FORMAT, attention=null, or weights=, activations= or "
+                "cache=",
+                where);
+  source[keys[0]] = value;
   return {};
 }
 

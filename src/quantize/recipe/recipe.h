@@ -53,7 +53,7 @@ Result<Recipe> parse_recipe(const Json& source, std::string where);
 // "mxfp4+gptq+hadamard". Unknown names list the shipped ones.
 Result<Recipe> load_recipe(const std::string& name_or_file);
 // --set STEP.KEY[.KEY]=VALUE (VALUE is JSON, or else a string; null removes), attention.OPERAND=FORMAT (nothing after
-// the = removes it), or weights=, activations=, cache=, and
+// the = removes it; attention=null removes all), or weights=, activations=, cache=, and
 // --override 'REGEX=WEIGHTS[/ACTIVATIONS]' (the regex must match the whole canonical name of a linear, e.g.
 // "blocks\\.[0-3]\\.down").
 Result<Recipe> customise(const Recipe& recipe, std::span<const std::string> sets,

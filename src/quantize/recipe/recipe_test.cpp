@@ -262,6 +262,8 @@ TEST(Recipe, SetChangesParameters) {
   EXPECT_EQ(recipe->source["cache"], "f16");
   const std::vector<std::string> attention = {"attention.k=bfp4", "attention.q=bfp6", "attention.q="};
   EXPECT_EQ(customise(*recipe, attention, {})->source["attention"], json(R"({"k": "bfp4:b16"})"));
+  const std::vector<std::string> floats = {"attention.k=bfp4", "attention=null"};
+  EXPECT_FALSE(customise(*recipe, floats, {})->source.contains("attention"));
   const std::vector<std::string> remove = {"solve.clip=null"};
   EXPECT_FALSE(customise(*recipe, remove, {})->source["steps"][2]["gptq"].contains("clip"));
   const std::vector<std::pair<const char*, const char*>> wrong = {
