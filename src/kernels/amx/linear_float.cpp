@@ -1,7 +1,7 @@
 // bf16 weights times bf16 input in tiles: tdpbf16ps multiplies 16 tokens x 32 inputs with 32 inputs x 16 outputs in 16
 // cycles. Its second operand is 16 rows of a pair of inputs of 16 outputs: sixteen pairs of a panel as they are packed.
 //
-// Blocking: up to 512 tokens and 512 outputs, whose sums (1 MiB) rest in the L2 cache between chunks of 512 inputs,
+// Blocking: up to 512 tokens and 256 outputs, whose sums (512 KiB) rest in the L2 cache between chunks of 512 inputs,
 // beside the chunk's input of all those tokens (512 KiB); inside a chunk, strips of two panels, whose weights (32 KiB)
 // stay in the L1 cache; inside, tiles of 32 tokens x 32 outputs. Tile registers: 4 sums, 2 inputs, 2 weights of 8, so
 // that four loads, two of them from the L2 cache, feed four multiplications; their lines, and the next tile's sums, are
@@ -17,8 +17,8 @@ namespace {
 constexpr int kPanels = 2, kHalves = 2;  // of a tile: outputs and tokens come in halves of 16
 constexpr int64_t kHalfTokens = 16, kTileTokens = 32;
 constexpr int64_t kTileInputs = 32, kTileBytes = 1024, kLine = 64;
-constexpr int64_t kChunkBlocks = 16;              // of 32 inputs
-constexpr int64_t kMostTiles = 16, kStrips = 16;  // whose sums rest together
+constexpr int64_t kChunkBlocks = 16;             // of 32 inputs
+constexpr int64_t kMostTiles = 16, kStrips = 8;  // whose sums rest together, on the stack
 constexpr int64_t kAhead = 4;  // tiles of weights asked for before they are used, where no tile before did so
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
