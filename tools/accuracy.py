@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Prints what the shipped recipes do to small trained models, one page for each kind of number format.
 
-Usage: accuracy.py SHARED integers [PROGRAM] > docs/accuracy.md
-       accuracy.py SHARED blocks [PROGRAM] > docs/accuracy-blocks.md
+accuracy.py SHARED > docs/accuracy.md
+accuracy.py SHARED --page blocks > docs/accuracy-blocks.md
 SHARED holds models/ (checkpoints), models/eval/wikitext2_test_200k.txt and data/text/{c4,wikitext2-train-1MB}.txt.
 The quantized models are kept in build/accuracy/ and made again on every run.
 """
+import argparse
 import copy
 import json
 import pathlib
@@ -183,14 +184,16 @@ sequence decoded: they compare recipes of one table, hardly more.
 
 def main():
     pages = {"integers": integers, "blocks": blocks}
-    if len(sys.argv) < 3 or sys.argv[2] not in pages:
-        sys.exit(__doc__)
-    page = sys.argv[2]
-    nibble = Nibble(sys.argv[3] if len(sys.argv) > 3 else ROOT / "build" / "release" / "nibble")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shared")
+    parser.add_argument("--page", choices=list(pages), default="integers")
+    parser.add_argument("--program", default=ROOT / "build" / "release" / "nibble")
+    options = parser.parse_args()
+    page, nibble = options.page, Nibble(options.program)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     recipes = [r["name"] for r in nibble("recipe", "list")["recipes"]]
-    pages[page](Bench(sys.argv[1], nibble), [r for r in recipes if is_integer(nibble, r) == (page == "integers")],
-                f"""Everything below is printed by `tools/accuracy.py SHARED {page}` (commit {commit}). Perplexity and mean KL from the
+    pages[page](Bench(options.shared, nibble), [r for r in recipes if is_integer(nibble, r) == (page == "integers")],
+                f"""Everything below is printed by `tools/accuracy.py SHARED --page {page}` (commit {commit}). Perplexity and mean KL from the
 unquantized model (nats): the first 200,000 bytes of the WikiText-2 test text, windows of {WINDOW} tokens. Calibration, where a recipe
 asks for it: {SAMPLES} samples of {LENGTH} tokens of C4, seed 0. The models are small (4 to 7 million parameters) and really trained; the
 `-outlier` copies compute the same function with the channel magnitudes of large models. "bits, linears" counts codes, scales,
