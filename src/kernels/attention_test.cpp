@@ -240,7 +240,7 @@ std::vector<float> defined(const Attended& attended, const AttentionFormats& for
     const float r = std::fma(n, 2.12194440e-4f, std::fma(n, -0.693359375f, x));
     p[j] = 1.0f / 5040;
     for (float c : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) p[j] = std::fma(p[j], r, c);
-    p[j] = std::ldexp(p[j], static_cast<int>(n));
+    p[j] = std::isnan(n) ? n : std::ldexp(p[j], static_cast<int>(n));
     sums[j % 16] += p[j];
   }
   for (int step = 8; step > 0; step /= 2)
