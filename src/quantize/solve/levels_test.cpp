@@ -63,7 +63,9 @@ TEST(Levels, EveryTableIsLearnedFromItsOwnWeights) {
   Random random(4);
   Importance by_channel, by_weight;
   for (int k = 0; k < 40; ++k) by_channel.channels.push_back(0.1f + random.uniform());
-  for (int i = 0; i < 200; ++i) by_weight.weights.push_back(0.1f + random.uniform());
+  std::vector<float> weights_of_all(200);
+  for (float& weight : weights_of_all) weight = 0.1f + random.uniform();
+  by_weight.weights = weights_of_all;
   by_weight.width = 40;
   const std::vector<int32_t> dense = dense_columns_of(40, std::vector<int32_t>{7, 20});
   for (const char* format : {"code3:row", "code2:g16", "code2:col"})
