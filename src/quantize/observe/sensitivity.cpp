@@ -45,22 +45,24 @@ Status SensitivityFile::check(int64_t block, Role role) const {
 
 Result<std::vector<float>> SensitivityFile::read(int64_t block, Role role) const {
   NIBBLE_TRY(const Place place, find(block, role));
-  NIBBLE_TRY(const std::vector<float> all, all_floats(*place.tensor));
-  file_.release(*place.tensor);
-  const int64_t columns = place.tensor->shape[1];
+  const TensorView& tensor = *place.tensor;
+  const int64_t columns = tensor.shape[1];
+  const auto row_bytes = tensor.bytes.size() / static_cast<size_t>(place.rows.total);
   std::vector<float> out;
   out.reserve(static_cast<size_t>(place.rows.rows() * columns));
-  float most = 0;
   for (int64_t n = 0; n < place.rows.rows(); ++n) {
-    const auto row =
-        std::span(all).subspan(static_cast<size_t>(place.rows.at(n) * columns), static_cast<size_t>(columns));
+    const int64_t at = place.rows.at(n);
+    const TensorView part{
+        tensor.name, tensor.dtype, {1, columns}, tensor.bytes.subspan(static_cast<size_t>(at) * row_bytes, row_bytes)};
+    NIBBLE_TRY(const std::vector<float> row, all_floats(part));
     const auto wrong = std::find_if(row.begin(), row.end(), [](float v) { return !(v >= 0) || std::isinf(v); });
     if (wrong != row.end())
       return fail(ErrorCode::corrupt, "{}: tensor {}, row {}, column {}: {} is no sensitivity; expected 0 or more",
-                  file_.path().string(), in_quotes(place.tensor->name), place.rows.at(n), wrong - row.begin(), *wrong);
-    most = std::max(most, *std::max_element(row.begin(), row.end()));
+                  file_.path().string(), in_quotes(tensor.name), at, wrong - row.begin(), *wrong);
     out.insert(out.end(), row.begin(), row.end());
   }
+  file_.release(tensor);
+  const float most = *std::max_element(out.begin(), out.end());
   if (most > 0)
     for (float& value : out) value /= most;
   return out;

@@ -153,6 +153,8 @@ class BlockNeeds {
       const int64_t count = shape.rows * shape.columns, stored = stored_bytes(site, linear, shape, kept);
       // As read and in float32; then either the solver's scratch, or beside the result what it is compared with.
       int64_t work = count * (float_size_ + 4) + stored;
+      if (linear.weights.is_learned()) work += stored;  // tables of the steps before the solver, in their layer
+      if (linear.reads_sensitivities()) work += 4 * count;
       if (linear.quantized()) {
         const int64_t solver = gram ? gptq_scratch_bytes(shape.rows, k, threads_) : 0;
         const int64_t trial = calibrated_ ? stored + 64 * 2 * 4 * (shape.rows + shape.columns) : 0;

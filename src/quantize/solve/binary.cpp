@@ -56,9 +56,16 @@ class Coder {
                                   static_cast<double>(kSmallestRange)) /
                          most;
     const double zero = std::nearbyint(-static_cast<double>(range.least) / whole);
+    const std::vector<BinaryCode>& codes = codes_[static_cast<size_t>(std::bit_width(levels.size()) - 1)];
+    const std::vector<size_t> tries = cheapest(codes, count(values, weights, whole, zero), whole, zero, levels.size());
     Best best;
-    for (int i = -options_.scales; i <= options_.scales; ++i)
-      try_scale(values, weights, whole * (1 + 0.02 * i), zero, levels.size(), best);
+    for (int i = -options_.scales; i <= options_.scales; ++i) {
+      const double scale = whole * (1 + 0.02 * i);
+      const Histogram sums = count(values, weights, scale, zero);
+      for (const size_t at : tries)
+        if (const double cost = cost_of(codes[at], sums, scale, zero, levels.size()); cost < best.cost)
+          best = {cost, scale, &codes[at]};
+    }
     for (size_t i = 0; i < levels.size(); ++i) {
       const double level = best.scale * (static_cast<double>(best.code->levels[i]) - zero);
       levels[i] = bf16_to_f32(f32_to_bf16(static_cast<float>(level))) + 0.0f;
@@ -88,24 +95,33 @@ class Coder {
     return out;
   }
 
-  // The cost of levels is sum of w (x - level)^2, of which sum of w x^2 is the same for all.
-  void try_scale(std::span<const float> values, std::span<const float> weights, double scale, double zero,
-                 size_t levels, Best& best) const {
-    const Histogram sums = count(values, weights, scale, zero);
-    const auto steps = size_t{1} << options_.linear_bits;
-    for (const BinaryCode& code : codes_[static_cast<size_t>(std::bit_width(levels) - 1)]) {
-      double cost = 0;
-      size_t begin = 0;
-      for (size_t i = 0; i < levels; ++i) {
-        // Of two codes at one distance the lower.
-        const size_t end = i + 1 < levels ? (code.levels[i] + code.levels[i + 1]) / 2 + size_t{1} : steps;
-        const double level = scale * (static_cast<double>(code.levels[i]) - zero);
-        cost += level * (level * (sums.mass[end] - sums.mass[begin]) - 2 * (sums.moment[end] - sums.moment[begin]));
-        begin = end;
-      }
-      if (cost >= best.cost) continue;
-      best = {cost, scale, &code};
+  // Of levels: the sum of w (x - level)^2, less that of w x^2, which is the same for all.
+  double cost_of(const BinaryCode& code, const Histogram& sums, double scale, double zero, size_t count) const {
+    double cost = 0;
+    size_t begin = 0;
+    for (size_t i = 0; i < count; ++i) {
+      // Of two codes at one distance the lower.
+      const size_t end =
+          i + 1 < count ? (code.levels[i] + code.levels[i + 1]) / 2 + size_t{1} : size_t{1} << options_.linear_bits;
+      const double level = scale * (static_cast<double>(code.levels[i]) - zero);
+      cost += level * (level * (sums.mass[end] - sums.mass[begin]) - 2 * (sums.moment[end] - sums.moment[begin]));
+      begin = end;
     }
+    return cost;
+  }
+
+  // The codings of the least cost under one scale, in the order of the list.
+  std::vector<size_t> cheapest(const std::vector<BinaryCode>& codes, const Histogram& sums, double scale, double zero,
+                               size_t levels) const {
+    std::vector<std::pair<double, size_t>> costs;
+    costs.reserve(codes.size());
+    for (size_t i = 0; i < codes.size(); ++i) costs.emplace_back(cost_of(codes[i], sums, scale, zero, levels), i);
+    const size_t many = std::min(kBinaryTries, costs.size());
+    std::nth_element(costs.begin(), costs.begin() + static_cast<std::ptrdiff_t>(many) - 1, costs.end());
+    std::vector<size_t> out;
+    for (size_t i = 0; i < many; ++i) out.push_back(costs[i].second);
+    std::sort(out.begin(), out.end());
+    return out;
   }
 
   BinaryOptions options_;

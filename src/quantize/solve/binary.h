@@ -1,7 +1,7 @@
 // Levels of a binary coding: centre +- a_1 +- a_2 .. +- a_k, found in two steps (GPTQT, arXiv 2407.02891, as far as its
 // abstract tells). First the values are rounded to integers of more bits; then, of all binary codings among these
-// integers, the one that costs the values least is taken, and the integers' scale is searched again along with it. The
-// coarse grid keeps the levels apart: they cannot follow every value as those of k-means do.
+// integers, those that cost the values least are tried under other scales of the integers, and the best of these pairs
+// is taken. The coarse grid keeps the levels apart: they cannot follow every value as those of k-means do.
 #pragma once
 
 #include <array>
@@ -13,6 +13,7 @@
 namespace nibble {
 
 inline constexpr int kMostBinaryBits = 3, kMostLinearBits = 6;
+inline constexpr size_t kBinaryTries = 128;  // codings that are tried under all scales
 
 // o + sum of c_i e_i for all e in {0, 1}^k, ascending and distinct, with o >= 0, 1 <= c_1 < .. < c_k and the greatest
 // of them below 2^n.

@@ -143,9 +143,9 @@ void learn_columns(const Runs& runs, std::span<const uint8_t> widths, int64_t ro
 
 void Importance::row(int64_t n, std::span<const int32_t> columns, std::span<float> out) const {
   if (equal()) return std::fill(out.begin(), out.end(), 1.0f);
-  const std::span<const float> all =
-      channels.empty() ? std::span(weights).subspan(static_cast<size_t>(n * width), static_cast<size_t>(width))
-                       : std::span(channels);
+  const std::span<const float> all = channels.empty()
+                                         ? weights.subspan(static_cast<size_t>(n * width), static_cast<size_t>(width))
+                                         : std::span(channels);
   for (size_t i = 0; i < columns.size(); ++i) out[i] = all[static_cast<size_t>(columns[i])];
 }
 

@@ -13,9 +13,9 @@ namespace nibble {
 
 // How much the squared error of each weight counts: all alike, or by channel, or weight by weight.
 struct Importance {
-  std::vector<float> channels;  // [K], or nothing
-  std::vector<float> weights;   // [N x K], or nothing
-  int64_t width = 0;            // K, with `weights`
+  std::vector<float> channels;     // [K], or nothing
+  std::span<const float> weights;  // [N x K], or nothing; not owned
+  int64_t width = 0;               // K, with `weights`
 
   bool equal() const { return channels.empty() && weights.empty(); }
   // Of columns of row n. columns: original ones; out: as many.

@@ -63,7 +63,9 @@ TEST(Levels, EveryTableIsLearnedFromItsOwnWeights) {
   Random random(4);
   Importance by_channel, by_weight;
   for (int k = 0; k < 40; ++k) by_channel.channels.push_back(0.1f + random.uniform());
-  for (int i = 0; i < 200; ++i) by_weight.weights.push_back(0.1f + random.uniform());
+  std::vector<float> weights_of_all(200);
+  for (float& weight : weights_of_all) weight = 0.1f + random.uniform();
+  by_weight.weights = weights_of_all;
   by_weight.width = 40;
   const std::vector<int32_t> dense = dense_columns_of(40, std::vector<int32_t>{7, 20});
   for (const char* format : {"code3:row", "code2:g16", "code2:col"})
@@ -186,7 +188,7 @@ TEST(Binary, CodesAreAllSumsOfTheirParts) {
   }
 }
 
-// Every scale and every coding, each value by itself.
+// The codings that are best under the range's scale, each under every scale, each value by itself.
 TEST(Binary, FindsTheOraclesLevels) {
   Random random(8);
   for (int trial = 0; trial < 6; ++trial) {
@@ -201,19 +203,26 @@ TEST(Binary, FindsTheOraclesLevels) {
       greatest = std::max(greatest, static_cast<double>(values[i]));
     }
     const double whole = (greatest - least) / 15, zero = std::nearbyint(-least / whole);
+    const auto cost_of = [&](const BinaryCode& code, double scale) {
+      double cost = 0;
+      for (size_t i = 0; i < 50; ++i) {
+        const auto x = static_cast<double>(values[i]);
+        const double step = std::clamp(std::nearbyint(x / scale + zero), 0.0, 15.0);
+        size_t nearest = 0;
+        for (size_t j = 1; j < 4; ++j)
+          if (std::fabs(step - code.levels[j]) < std::fabs(step - code.levels[nearest])) nearest = j;
+        cost += static_cast<double>(weights[i]) * std::pow(x - scale * (code.levels[nearest] - zero), 2);
+      }
+      return cost;
+    };
+    std::vector<BinaryCode> codes = binary_codes(4, 2);
+    std::stable_sort(codes.begin(), codes.end(),
+                     [&](const BinaryCode& a, const BinaryCode& b) { return cost_of(a, whole) < cost_of(b, whole); });
+    codes.resize(kBinaryTries);
     std::vector<float> expected(4);
     for (int ratio = -5; ratio <= 5; ++ratio)
-      for (const BinaryCode& code : binary_codes(4, 2)) {
-        const double scale = whole * (1 + 0.02 * ratio);
-        double cost = 0;
-        for (size_t i = 0; i < 50; ++i) {
-          const auto x = static_cast<double>(values[i]);
-          const double step = std::clamp(std::nearbyint(x / scale + zero), 0.0, 15.0);
-          size_t nearest = 0;
-          for (size_t j = 1; j < 4; ++j)
-            if (std::fabs(step - code.levels[j]) < std::fabs(step - code.levels[nearest])) nearest = j;
-          cost += static_cast<double>(weights[i]) * std::pow(x - scale * (code.levels[nearest] - zero), 2);
-        }
+      for (const BinaryCode& code : codes) {
+        const double scale = whole * (1 + 0.02 * ratio), cost = cost_of(code, scale);
         if (cost >= best - 1e-12) continue;
         best = cost;
         for (size_t j = 0; j < 4; ++j)
