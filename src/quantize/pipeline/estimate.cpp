@@ -31,17 +31,26 @@ int64_t most_kept(const SitePlan& plan, const Spec& spec) {
   return static_cast<int64_t>(site.kept.size());
 }
 
+OpenLinear open_linear(const LinearPlan& plan, const Shape& shape) {
+  OpenLinear out{shape.rows, 0, {}};
+  for (const PlannedStep& step : plan.steps) out.sparse += step.step->most_sparse(shape.rows * shape.columns);
+  return out;
+}
+
 int64_t float_bytes(const NumberFormat& format) { return format.bits / 8; }
 
-int64_t open_bytes(const SitePlan& site, const Shape& shape) {
+int64_t open_bytes(const SitePlan& plan, const LinearPlan& linear, const Shape& shape) {
+  SiteWork site{};
+  site.inputs = shape.columns;
+  site.open = {open_linear(linear, shape)};
   double bits = 0;
-  for (const PlannedStep& step : site.steps) bits = std::max(bits, step.step->open_bits(shape.rows));
-  return static_cast<int64_t>(bits / 8 * static_cast<double>(shape.rows) * static_cast<double>(shape.columns));
+  for (const PlannedStep& step : plan.steps) bits = std::max(bits, step.step->open_bits(site));
+  return static_cast<int64_t>(bits / 8);
 }
 
 int64_t stored_bytes(const SitePlan& site, const LinearPlan& plan, const Shape& shape, int64_t kept) {
   if (!plan.quantized()) return shape.rows * shape.columns * float_bytes(plan.weights);
-  if (plan.weights.bits == 0) return open_bytes(site, shape);
+  if (plan.weights.bits == 0) return open_bytes(site, plan, shape);
   const RowSizes row = row_sizes(plan.weights, shape.columns - kept, plan.sparse24);
   int64_t sparse = 0;
   if (plan.weights.is_learned())
@@ -299,13 +308,8 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
 
 std::vector<OpenLinear> open_linears(const SitePlan& plan, const Spec& spec) {
   std::vector<OpenLinear> out;
-  for (const LinearPlan& linear : plan.linears) {
-    if (linear.weights.bits != 0) continue;
-    const Shape shape = shape_of(spec, linear.role);
-    out.push_back({shape.rows, 0, {}});
-    for (const PlannedStep& step : linear.steps)
-      out.back().sparse += step.step->most_sparse(shape.rows * shape.columns);
-  }
+  for (const LinearPlan& linear : plan.linears)
+    if (linear.weights.bits == 0) out.push_back(open_linear(linear, shape_of(spec, linear.role)));
   return out;
 }
 

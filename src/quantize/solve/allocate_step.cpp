@@ -44,9 +44,13 @@ class Allocate final : public Step {
   explicit Allocate(const AllocateOptions& options) : options_(options) {}
   unsigned needs() const override { return kSquares; }
 
-  double open_bits(int64_t rows) const override {
-    const int width = static_cast<int>(std::ceil(options_.bits));
-    return options_.stored ? options_.bits : options_.bits + (bits_of_table(width) + 8) / static_cast<double>(rows);
+  double open_bits(const SiteWork& site) const override {
+    const double weights = sum_of_rows(site) * static_cast<double>(site.inputs);
+    if (options_.stored) return options_.bits * weights;
+    const double part = options_.bits - std::floor(options_.bits);  // of the channels, in the wider tables
+    const int width = static_cast<int>(options_.bits);
+    const double tables = (1 - part) * bits_of_table(width) + part * bits_of_table(width + 1) + 8;
+    return options_.bits * weights + tables * static_cast<double>(site.inputs) + stored_beside(site);
   }
 
   Status check_open(const SiteWork& site) const override {
@@ -84,7 +88,7 @@ class Allocate final : public Step {
 
  private:
   // Stored bits that do not depend on the widths: kept columns and single weights kept apart.
-  double other_bits(const SiteWork& site) const {
+  static double stored_beside(const SiteWork& site) {
     double bits = 0;
     for (const OpenLinear& linear : site.open) {
       bits += static_cast<double>(16 * linear.rows + 32) * static_cast<double>(site.kept.size());
@@ -92,8 +96,9 @@ class Allocate final : public Step {
       const int64_t each = 16 + 8 * sparse_column_bytes(dense_count(site));
       bits += static_cast<double>(each * linear.sparse + 32 * linear.rows);
     }
-    return options_.stored ? bits : 0;
+    return bits;
   }
+  double other_bits(const SiteWork& site) const { return options_.stored ? stored_beside(site) : 0; }
   double least_bits(const SiteWork& site) const {
     return other_bits(site) + static_cast<double>(dense_count(site)) * channel_bits(site).stored[options_.least];
   }
