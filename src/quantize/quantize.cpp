@@ -134,6 +134,7 @@ Result<Preparation> prepare(const QuantizeOptions& options, int threads) {
     return fail(ErrorCode::unsupported, "{} is quantized already; expected an unquantized model",
                 options.model.string());
   NIBBLE_TRY(out.plans, plan_all(options.recipe, out.source->spec()));
+  NIBBLE_DO(check_budgets(out.plans, out.source->spec()));
   NIBBLE_TRY(out.attention, attention_of_recipe(options.recipe, out.source->spec()));
   NIBBLE_TRY(out.length, sample_length(options, out.source->spec()));
   out.observed = observes(out.plans);
@@ -378,12 +379,12 @@ Status Run::quantize_one(int64_t index) {
   const Streams text{calibration_stream_ ? &*calibration_stream_ : nullptr,
                      validation_stream_ ? &*validation_stream_ : nullptr};
   const SensitivityFile* sensitivities = prepared_.sensitivities ? &*prepared_.sensitivities : nullptr;
-  NIBBLE_TRY(
-      BlockResult block,
-      quantize_block(spec(), plan, index, std::move(original), text, sensitivities, isa_, pool_, [&](size_t site) {
-        meter_.advance(prepared_.work_on(static_cast<size_t>(index), site),
-                       fmt::format("block {} of {}, {}", index + 1, spec().layers, plan[site].site.name));
-      }));
+  NIBBLE_TRY(BlockResult block, quantize_block(spec(), plan, index, std::move(original), text, sensitivities,
+                                               record_.left_over, isa_, pool_, [&](size_t site) {
+                                                 meter_.advance(prepared_.work_on(static_cast<size_t>(index), site),
+                                                                fmt::format("block {} of {}, {}", index + 1,
+                                                                            spec().layers, plan[site].site.name));
+                                               }));
   NIBBLE_DO(write_shard(block_tensors(block.weights, index), index + 1));
   NIBBLE_DO(advance_prompt(index, block.weights));
   for (Role role : kAllRoles)
@@ -392,6 +393,7 @@ Status Run::quantize_one(int64_t index) {
   record_.reports.insert(record_.reports.end(), block.reports.begin(), block.reports.end());
   record_.sites.insert(record_.sites.end(), block.sites.begin(), block.sites.end());
   if (calibration_) NIBBLE_DO(write_statistics_piece(folder(), index, block.absmax));
+  record_.left_over = block.left_over;
   record_.blocks_done = index + 1;
   NIBBLE_DO(write_record(folder(), record_));
   for (HiddenStream* stream : streams()) stream->remove(index);

@@ -3,6 +3,7 @@
 // Adding one is a file with a class and its reader, and a row in recipe/steps.cpp.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -20,6 +21,13 @@
 
 namespace nibble {
 
+// A linear that leaves it open how many bits each of its columns has.
+struct OpenLinear {
+  int64_t rows = 0;
+  int64_t sparse = 0;                         // single weights that will be kept apart, at most
+  std::function<Result<FloatLayer>()> layer;  // its original weights
+};
+
 // A site on its way through the steps: what is known of its input and what has been decided about it.
 struct SiteWork {
   std::string name;                            // "blocks.3.gate_up"
@@ -33,6 +41,9 @@ struct SiteWork {
   Levels kept_levels = Levels::f16;  // what kept columns are stored as: f16 or bf16
   NumberFormat activations;          // of the site's quantized linears
   int64_t rotation = 0;              // block of the Hadamard rotation of the columns that are not kept; 0: none
+  std::vector<OpenLinear> open{};
+  std::vector<uint8_t> widths{};  // of the dense columns of open linears
+  double left_over = 0;           // bits that sites before were below their budget; negative: above
 };
 
 // A model on its way through the steps, before any of its weights is quantized.
@@ -74,6 +85,10 @@ class Step {
   virtual bool needs_sensitivities() const { return false; }
   // Single weights that it keeps apart of so many dense ones, at most; for layers in learned levels.
   virtual int64_t most_sparse(int64_t /*weights*/) const { return 0; }
+  // Of steps that give bits to linears which leave them open: about how many they store for a weight of one with so
+  // many rows, and whether the site's linears can do with them (`usage`, naming the least).
+  virtual double open_bits(int64_t /*rows*/) const { return 0; }
+  virtual Status check_open(const SiteWork&) const { return {}; }
   // The site's input is rotated.
   virtual bool turns() const { return false; }
   // The solved weights have a 2:4 pattern.

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "measure/statistics.h"
+#include "quantize/pipeline/estimate.h"
 #include "quantize/pipeline/run_error.h"
 #include "quantize/solve/clip.h"
 #include "quantize/solve/error.h"
@@ -53,9 +54,10 @@ Result<LinearWeight> converted(const FloatLayer& layer, Levels levels) {
 class BlockQuantizer {
  public:
   BlockQuantizer(const Spec& spec, int64_t index, BlockWeights original, const Streams& streams,
-                 const SensitivityFile* sensitivities, Isa isa, ThreadPool& pool)
+                 const SensitivityFile* sensitivities, double left_over, Isa isa, ThreadPool& pool)
       : spec_(spec), index_(index), streams_(streams), sensitivities_(sensitivities), isa_(isa), pool_(pool) {
     result_.weights = std::move(original);
+    result_.left_over = left_over;
   }
 
   Status prepare() {
@@ -77,7 +79,10 @@ class BlockQuantizer {
                                : streams_.validation->reach(index_, *packed_, at, nullptr, pool_));
     SiteWork site{plan.name, plan.inputs, spec_.hidden, plan.sparse24(),    &calibration,
                   {},        {},          Levels::f16,  plan.activations(), 0};
+    site.left_over = result_.left_over;
+    open(plan, site);
     for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_site(site, pool_));
+    result_.left_over = site.left_over;
     rotate(calibration, site.kept, site.rotation, pool_);
     rotate(validation, site.kept, site.rotation, pool_);
     for (const LinearPlan& linear : plan.linears) NIBBLE_DO(quantize_linear(linear, site, calibration, validation));
@@ -97,6 +102,14 @@ class BlockQuantizer {
  private:
   bool measures(const SitePlan& plan) const {
     return std::any_of(plan.linears.begin(), plan.linears.end(), [](const LinearPlan& l) { return l.quantized(); });
+  }
+
+  void open(const SitePlan& plan, SiteWork& site) {
+    site.open = open_linears(plan, spec_);
+    auto next = site.open.begin();
+    for (const LinearPlan& linear : plan.linears)
+      if (linear.weights.bits == 0)
+        (next++)->layer = [this, &linear] { return float_layer(result_.weights[linear.role], linear.name, pool_); };
   }
 
   Status observe(HiddenStream& stream, const SitePlan& plan, size_t at, unsigned statistics, SiteStatistics& out) {
@@ -127,6 +140,7 @@ class BlockQuantizer {
     NIBBLE_TRY(FloatLayer layer, float_layer(weight, plan.name, pool_));
     rotate(layer, site.kept, site.rotation, pool_);
     LinearWork work{site, layer, plan.weights, plan.activations, {}, -1};
+    if (plan.weights.bits == 0) work.widths = site.widths;
     if (plan.reads_sensitivities()) {
       NIBBLE_TRY(work.sensitivities, sensitivities_->read(index_, plan.role));
     }
@@ -208,8 +222,9 @@ class BlockQuantizer {
 
 Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan, int64_t index,
                                    BlockWeights original, const Streams& streams, const SensitivityFile* sensitivities,
-                                   Isa isa, ThreadPool& pool, const std::function<void(size_t)>& told) {
-  BlockQuantizer quantizer(spec, index, std::move(original), streams, sensitivities, isa, pool);
+                                   double left_over, Isa isa, ThreadPool& pool,
+                                   const std::function<void(size_t)>& told) {
+  BlockQuantizer quantizer(spec, index, std::move(original), streams, sensitivities, left_over, isa, pool);
   NIBBLE_DO(quantizer.prepare());
   for (size_t site = 0; site < plan.size(); ++site) {
     NIBBLE_DO(quantizer.quantize_site(plan[site], site));

@@ -28,11 +28,14 @@ struct BlockResult {
   // channels, all in one array.
   std::vector<SiteReport> sites;
   std::vector<float> absmax;
+  double left_over = 0;  // SiteWork::left_over after the last site
 };
 
 // `told` is called after each site with its number. `sensitivities`: null where no step reads any.
+// `left_over`: of the block before.
 Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan, int64_t index,
                                    BlockWeights original, const Streams& streams, const SensitivityFile* sensitivities,
-                                   Isa isa, ThreadPool& pool, const std::function<void(size_t)>& told);
+                                   double left_over, Isa isa, ThreadPool& pool,
+                                   const std::function<void(size_t)>& told);
 
 }  // namespace nibble

@@ -33,8 +33,15 @@ int64_t most_kept(const SitePlan& plan, const Spec& spec) {
 
 int64_t float_bytes(const NumberFormat& format) { return format.bits / 8; }
 
-int64_t stored_bytes(const LinearPlan& plan, const Shape& shape, int64_t kept) {
+int64_t open_bytes(const SitePlan& site, const Shape& shape) {
+  double bits = 0;
+  for (const PlannedStep& step : site.steps) bits = std::max(bits, step.step->open_bits(shape.rows));
+  return static_cast<int64_t>(bits / 8 * static_cast<double>(shape.rows) * static_cast<double>(shape.columns));
+}
+
+int64_t stored_bytes(const SitePlan& site, const LinearPlan& plan, const Shape& shape, int64_t kept) {
   if (!plan.quantized()) return shape.rows * shape.columns * float_bytes(plan.weights);
+  if (plan.weights.bits == 0) return open_bytes(site, shape);
   const RowSizes row = row_sizes(plan.weights, shape.columns - kept, plan.sparse24);
   int64_t sparse = 0;
   if (plan.weights.is_learned())
@@ -60,7 +67,7 @@ int64_t stored_block_bytes(const std::vector<SitePlan>& sites, const Spec& spec)
     const int64_t kept = most_kept(site, spec);
     for (const LinearPlan& linear : site.linears) {
       const Shape shape = shape_of(spec, linear.role);
-      bytes += stored_bytes(linear, shape, kept);
+      bytes += stored_bytes(site, linear, shape, kept);
       if (spec.bias[static_cast<size_t>(linear.role)]) bytes += shape.rows * static_cast<int64_t>(sizeof(float));
     }
   }
@@ -143,7 +150,7 @@ class BlockNeeds {
     if (gram) widen(state.packed + state.solved + statistics + factor + factor_scratch_bytes(k, threads_));
     for (const LinearPlan& linear : site.linears) {
       const Shape shape = shape_of(spec_, linear.role);
-      const int64_t count = shape.rows * shape.columns, stored = stored_bytes(linear, shape, kept);
+      const int64_t count = shape.rows * shape.columns, stored = stored_bytes(site, linear, shape, kept);
       // As read and in float32; then either the solver's scratch, or beside the result what it is compared with.
       int64_t work = count * (float_size_ + 4) + stored;
       if (linear.weights.is_learned()) work += stored;  // tables of the steps before the solver, in their layer
@@ -288,6 +295,30 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
                 "one block and one sample of {} tokens",
                 options.memory_limit, needs.peak(), length);
   return needs;
+}
+
+std::vector<OpenLinear> open_linears(const SitePlan& plan, const Spec& spec) {
+  std::vector<OpenLinear> out;
+  for (const LinearPlan& linear : plan.linears) {
+    if (linear.weights.bits != 0) continue;
+    const Shape shape = shape_of(spec, linear.role);
+    out.push_back({shape.rows, 0, {}});
+    for (const PlannedStep& step : linear.steps)
+      out.back().sparse += step.step->most_sparse(shape.rows * shape.columns);
+  }
+  return out;
+}
+
+Status check_budgets(const std::vector<std::vector<SitePlan>>& plans, const Spec& spec) {
+  for (const std::vector<SitePlan>& block : plans)
+    for (const SitePlan& plan : block) {
+      SiteWork site{};
+      site.name = plan.name;
+      site.inputs = plan.inputs;
+      site.open = open_linears(plan, spec);
+      for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->check_open(site));
+    }
+  return {};
 }
 
 std::vector<std::string> describe(const Spec& spec, const std::vector<std::vector<SitePlan>>& plans) {

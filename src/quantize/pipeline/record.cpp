@@ -10,7 +10,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kRecordVersion = 2;
+constexpr int64_t kRecordVersion = 3;
 constexpr int64_t kMostBytes = INT64_MAX;
 
 // The files of a model folder that can change the result: weights, configuration and tokenizer.
@@ -169,6 +169,7 @@ Status write_record(const fs::path& folder, const Record& record) {
   out["linears"] = record.linears;
   out["weight_map"] = record.weights;
   out["tensor_bytes"] = record.tensor_bytes;
+  out["left_over"] = record.left_over;
   out["reports"] = Json::array();
   for (const LinearReport& report : record.reports) out["reports"].push_back(to_json(report));
   out["sites"] = Json::array();
@@ -197,6 +198,7 @@ Result<std::optional<Record>> read_record(const fs::path& folder) {
   record.linears = *linears;
   NIBBLE_TRY(record.blocks_done, reader.integer("blocks_done", 0, kMaxLayers));
   NIBBLE_TRY(record.tensor_bytes, reader.integer("tensor_bytes", 0, kMostBytes));
+  NIBBLE_TRY(record.left_over, reader.number("left_over", -1e18, 1e18));
   NIBBLE_DO(read_shards(reader.find("weight_map"), record, path.string()));
   for (const char* key : {"reports", "sites"})
     if (reader.find(key) == nullptr) return fail(ErrorCode::corrupt, "{}: \"{}\" is missing", path.string(), key);

@@ -24,6 +24,7 @@ struct Record {
   int64_t tensor_bytes = 0;
   std::vector<LinearReport> reports;
   std::vector<SiteReport> sites;
+  double left_over = 0;  // SiteWork::left_over after the last of these blocks
 };
 
 inline constexpr const char* kRecordName = "resume.json";

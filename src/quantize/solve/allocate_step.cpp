@@ -1,0 +1,168 @@
+#include "quantize/solve/allocate_step.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "quantize/solve/allocate.h"
+#include "quantize/solve/kmeans.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kColumnsTogether = 16;  // gathered from the rows at a time: a cache line
+
+struct AllocateOptions {
+  double bits = 0, swap = 0;
+  bool stored = true, by_error = true;
+  int64_t unit = 32;
+  int least = 1, most = kMostWidth;
+};
+
+double bits_of_table(int width) { return 16 * (width > kTableBits ? 1 : std::exp2(width)); }
+
+double sum_of_rows(const SiteWork& site) {
+  double rows = 0;
+  for (const OpenLinear& linear : site.open) rows += static_cast<double>(linear.rows);
+  return rows;
+}
+
+int64_t dense_count(const SiteWork& site) { return site.inputs - static_cast<int64_t>(site.kept.size()); }
+
+// Squared error of integers under the scale of the largest value.
+double integer_cost(std::span<const float> values, int bits) {
+  const Grid grid = symmetric_grid(std::max(-range_of(values).least, range_of(values).greatest), bits);
+  double sum = 0;
+  for (const float value : values) {
+    const auto error = static_cast<double>(grid.round(value)) - static_cast<double>(value);
+    sum += error * error;
+  }
+  return sum;
+}
+
+class Allocate final : public Step {
+ public:
+  explicit Allocate(const AllocateOptions& options) : options_(options) {}
+  unsigned needs() const override { return kSquares; }
+
+  double open_bits(int64_t rows) const override {
+    const int width = static_cast<int>(std::ceil(options_.bits));
+    return options_.stored ? options_.bits : options_.bits + (bits_of_table(width) + 8) / static_cast<double>(rows);
+  }
+
+  Status check_open(const SiteWork& site) const override {
+    if (site.open.empty()) return {};
+    const double least = least_bits(site), weights = sum_of_rows(site) * static_cast<double>(site.inputs);
+    if (options_.bits * weights >= least) return {};
+    return fail(ErrorCode::usage,
+                "{}: {} bits a weight are too few for {}; the least is {:.3f}: {} a channel, and what "
+                "is stored beside",
+                site.name, options_.bits, site.open.size() == 1 ? "its linear" : "its linears",
+                std::ceil(1000 * least / weights) / 1000, options_.least);
+  }
+
+  Status apply_to_site(SiteWork& site, ThreadPool& pool) const override {
+    if (site.open.empty()) return {};
+    if (site.rotation > 0)
+      return fail(ErrorCode::usage, "{}: bits are allocated to channels, and a rotation leaves none of them",
+                  site.name);
+    NIBBLE_DO(check_open(site));
+    const std::vector<int32_t> dense = dense_columns_of(site.inputs, site.kept);
+    const ChannelBits bits = channel_bits(site);
+    const double wanted = options_.bits * sum_of_rows(site) * static_cast<double>(site.inputs);
+    const double budget = wanted + site.left_over - other_bits(site);
+    if (options_.by_error) {
+      NIBBLE_TRY(const std::vector<double> costs, costs_of(site, dense, pool));
+      site.widths = widths_by_cost(costs, bits, budget);
+    } else {
+      std::vector<double> norms;
+      for (const int32_t column : dense) norms.push_back(site.statistics->squares[static_cast<size_t>(column)]);
+      site.widths = widths_by_norm(norms, bits, budget, options_.swap);
+    }
+    site.left_over = budget - bits.of(site.widths);
+    return {};
+  }
+
+ private:
+  // Stored bits that do not depend on the widths: kept columns and single weights kept apart.
+  double other_bits(const SiteWork& site) const {
+    double bits = 0;
+    for (const OpenLinear& linear : site.open) {
+      bits += static_cast<double>(16 * linear.rows + 32) * static_cast<double>(site.kept.size());
+      if (linear.sparse == 0) continue;
+      const int64_t each = 16 + 8 * sparse_column_bytes(dense_count(site));
+      bits += static_cast<double>(each * linear.sparse + 32 * linear.rows);
+    }
+    return options_.stored ? bits : 0;
+  }
+  double least_bits(const SiteWork& site) const {
+    return other_bits(site) + static_cast<double>(dense_count(site)) * channel_bits(site).stored[options_.least];
+  }
+
+  ChannelBits channel_bits(const SiteWork& site) const {
+    ChannelBits bits{options_.least, options_.most, {}, options_.unit};
+    for (int width = options_.least; width <= options_.most; ++width)
+      for (const OpenLinear& linear : site.open)
+        bits.stored[width] +=
+            static_cast<double>(linear.rows * width) + (options_.stored ? bits_of_table(width) + 8 : 0);
+    return bits;
+  }
+
+  // [I][kMostWidth + 1].
+  Result<std::vector<double>> costs_of(const SiteWork& site, std::span<const int32_t> dense, ThreadPool& pool) const {
+    std::vector<double> costs(dense.size() * (kMostWidth + 1));
+    for (const OpenLinear& linear : site.open) {
+      NIBBLE_TRY(const FloatLayer layer, linear.layer());
+      pool.run_ranges(static_cast<int64_t>(dense.size()), kColumnsTogether,
+                      [&](int64_t begin, int64_t end) { add_costs(site, layer, dense, begin, end, costs); });
+    }
+    return costs;
+  }
+
+  void add_costs(const SiteWork& site, const FloatLayer& layer, std::span<const int32_t> dense, int64_t begin,
+                 int64_t end, std::span<double> costs) const {
+    const auto rows = static_cast<size_t>(layer.rows);
+    std::vector<float> columns(static_cast<size_t>(end - begin) * rows);
+    for (size_t n = 0; n < rows; ++n)
+      for (int64_t i = begin; i < end; ++i)
+        columns[static_cast<size_t>(i - begin) * rows + n] =
+            layer.row(static_cast<int64_t>(n))[static_cast<size_t>(dense[static_cast<size_t>(i)])];
+    KMeans kmeans;
+    const int most_table = std::min(options_.most, kTableBits);
+    for (int64_t i = begin; i < end; ++i) {
+      const auto values = std::span<const float>(columns).subspan(static_cast<size_t>(i - begin) * rows, rows);
+      const double energy = site.statistics->squares[static_cast<size_t>(dense[static_cast<size_t>(i)])];
+      double* const of_channel = costs.data() + i * (kMostWidth + 1);
+      kmeans.solve(values, {}, 1 << most_table);
+      for (int width = options_.least; width <= options_.most; ++width)
+        of_channel[width] += energy * (width > kTableBits ? integer_cost(values, width) : kmeans.cost(1 << width));
+    }
+  }
+
+  AllocateOptions options_;
+};
+
+Result<bool> read_choice(JsonReader& parameters, const char* key, const char* yes, const char* no) {
+  NIBBLE_TRY(const std::string found, parameters.string(key, yes));
+  if (found == yes || found == no) return found == yes;
+  return fail(ErrorCode::usage, "{}: \"{}\" is \"{}\"; there are {} and {}", parameters.where(), key, found, yes, no);
+}
+
+}  // namespace
+
+Result<StepPointer> read_allocate(JsonReader& parameters) {
+  AllocateOptions options;
+  NIBBLE_TRY(options.bits, parameters.number("bits", 1, 16));
+  NIBBLE_TRY(options.stored, read_choice(parameters, "count", "stored", "codes"));
+  NIBBLE_TRY(options.by_error, read_choice(parameters, "by", "error", "norm"));
+  NIBBLE_TRY(options.swap, parameters.number("swap", 0, 0.49, 0));
+  NIBBLE_TRY(options.unit, parameters.integer("unit", 1, 1024, options.unit));
+  NIBBLE_TRY(const int64_t least, parameters.integer("least", 1, kMostWidth, 1));
+  NIBBLE_TRY(const int64_t most, parameters.integer("most", least, kMostWidth, kMostWidth));
+  options.least = static_cast<int>(least);
+  options.most = static_cast<int>(most);
+  if (options.by_error && options.swap > 0)
+    return fail(ErrorCode::usage, "{}: \"swap\" is part of the rule \"norm\"", parameters.where());
+  return std::make_shared<Allocate>(options);
+}
+
+}  // namespace nibble
