@@ -30,7 +30,7 @@ LinearWeight decoded(const LinearWeight& weight, ThreadPool& pool) {
 
 // A quantized layer as calibration text runs through it: its weights as they are, its input not quantized.
 LinearWeight effective(const LinearWeight& weight, ThreadPool& pool) {
-  if (!weight.format.is_integer()) return decoded(weight, pool);
+  if (!weight.format.is_integer() && !weight.format.is_learned()) return decoded(weight, pool);
   LinearWeight out = weight;
   out.activations = *parse_format("f32");
   return out;
