@@ -117,6 +117,7 @@ void run_task(const LinearOutput& output, const PreparedInput& input, const Task
 LinearArgs PackedLinear::arguments(const PreparedInput& input, float* y, int64_t y_stride) const {
   LinearArgs args{};
   args.dense = dense_;
+  args.open = open_codes(isa_);
   args.bias = bias_;
   args.begun = kept_.k > 0;
   args.rows = {input.codes.data(), input.stride,      input.scales.data(),

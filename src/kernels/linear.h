@@ -34,6 +34,8 @@ struct PackedShape {
   bool operator==(const PackedShape&) const = default;
 };
 
+struct CodedLayout;
+
 class PackedLinear {
  public:
   // Integer weights of up to 4 bits go into the 4-bit layout, wider ones into the 8-bit one; block formats
@@ -53,7 +55,7 @@ class PackedLinear {
   // The bytes that the kernels of this instruction set read, in version kLayoutVersion of the layout.
   std::span<const std::byte> image() const { return image_; }
   PackedShape shape() const;
-  static constexpr int kLayoutVersion = 3;
+  static constexpr int kLayoutVersion = 4;
 
   int64_t outputs() const { return n_; }
   int64_t inputs() const { return plan_.columns; }
@@ -91,6 +93,7 @@ class PackedLinear {
   struct Parts;  // where each array lies in the image
   static Result<PackedLinear> make(const PackedShape& shape, Isa isa);
   Status choose_rows();
+  void keep_codes(const CodedLayout& layout);
   void place(std::span<const std::byte> image, std::shared_ptr<const void> owner);
   Parts parts() const;
   int64_t panels() const;
@@ -104,6 +107,8 @@ class PackedLinear {
   PackedDense kept_{};  // k: how many columns
   const float* bias_ = nullptr;
   float outer_ = 1;
+  int64_t table_values_ = 0;  // of coded layouts
+  bool has_scales_ = false;   // whose codes are scaled
   std::span<const std::byte> image_;
   std::shared_ptr<const void> owner_;
   std::vector<const LinearRow*> rows_, kept_rows_;  // that serve this layer and its kept columns, best first

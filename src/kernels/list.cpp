@@ -14,6 +14,12 @@ constexpr IsaTable kTables[] = {
 
 std::span<const IsaTable> all_tables() { return kTables; }
 
+OpenCodes open_codes(Isa isa) {
+  for (const IsaTable& entry : kTables)
+    if (entry.isa <= isa && entry.table->open_codes != nullptr) return entry.table->open_codes;
+  return kReferenceKernels.open_codes;
+}
+
 std::vector<const LinearRow*> linear_rows(Isa isa) {
   std::vector<const LinearRow*> rows;
   for (const IsaTable& entry : kTables) {

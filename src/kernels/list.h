@@ -14,5 +14,6 @@ struct IsaTable {
 };
 
 std::span<const IsaTable> all_tables();
+OpenCodes open_codes(Isa isa);
 
 }  // namespace nibble

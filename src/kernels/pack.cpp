@@ -12,6 +12,8 @@
 #include "format/integer_levels.h"
 #include "kernels/linear.h"
 #include "kernels/list.h"
+#include "kernels/pack_coded.h"
+#include "kernels/ref/coded.h"
 #include "kernels/transpose.h"
 
 namespace nibble {
@@ -58,6 +60,20 @@ PackedType packed_type(const NumberFormat& format, const NumberFormat& input, Is
     case Levels::bf16: return input.levels == Levels::bf16 ? packed_halves(isa) : PackedType::bf16;
   }
   return PackedType::f32;
+}
+
+// The layout of codes that stands for one of values; the same where there is none.
+PackedType coded_type(PackedType values) {
+  switch (values) {
+    case PackedType::bf16: return PackedType::coded;
+    case PackedType::bf16_pairs: return PackedType::coded_pairs;
+    case PackedType::bf16_tiles: return PackedType::coded_tiles;
+    default: return values;
+  }
+}
+
+bool is_coded(PackedType type) {
+  return type == PackedType::coded || type == PackedType::coded_pairs || type == PackedType::coded_tiles;
 }
 
 bool in_pairs(PackedType type) { return type == PackedType::bf16_pairs || type == PackedType::bf16_tiles; }
@@ -182,7 +198,9 @@ PackedLinear::Parts PackedLinear::parts() const {
   const bool integer = is_integer(d.type);
   const int64_t integers = d.groups * d.group_steps * 64;
   const int block_bits_each = block_bits(d.type);
+  const bool coded = is_coded(d.type), scaled = coded && has_scales_;
   const int64_t of_panel = integer               ? integers
+                           : coded               ? d.panel_bytes
                            : block_bits_each > 0 ? d.groups * d.group_steps * 8 * block_bits_each
                                                  : padded_inputs(d.type, d.k) * kLanes * value_bytes(d.type);
   const int64_t codes = d.type == PackedType::int4 ? panels() / kPair * integers : panels() * of_panel;
@@ -194,10 +212,10 @@ PackedLinear::Parts PackedLinear::parts() const {
     end = round_up(end + bytes, 64);
   };
   add(parts.codes, std::max<int64_t>(64, codes));  // never nothing: kernels add to the address
-  add(parts.scales, block_bits_each > 0 ? panels() * d.groups * kLanes : entries * (d.compact ? 2 : 4));
+  add(parts.scales, block_bits_each > 0 || scaled ? panels() * d.groups * kLanes : entries * (d.compact ? 2 : 4));
   add(parts.sums, entries * (d.compact ? 2 : 4));
   add(parts.zeros, format_.offset ? entries * (d.compact ? 1 : 4) : 0);
-  add(parts.levels, block_bits_each > 0 ? kCodes : 0);
+  add(parts.levels, block_bits_each > 0 ? kCodes : coded ? table_values_ * 2 : 0);
   add(parts.outer, format_.outer ? 4 : 0);
   add(parts.kept, panels() * padded_inputs(kept_.type, kept_.k) * kLanes * 2);
   add(parts.bias, has_bias_ ? panels() * kLanes * 4 : 0);
@@ -229,12 +247,30 @@ Result<PackedLinear> PackedLinear::make(const PackedShape& shape, Isa isa) {
     // E4M3 scales are read as float16, whose exponents are greater by 8.
     d.factor = std::ldexp(1.0f, (d.e4m3 ? 8 : 0) - integer_levels(shape.weights)->shift);
   }
+  if (const auto layout = coded_layout(shape.weights, d.k, out.panels()); layout && coded_type(d.type) != d.type)
+    out.keep_codes(*layout);
   out.kept_.type = shape.kept_levels == Levels::bf16 ? packed_halves(isa) : PackedType::f16;
   out.kept_.n = shape.rows;
   out.kept_.k = out.kept_.group_size = out.plan_.kept_count();
   out.kept_.groups = 1;
   NIBBLE_DO(check_input(shape, d.group_size));
   return out;
+}
+
+void PackedLinear::keep_codes(const CodedLayout& layout) {
+  PackedDense& d = dense_;
+  d.type = coded_type(d.type);
+  d.k = layout.inputs;
+  d.tables_of = layout.tables_of;
+  d.group_size = layout.group_size;
+  d.groups = layout.groups;
+  d.segment_count = static_cast<int64_t>(layout.segments.size());
+  std::copy(layout.segments.begin(), layout.segments.end(), d.segments);
+  d.panel_bytes = layout.panel_bytes;
+  d.e4m3 = layout.e4m3;
+  d.factor = layout.e4m3 ? 256 : 1;
+  table_values_ = layout.table_values;
+  has_scales_ = layout.tables_of == CodedTables::matrix;
 }
 
 void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const void> owner) {
@@ -244,7 +280,8 @@ void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const
   const auto floats = [&](int64_t offset) { return reinterpret_cast<const float*>(image_.data() + offset); };
   dense_.codes = image_.data() + at.codes;
   const bool blocks = block_bits(dense_.type) > 0;
-  dense_.scales = blocks || is_integer(dense_.type) ? image_.data() + at.scales : nullptr;
+  dense_.scales = blocks || has_scales_ || is_integer(dense_.type) ? image_.data() + at.scales : nullptr;
+  dense_.tables = is_coded(dense_.type) ? reinterpret_cast<const uint16_t*>(image_.data() + at.levels) : nullptr;
   dense_.levels = blocks ? reinterpret_cast<const uint8_t*>(image_.data() + at.levels) : nullptr;
   dense_.sums = is_integer(dense_.type) ? image_.data() + at.sums : nullptr;
   dense_.zeros = is_integer(dense_.type) && format_.offset ? image_.data() + at.zeros : nullptr;
@@ -275,6 +312,7 @@ struct LinearPacker {
     std::copy(weight.bias.begin(), weight.bias.end(), array<float>(at.bias));
     if (weight.format.outer) *array<float>(at.outer) = weight.outer;
     if (block_bits(d.type) > 0) make_levels();
+    if (is_coded(d.type)) fill_matrix_table(weight.format, array<uint16_t>(at.levels));
   }
 
   int64_t pairs() const { return out.panels() / kPair; }
@@ -291,6 +329,8 @@ struct LinearPacker {
       pack_integers(pair);
     } else if (block_bits(d.type) > 0) {
       for (int64_t p = panel; p < panel + kPair; ++p) pack_blocks(p);
+    } else if (is_coded(d.type)) {
+      for (int64_t p = panel; p < panel + kPair; ++p) pack_coded(p);
     } else {
       pack_values(panel);
       pack_values(panel + 1);
@@ -403,6 +443,21 @@ struct LinearPacker {
       for (int64_t b = 0; present && b < d.groups; ++b)
         array<uint8_t>(at.scales)[(panel * d.groups + b) * kLanes + lane] =
             scale_byte(weight.scales[static_cast<size_t>((panel * kLanes + lane) * d.groups + b)], weight.format.scale);
+    }
+  }
+
+  // Lanes beyond N have code 0, and the least scales.
+  void pack_coded(int64_t panel) {
+    std::vector<uint8_t> row(static_cast<size_t>(d.k));
+    for (int64_t lane = 0; lane < lanes_of(panel); ++lane) {
+      const int64_t n = panel * kLanes + lane;
+      decode_codes(weight, n, row);
+      store_codes(d, row, lane, codes() + panel * d.panel_bytes);
+      for (int64_t b = 0; out.has_scales_ && b < d.groups; ++b) {
+        const float scale = weight.scales.empty() ? 1.0f : weight.scales[static_cast<size_t>(n * d.groups + b)];
+        array<uint8_t>(at.scales)[(panel * d.groups + b) * kLanes + lane] =
+            scale_byte(scale, weight.scales.empty() ? ScaleCodec::power : weight.format.scale);
+      }
     }
   }
 
@@ -577,6 +632,7 @@ struct LinearUnpacker {
     for (int64_t k = 0; k < from.dense_.k; ++k) {
       const float value =
           blocks ? load_block_value(panel, lane, k)
+          : is_coded(from.dense_.type) ? from.outer_ * bf16_to_f32(ref::coded_value(from.dense_, panel, lane, k))
                  : from.outer_ * bf16_to_f32(values[value_at(from.dense_.type, from.dense_.k, panel, lane, k)]);
       std::memcpy(row.data() + k * 4, &value, 4);
     }

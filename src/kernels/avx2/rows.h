@@ -14,6 +14,8 @@ void linear_f32(const LinearArgs& args);
 void linear_f16(const LinearArgs& args);
 void linear_bf16(const LinearArgs& args);
 void linear_bf16_pairs(const LinearArgs& args);
+void linear_coded(const LinearArgs& args);
+void linear_coded_pairs(const LinearArgs& args);
 void linear_b4(const LinearArgs& args);
 void linear_b5(const LinearArgs& args);
 void linear_b6(const LinearArgs& args);
