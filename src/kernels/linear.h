@@ -32,6 +32,7 @@ struct PackedShape {
   Levels kept_levels = Levels::f16;  // or bf16
   int64_t rotation = 0;              // of the dense columns' input (kernels/input.h)
   int64_t sparse = 0;                // single weights beside the dense part
+  std::vector<uint8_t> widths;       // bits of each dense column, where they have their own
   bool operator==(const PackedShape&) const = default;
 };
 
@@ -121,6 +122,7 @@ class PackedLinear {
   float outer_ = 1;
   int64_t table_values_ = 0;  // of coded layouts
   bool has_scales_ = false;   // whose codes are scaled
+  std::vector<uint8_t> widths_;
   std::span<const std::byte> image_;
   std::shared_ptr<const void> owner_;
   std::vector<const LinearRow*> rows_, kept_rows_;  // that serve this layer and its kept columns, best first

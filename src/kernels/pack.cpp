@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numeric>
+#include <optional>
 
 #include "core/checked.h"
 #include "core/file.h"
@@ -152,6 +154,12 @@ Status check_shape(const PackedShape& shape) {
       return fail(ErrorCode::corrupt, "kept column {} is out of order or not below {}", column, shape.columns);
     previous = column;
   }
+  const int64_t dense = shape.columns - static_cast<int64_t>(shape.kept_columns.size());
+  const int64_t widths = shape.weights.bits == 0 ? dense : 0;
+  const bool known = std::all_of(shape.widths.begin(), shape.widths.end(), [](int w) { return w >= 1 && w <= 8; });
+  if (static_cast<int64_t>(shape.widths.size()) != widths || !known)
+    return fail(ErrorCode::corrupt, "{}: bits of {} columns, expected {} numbers from 1 to 8", describe(shape),
+                shape.widths.size(), widths);
   if (!is_rotation(shape.rotation) || shape.rotation > shape.columns)
     return fail(ErrorCode::corrupt, "blocks of {} are no rotation of {} columns", shape.rotation, shape.columns);
   return {};
@@ -160,7 +168,8 @@ Status check_shape(const PackedShape& shape) {
 PackedShape shape_of(const LinearWeight& weight) {
   return {weight.rows,        weight.columns,      weight.format,
           weight.activations, weight.kept_columns, !weight.bias.empty(),
-          weight.kept_levels, weight.rotation,     static_cast<int64_t>(weight.sparse.values.size())};
+          weight.kept_levels, weight.rotation,     static_cast<int64_t>(weight.sparse.values.size()),
+          weight.widths};
 }
 
 // Inputs of a group with its padding: an even number of steps, or whole tiles (sixteen steps) where that costs little.
@@ -258,7 +267,9 @@ Result<PackedLinear> PackedLinear::make(const PackedShape& shape, Isa isa) {
     // E4M3 scales are read as float16, whose exponents are greater by 8.
     d.factor = std::ldexp(1.0f, (d.e4m3 ? 8 : 0) - integer_levels(shape.weights)->shift);
   }
-  if (const auto layout = coded_layout(shape.weights, d.k, out.panels()); layout && coded_type(d.type) != d.type)
+  out.widths_ = shape.widths;
+  if (const auto layout = coded_layout(shape.weights, shape.widths, d.k, out.panels());
+      layout && coded_type(d.type) != d.type)
     out.keep_codes(*layout);
   out.kept_.type = shape.kept_levels == Levels::bf16 ? packed_halves(isa) : PackedType::f16;
   out.kept_.n = shape.rows;
@@ -278,8 +289,9 @@ void PackedLinear::keep_codes(const CodedLayout& layout) {
   d.segment_count = static_cast<int64_t>(layout.segments.size());
   std::copy(layout.segments.begin(), layout.segments.end(), d.segments);
   d.panel_bytes = layout.panel_bytes;
-  d.e4m3 = layout.e4m3;
-  d.factor = layout.e4m3 ? 256 : 1;
+  d.e4m3 = format_.scale == ScaleCodec::e4m3;
+  d.factor = d.e4m3 ? 256 : 1;  // E4M3 scales are read as float16, whose exponents are greater by 8
+  plan_.order = layout.order;
   table_values_ = layout.table_values;
   has_scales_ = layout.tables_of == CodedTables::matrix;
 }
@@ -316,7 +328,8 @@ PackedShape PackedLinear::shape() const {
           has_bias_,
           plan_.kept_halves ? Levels::bf16 : Levels::f16,
           plan_.rotation,
-          sparse_count_};
+          sparse_count_,
+          widths_};
 }
 
 // Fills the image of one PackedLinear from a weight that has been validated.
@@ -326,10 +339,13 @@ struct LinearPacker {
     std::copy(weight.bias.begin(), weight.bias.end(), array<float>(at.bias));
     if (weight.format.outer) *array<float>(at.outer) = weight.outer;
     std::copy(weight.sparse.row_ends.begin(), weight.sparse.row_ends.end(), array<int32_t>(at.sparse_rows));
-    std::copy(weight.sparse.columns.begin(), weight.sparse.columns.end(), array<int32_t>(at.sparse_columns));
+    place_sparse();
     std::copy(weight.sparse.values.begin(), weight.sparse.values.end(), array<float>(at.sparse));
     if (block_bits(d.type) > 0) make_levels();
-    if (is_coded(d.type)) fill_matrix_table(weight.format, array<uint16_t>(at.levels));
+    if (is_coded(d.type)) {
+      code_packer_.emplace(weight, d, std::span(out.plan_.order), array<uint16_t>(at.levels), array<uint8_t>(at.scales));
+      code_packer_->pack_tables();
+    }
   }
 
   int64_t pairs() const { return out.panels() / kPair; }
@@ -347,7 +363,9 @@ struct LinearPacker {
     } else if (block_bits(d.type) > 0) {
       for (int64_t p = panel; p < panel + kPair; ++p) pack_blocks(p);
     } else if (is_coded(d.type)) {
-      for (int64_t p = panel; p < panel + kPair; ++p) pack_coded(p);
+      for (int64_t p = panel; p < panel + kPair; ++p)
+        for (int64_t lane = 0; lane < lanes_of(p); ++lane)
+          code_packer_->pack_lane(p, lane, codes() + p * d.panel_bytes);
     } else {
       pack_values(panel);
       pack_values(panel + 1);
@@ -364,6 +382,18 @@ struct LinearPacker {
 
  private:
   std::array<uint8_t, 256> stored_{};  // of each code of the format, in block layouts
+  std::optional<CodePacker> code_packer_;
+
+  // Columns as places in what the kernels read.
+  void place_sparse() {
+    std::vector<int32_t> places(static_cast<size_t>(weight.dense_columns()));
+    std::iota(places.begin(), places.end(), 0);
+    const std::vector<int32_t>& order = out.plan_.order;
+    for (size_t k = 0; k < order.size(); ++k)
+      if (order[k] >= 0) places[static_cast<size_t>(order[k])] = static_cast<int32_t>(k);
+    int32_t* to = array<int32_t>(at.sparse_columns);
+    for (int32_t column : weight.sparse.columns) *to++ = places[static_cast<size_t>(column)];
+  }
 
   template <class T>
   T* array(int64_t offset) {
@@ -373,7 +403,7 @@ struct LinearPacker {
 
   int64_t row_bytes() const {
     if (weight.format.is_float()) return d.k * value_bytes(d.type);
-    return row_sizes(weight.format, d.k, weight.sparse24).codes;
+    return weight.rows > 0 ? static_cast<int64_t>(weight.codes.size()) / weight.rows : 0;
   }
   int64_t lanes_of(int64_t panel) const { return std::clamp<int64_t>(weight.rows - panel * kLanes, 0, kLanes); }
   // Lanes beyond N read the last row.
@@ -460,21 +490,6 @@ struct LinearPacker {
       for (int64_t b = 0; present && b < d.groups; ++b)
         array<uint8_t>(at.scales)[(panel * d.groups + b) * kLanes + lane] =
             scale_byte(weight.scales[static_cast<size_t>((panel * kLanes + lane) * d.groups + b)], weight.format.scale);
-    }
-  }
-
-  // Lanes beyond N have code 0, and the least scales.
-  void pack_coded(int64_t panel) {
-    std::vector<uint8_t> row(static_cast<size_t>(d.k));
-    for (int64_t lane = 0; lane < lanes_of(panel); ++lane) {
-      const int64_t n = panel * kLanes + lane;
-      decode_codes(weight, n, row);
-      store_codes(d, row, lane, codes() + panel * d.panel_bytes);
-      for (int64_t b = 0; out.has_scales_ && b < d.groups; ++b) {
-        const float scale = weight.scales.empty() ? 1.0f : weight.scales[static_cast<size_t>(n * d.groups + b)];
-        array<uint8_t>(at.scales)[(panel * d.groups + b) * kLanes + lane] =
-            scale_byte(scale, weight.scales.empty() ? ScaleCodec::power : weight.format.scale);
-      }
     }
   }
 
@@ -603,7 +618,7 @@ struct LinearUnpacker {
       : from(packed), begin(from_row), end(to_row) {}
 
   LinearWeight run() {
-    const int64_t k = from.dense_.k;
+    const int64_t k = from.plan_.dense_count();
     weight.rows = end - begin;
     weight.columns = from.plan_.columns;
     weight.format = from.format_.is_integer() || from.format_.is_float() ? from.format_ : NumberFormat();
@@ -644,22 +659,30 @@ struct LinearUnpacker {
     if (from.has_bias_) weight.bias.push_back(from.bias_[n]);
   }
 
+  // Of the dense ones, for a place in what the kernels read; negative: none.
+  int64_t column_of(int64_t k) const {
+    return from.plan_.order.empty() ? k : from.plan_.order[static_cast<size_t>(k)];
+  }
+
   void unpack_floats(int64_t panel, int64_t lane, std::span<std::byte> row) {
     const auto* values = static_cast<const uint16_t*>(from.dense_.codes);
-    const bool blocks = block_bits(from.dense_.type) > 0;
-    for (int64_t k = 0; k < from.dense_.k; ++k) {
+    const PackedDense& d = from.dense_;
+    const bool blocks = block_bits(d.type) > 0, coded = is_coded(d.type);
+    for (int64_t k = 0; k < d.k; ++k) {
+      const int64_t column = column_of(k);
+      if (column < 0) continue;
       const float value =
-          blocks ? load_block_value(panel, lane, k)
-          : is_coded(from.dense_.type) ? from.outer_ * bf16_to_f32(ref::coded_value(from.dense_, panel, lane, k))
-                 : from.outer_ * bf16_to_f32(values[value_at(from.dense_.type, from.dense_.k, panel, lane, k)]);
-      std::memcpy(row.data() + k * 4, &value, 4);
+          blocks  ? load_block_value(panel, lane, k)
+          : coded ? from.outer_ * bf16_to_f32(ref::coded_value(d, panel, lane, k))
+                  : from.outer_ * bf16_to_f32(values[value_at(d.type, d.k, panel, lane, k)]);
+      std::memcpy(row.data() + column * 4, &value, 4);
     }
   }
 
   void add_sparse(int64_t n, std::span<std::byte> row) const {
     if (from.sparse_count_ == 0) return;
     for (int64_t i = n == 0 ? 0 : from.sparse_.row_ends[n - 1]; i < from.sparse_.row_ends[n]; ++i) {
-      std::byte* const at = row.data() + 4 * from.sparse_.columns[i];
+      std::byte* const at = row.data() + 4 * column_of(from.sparse_.columns[i]);
       float value;
       std::memcpy(&value, at, 4);
       value += from.sparse_.values[i];
@@ -803,7 +826,7 @@ Status PackedLinear::check_sparse() const {
     if (sparse_.row_ends[n] < begin || sparse_.row_ends[n] > sparse_count_)
       return fail(ErrorCode::corrupt, "{}: sparse row {} ends at {}", describe(shape()), n, sparse_.row_ends[n]);
   for (int64_t i = 0; i < sparse_count_; ++i)
-    if (sparse_.columns[i] < 0 || sparse_.columns[i] >= dense_.k)
+    if (sparse_.columns[i] < 0 || sparse_.columns[i] >= dense_.k || !plan_.has_column(sparse_.columns[i]))
       return fail(ErrorCode::corrupt, "{}: sparse column {} of {}", describe(shape()), sparse_.columns[i], dense_.k);
   return {};
 }

@@ -15,21 +15,42 @@ struct CodedLayout {
   CodedTables tables_of = CodedTables::matrix;
   int64_t group_size = 0, groups = 1;  // inputs that share a table (rows), or a scale (matrix)
   std::vector<CodedSegment> segments;
-  int64_t inputs = 0;        // padding between segments included
+  std::vector<int32_t> order;  // as InputPlan has it
+  int64_t inputs = 0;          // padding between segments included
   int64_t panel_bytes = 0;
-  int64_t table_values = 0;  // of all tables, for so many panels
-  bool scaled = false;       // matrix: has scales
-  bool e4m3 = false;
+  int64_t table_values = 0;  // of all tables together
 };
 
-// Of a dense part of so many columns; empty where its values are packed instead, 16 bits each: codes wider than four
-// bits, and runs with a table or a scale of their own that units of inputs, or halves of them, do not fit.
-std::optional<CodedLayout> coded_layout(const NumberFormat& format, int64_t dense_columns, int64_t panels);
+// Of a dense part of so many columns; `widths`: their bits, where they have their own. Empty where values are packed
+// instead, 16 bits each: codes wider than four bits, and runs with a table or a scale of their own that do not consist
+// of units (halves of them, for scales).
+std::optional<CodedLayout> coded_layout(const NumberFormat& format, std::span<const uint8_t> widths,
+                                        int64_t dense_columns, int64_t panels);
 
-// One output's codes, [inputs] in packed order, into its lane of a panel that held zeros.
-void store_codes(const PackedDense& dense, std::span<const uint8_t> codes, int64_t lane, uint8_t* panel);
+// Fills a coded layout from a weight, panel by panel.
+class CodePacker {
+ public:
+  // `dense` has the layout, `order` that of its inputs; `tables` and `scales` are where these go, which hold zeros.
+  CodePacker(const LinearWeight& weight, const PackedDense& dense, std::span<const int32_t> order, uint16_t* tables,
+             uint8_t* scales);
 
-// The table of a block format's matrix: [16].
-void fill_matrix_table(const NumberFormat& format, uint16_t* table);
+  // The tables that all panels read, where there are such.
+  void pack_tables();
+  // Lane `lane` of a panel, whose codes begin at `panel_codes` and hold zeros.
+  void pack_lane(int64_t panel, int64_t lane, uint8_t* panel_codes) const;
+
+ private:
+  int bits_of(int64_t column) const;
+  uint16_t value_of(int64_t column, uint8_t code) const;
+  void pack_row_tables(int64_t panel, int64_t lane) const;
+  void pack_scales(int64_t panel, int64_t lane) const;
+
+  const LinearWeight& weight_;
+  const PackedDense& dense_;
+  std::span<const int32_t> order_;
+  uint16_t* tables_;
+  uint8_t* scales_;
+  std::vector<int64_t> level_of_column_;  // where in weight.levels; with tables by column
+};
 
 }  // namespace nibble
