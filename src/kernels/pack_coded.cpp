@@ -94,11 +94,11 @@ void CodePacker::pack_tables() {
     const int64_t column = order_.empty() ? k : order_[static_cast<size_t>(k)];
     if (column < 0 || bits_of(column) > kTableBits) continue;
     const int64_t stored = ref::segment_at(dense_, k).bits, levels = int64_t{1} << bits_of(column);
-    const bool upper = stored == 2 && k / 2 % 2 == 1;  // of an index into two pairs' tables
     for (int64_t i = 0; i < kEntries; ++i) {
-      const int64_t code = upper ? i / 4 : i % (int64_t{1} << stored);
+      const int64_t code = stored == 2 && k % 2 == 1 ? i / 4 : i % (int64_t{1} << stored);
+      const int64_t at = stored == 2 ? k / 2 * 2 * kEntries + i * 2 + k % 2 : k * kEntries + i;
       const int64_t level = level_of_column_[static_cast<size_t>(column)] + code;
-      if (code < levels) tables_[k * kEntries + i] = f32_to_bf16(weight_.levels[static_cast<size_t>(level)]);
+      if (code < levels) tables_[at] = f32_to_bf16(weight_.levels[static_cast<size_t>(level)]);
     }
   }
 }
@@ -127,7 +127,7 @@ void CodePacker::pack_lane(int64_t panel, int64_t lane, uint8_t* panel_codes) co
         if (column < 0) continue;
         const uint8_t code = codes[static_cast<size_t>(column)];
         const ref::CodePlace place = places[static_cast<size_t>(i)];
-        ref::store_code(unit, segment.bits, place, segment.bits == kWideBits ? value_of(column, code) : code);
+        ref::store_code(unit, dense_.tables_of, segment.bits, place, segment.bits == kWideBits ? value_of(column, code) : code);
       }
   }
 }

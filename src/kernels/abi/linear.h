@@ -33,7 +33,8 @@
 // whose codes have the same width, ascending; a segment is units of 32 inputs, the last one filled up; a unit of 2, 3, 4
 // or 16 bits is as many vectors of 64 bytes, each 32 words of 16 bits. Sixteen lookups t make a unit, and word w of
 //   4 bits   lookup t is at bits 4 * (t % 4) of word w of vector t / 4
-//   2 bits                     2 * (t % 8)                      t / 8
+//   2 bits                     2 * (t % 8)                      t / 8; with tables of columns both codes of a pair,
+//            the second above the first, are at bits 4 * (t % 8) of dword w / 2
 //   3 bits   0 .. 14:          3 * (t % 5)                      t / 5;  t = 15 has bit j at bit 15 of vector j
 //   16 bits  the number itself, at vector t
 // What word w of lookup t stands for depends on whose the tables are:
@@ -41,9 +42,9 @@
 //   rows               with E = 2^bits entries a table, 32 / E lanes side by side have E inputs each:
 //                      lane t % (E/2) * (32/E) + w / E, input t / (E/2) * E + w % E
 // so that 32 words are looked up in one register of 32 numbers. These are the tables:
-//   columns  [pair of inputs][2][16]: of the pair's first input, then of its second. Entry i is level i % E, but with 2
-//            bits in odd pairs i / 4 (and in even ones i % 4), so that the four bits at an even pair's place, its code
-//            and the next pair's above it, are an index into both
+//   columns  [pair of inputs][32]: 16 entries of the pair's first input, then of its second; entry i is level i % E. With
+//            2 bits [pair][16][2]: what the first input's code i % 4 and the second's i / 4 stand for, so that one
+//            register of dwords holds all pairs of numbers
 //   rows     [panel][G][16][E]; a group is a multiple of 32 inputs, or all
 //   matrix   [16], entry i is level i % E; a weight is the level times the scale of its block, a multiple of 16 inputs,
 //            which is a byte of [panel][block][16] as in block layouts

@@ -1,9 +1,9 @@
 // Coded weights times bf16 input of up to 32 tokens, in tiles.
 //
 // Tile registers: 4 sums, of one half of the tokens and four panels or of two halves and two panels; the input of each
-// half; 2 weights. Codes are opened 128 inputs at a time into scratch in the first-level cache, and multiplied one turn
-// later: a tile is not loaded from stores that are still on their way, and the unit that multiplies tiles works while
-// the vector units open the next codes.
+// half; 2 weights. Codes of a panel are opened 128 inputs at a time into scratch in the first-level cache, and
+// multiplied beside the next 128 of it: a tile that is loaded from stores still on their way waits for them, a sum
+// waits 52 cycles for the one before, and the unit that multiplies tiles works while the vector units open codes.
 #include "kernels/amx/intrinsics.h"
 #include "kernels/amx/rows.h"
 #include "kernels/amx/tiles.h"
@@ -12,7 +12,7 @@ namespace nibble::amx {
 namespace {
 
 constexpr int64_t kHalfTokens = 16, kLine = 64, kTileBytes = 1024;
-constexpr int64_t kTurnInputs = 128, kTurnTiles = kTurnInputs / kUnitInputs;
+constexpr int64_t kTurnInputs = 64, kTurnTiles = kTurnInputs / kUnitInputs;
 constexpr int64_t kAhead = 2048;  // bytes of a panel's codes
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -36,8 +36,10 @@ struct Tile {
   const int64_t inputs = (dense.k + kUnitInputs - 1) / kUnitInputs * kUnitInputs, stride = args.x_stride * 2;
   const uint8_t* const x = reinterpret_cast<const uint8_t*>(args.halves + args.m_begin * args.x_stride);
 
-  struct Turn {
-    alignas(64) uint16_t weights[kPanels][kTurnTiles][kTileBytes / 2];
+  // Two turns' tiles of every panel. What is stored and what is loaded at a time are in different halves of a page: a
+  // load that has the lowest twelve bits of its address in common with a store before it waits for that.
+  struct Turns {
+    alignas(4096) uint16_t weights[kPanels][2][kTurnTiles][kTileBytes / 2];
   };
 
   int64_t count_of(int h) const { return h == 0 ? half : count - half; }
@@ -53,29 +55,25 @@ struct Tile {
   }
 
   // Panels that there are not are opened as the last one.
-  void open(int64_t k, Turn& turn) const {
-    const int64_t end = smaller(inputs, k + kTurnInputs);
+  void open(int64_t k, int p, Turns& turns) const {
+    const int64_t end = smaller(inputs, k + kTurnInputs), from = smaller(panel + p, args.panel_end - 1);
     const int64_t at = dense.panel_bytes * k / inputs, lines = dense.panel_bytes * kTurnInputs / inputs / kLine + 1;
-    for (int p = 0; p < kPanels; ++p) {
-      const int64_t from = smaller(panel + p, args.panel_end - 1);
-      const auto* codes = static_cast<const char*>(dense.codes) + from * dense.panel_bytes + at + kAhead;
-      for (int64_t line = 0; line < lines; ++line) __builtin_prefetch(codes + line * kLine, 0, 3);
-      args.open(dense, from, k, end, turn.weights[p][0]);
-    }
+    const auto* codes = static_cast<const char*>(dense.codes) + from * dense.panel_bytes + at + kAhead;
+    for (int64_t line = 0; line < lines; ++line) __builtin_prefetch(codes + line * kLine, 0, 3);
+    args.open(dense, from, k, end, turns.weights[p][k / kTurnInputs % 2][0]);
   }
 
-  void multiply(int64_t k, const Turn& turn) const {
-    const int64_t tiles = smaller(inputs - k, kTurnInputs) / kUnitInputs;
-    for (int64_t i = 0; i < tiles; ++i) {
-      const uint8_t* input = x + k * 2 + i * kLine;
-      load_tile<4>(input, stride);
-      if constexpr (H == 2) load_tile<5>(input + half * stride, stride);
-      unrolled<kPanels>([&]<int p>() {
-        load_tile<6 + p % 2>(turn.weights[p][i], kLine);
-        multiply_tiles<p, 4, 6 + p % 2>();
-        if constexpr (H == 2) multiply_tiles<2 + p, 5, 6 + p % 2>();
-      });
-    }
+  // Unit i of a turn, all panels.
+  void multiply(int64_t k, int64_t i, const Turns& turns) const {
+    if (k + i * kUnitInputs >= inputs) return;
+    const uint8_t* input = x + k * 2 + i * kLine;
+    load_tile<4>(input, stride);
+    if constexpr (H == 2) load_tile<5>(input + half * stride, stride);
+    unrolled<kPanels>([&]<int p>() {
+      load_tile<6 + p % 2>(turns.weights[p][k / kTurnInputs % 2][i], kLine);
+      multiply_tiles<p, 4, 6 + p % 2>();
+      if constexpr (H == 2) multiply_tiles<2 + p, 5, 6 + p % 2>();
+    });
   }
 
   // Sums of tile register T: of 16 tokens, 16 outputs each.
@@ -107,17 +105,17 @@ struct Tile {
   }
 
   void run() const {
-    Turn turns[2];
+    Turns turns;
     __m512 rows[kHalfTokens];
     unrolled<4>([&]<int t>() { begin<t>(rows); });
-    for (int64_t k = 0; k < inputs; k += kTurnInputs) {
-      open(k, turns[k / kTurnInputs % 2]);
-      if (k > 0) multiply(k - kTurnInputs, turns[k / kTurnInputs % 2 ^ 1]);
-    }
-    if (inputs > 0) {
-      const int64_t last = (inputs - 1) / kTurnInputs;
-      multiply(last * kTurnInputs, turns[last % 2]);
-    }
+    constexpr int kOpenings = kPanels / kTurnTiles;  // beside a unit of the turn before
+    int64_t k = 0;
+    for (; k < inputs; k += kTurnInputs)
+      for (int i = 0; i < kTurnTiles; ++i) {
+        for (int p = i * kOpenings; p < (i + 1) * kOpenings; ++p) open(k, p, turns);
+        if (k > 0) multiply(k - kTurnInputs, i, turns);
+      }
+    for (int i = 0; k > 0 && i < kTurnTiles; ++i) multiply(k - kTurnInputs, i, turns);
     unrolled<4>([&]<int t>() { finish<t>(rows); });
   }
 

@@ -45,12 +45,6 @@ template <int kBits, int T>
   }
 }
 
-// The same as an index into tables of columns: with 2 bits that of an even lookup and the next one.
-template <int kBits, int T>
-[[gnu::always_inline]] inline __m512i code_words(const uint8_t* unit) {
-  return single_code_words<kBits, kBits == 2 ? T / 2 * 2 : T>(unit);
-}
-
 // The scales of the block that input k lies in, for tables of the matrix.
 inline __m512 block_scales(const PackedDense& dense, int64_t panel, int64_t k) {
   const int64_t block = smaller(k / dense.group_size, dense.groups - 1);

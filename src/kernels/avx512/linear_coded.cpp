@@ -1,7 +1,7 @@
 // Coded weights times float32 input, one token: linear_coded. More tokens: linear_float.cpp.
 //
 // A code is an index of vpermps, which reads four bits of it: for 16 weights one shift, one lookup, one multiply-add on
-// two ports, where all other rows that are bound by memory have less. With 2 bits two inputs share a shift. Eight panels
+// two ports. With 2 bits the two inputs of a pair share a shift. Eight panels
 // side by side share the tables of their columns; a table of rows, and an input beside whole units, is opened first.
 #include "kernels/avx512/coded.h"
 #include "kernels/avx512/rows.h"
@@ -34,15 +34,31 @@ inline __m512 wide_table(const uint16_t* table) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
 }
 
+// The tables of a pair of columns, of the first and the second.
+template <int kBits>
+[[gnu::always_inline]] inline void pair_tables(const uint16_t* tables, __m512 (&to)[2]) {
+  if constexpr (kBits == 2) {
+    const __m512i pairs = _mm512_loadu_si512(tables);
+    to[0] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    to[1] = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536)));
+  } else {
+    to[0] = wide_table(tables);
+    to[1] = wide_table(tables + 16);
+  }
+}
+
 // The place in its words of a lookup, but for the last one with 3 bits.
 constexpr int kScattered = -1;
 
-// Indices of a lookup in a vector of codes (in a unit, where they are scattered), of the first and the second input.
+// Indices of a lookup in a vector of codes (in a unit, where they are scattered), of the first and the second input;
+// with 2 bits and tables of columns one index for both.
 template <int kBits, int kPlace>
 [[gnu::always_inline]] inline void indices(const uint8_t* codes, __m512i& first, __m512i& second) {
   if constexpr (kPlace == kScattered) {
     first = last_code_words(codes);
     second = _mm512_srli_epi32(first, 16);
+  } else if constexpr (kBits == 2) {
+    first = second = shifted<kPlace * 4>(codes);
   } else {
     first = shifted<kPlace * kBits>(codes);
     second = shifted<16 + kPlace * kBits>(codes);
@@ -67,24 +83,22 @@ struct Few {
   // Whole units [begin, end).
   template <int kBits, bool kColumns>
   void multiply(const CodedSegment& segment, int64_t begin, int64_t end) const {
-    constexpr int kInWord = 16 / kBits, kShared = kBits == 2 ? 2 : 1;  // lookups of a word, and of an index
+    constexpr int kInWord = 16 / kBits;  // lookups
     FloatTile<M, P> acc;
     load<M, P>(tile, acc);
     const uint8_t* at[P];
     unrolled<P>([&](auto p) { at[p] = codes(p) + unit_offset(segment, begin); });
     const __m512 table = kColumns ? __m512() : wide_table(dense.tables);
     __m512 scales[P];
-    // Lookups that share their indices, in the vector of codes at this offset, for inputs from k on.
+    // A lookup in the vector of codes at this offset, for inputs k and k + 1.
     const auto look_up = [&]<int kPlace>(int64_t offset, int64_t k) __attribute__((always_inline)) {
-      __m512 tables[kShared * 2];
-      unrolled<kShared * 2>([&](auto i) __attribute__((always_inline)) {
-        tables[i] = kColumns ? wide_table(dense.tables + (k + i) * 16) : table;
-      });
+      __m512 tables[2] = {table, table};
+      if constexpr (kColumns) pair_tables<kBits>(dense.tables + k * 16, tables);
       unrolled<P>([&](auto p) __attribute__((always_inline)) {
         __m512i index[2];
         indices<kBits, kPlace>(at[p] + offset, index[0], index[1]);
-        unrolled<kShared * 2>([&](auto i) __attribute__((always_inline)) {
-          __m512 w = _mm512_permutexvar_ps(index[i % 2], tables[i]);
+        unrolled<2>([&](auto i) __attribute__((always_inline)) {
+          __m512 w = _mm512_permutexvar_ps(index[i], tables[i]);
           if constexpr (!kColumns) w = _mm512_mul_ps(w, scales[p]);
           unrolled<M>([&](auto j) __attribute__((always_inline)) {
             multiply_add(acc[j][p], _mm512_set1_ps(x[j * args.x_stride + k + i]), w);
@@ -100,8 +114,8 @@ struct Few {
         });
         if (!kColumns && i % 2 == 0)
           for (int p = 0; p < P; ++p) scales[p] = block_scales(dense, smaller(panel + p, args.panel_end - 1), k);
-        unrolled<kInWord / kShared>([&](auto step) __attribute__((always_inline)) {
-          look_up.template operator()<step * kShared>(64 * i, k + step * kShared * 2);
+        unrolled<kInWord>([&](auto place) __attribute__((always_inline)) {
+          look_up.template operator()<place>(64 * i, k + place * 2);
         });
         k += kInWord * 2;
       }

@@ -1,8 +1,9 @@
 // Coded layouts as bfloat16 numbers: 32 codes are an index register of vpermw, 32 numbers another.
 //
-// Tables of columns: a register holds those of a pair of inputs, 16 entries each, so a lookup is one shift, one operation
-// that clears what lies above the code and tells the second input of a pair from the first, and vpermw: 3 operations
-// for 32 weights. Tables of rows: as many lanes share a register as their tables fit, and what comes out is transposed
+// Tables of columns: a register holds those of a pair of inputs, 16 entries each. An index has the code and, above it, a
+// bit that tells the second input of a pair from the first; one operation puts that bit over two codes of a word. With
+// the shifts, and vpermw counted twice for its two operations, that makes 3.3 for 32 weights of 3 or 4 bits on two
+// ports. With 2 bits all pairs of levels fit a register of dwords: one shift and one operation of vpermd. Tables of rows: as many lanes share a register as their tables fit, and what comes out is transposed
 // to one dword a lane, which costs 1, 2 or 3 shuffles of 16 dwords a vector for 2, 3, 4 bits. A table of the matrix needs
 // no second operation, but six that multiply with the scales in float32, exactly.
 #include "kernels/avx512/coded.h"
@@ -11,18 +12,53 @@
 namespace nibble::avx512 {
 namespace {
 
-// In columns' tables the second input of each pair has entries 16 .. 31.
-[[gnu::always_inline]] inline __m512i pair_index(__m512i nibbles) {
-  return _mm512_ternarylogic_epi32(nibbles, _mm512_set1_epi32(0x000F000F), _mm512_set1_epi32(0x00100000), 0xEA);
+// words >> kShift. A multiplication, which both ports do, where only one shifts, and vpermw needs both.
+template <int kShift>
+[[gnu::always_inline]] inline __m512i shift_words(__m512i words) {
+  return _mm512_mulhi_epu16(words, _mm512_set1_epi16(static_cast<int16_t>(1 << (16 - kShift))));
 }
 
+// Indices of the lookups of a vector of codes, kStep bits apart: (code & mask) | fixed in the lowest bits, of which
+// vpermw reads five. `mask` and `fixed` treat two places of a word at once, 8 or 6 bits apart, and what a place shares
+// with the one above is cut off by vpermw or by the mask. body(place, index).
+template <int kStep, class Body>
+[[gnu::always_inline]] inline void each_index(const uint8_t* vector, __m512i mask, __m512i fixed, const Body& body) {
+  constexpr int kApart = kStep == 3 ? 6 : 8, kPlaces = kApart / kStep;
+  const __m512i words = _mm512_loadu_si512(vector);
+  unrolled<kPlaces>([&](auto i) __attribute__((always_inline)) {
+    __m512i shifted = words;
+    if constexpr (i > 0) shifted = shift_words<i * kStep>(words);
+    const __m512i index = _mm512_ternarylogic_epi32(shifted, mask, fixed, 0xEA);
+    body(Constant<i>(), index);
+    body(Constant<i + kPlaces>(), shift_words<kApart>(index));
+  });
+  if constexpr (kStep == 3)
+    body(Constant<4>(), _mm512_ternarylogic_epi32(shift_words<12>(words), mask, fixed, 0xEA));
+}
+
+// In columns' tables the second input of each pair has entries 16 .. 31.
 template <int kBits>
 void open_columns(const uint8_t* unit, const uint16_t* tables, uint16_t* to) {
-  __m512i index;
-  unrolled<16>([&](auto t) __attribute__((always_inline)) {
-    // With 2 bits the index of an even pair is that of the next one too.
-    if constexpr (kBits != 2 || t % 2 == 0) index = pair_index(code_words<kBits, t>(unit));
+  constexpr int kPlaces = kBits == 3 ? 5 : 4;
+  const __m512i mask = _mm512_set1_epi16(kBits == 3 ? ~0x0410 : 0x0F0F);
+  const __m512i fixed = _mm512_set1_epi32(kBits == 3 ? 0x04100000 : 0x10100000);
+  const auto look_up = [&](int64_t t, __m512i index) __attribute__((always_inline)) {
     _mm512_storeu_si512(to + 32 * t, _mm512_permutexvar_epi16(index, _mm512_loadu_si512(tables + 32 * t)));
+  };
+  unrolled<kBits>([&](auto v) __attribute__((always_inline)) {
+    each_index<kBits>(unit + 64 * v, mask, fixed, [&](auto place, __m512i index) __attribute__((always_inline)) {
+      look_up(v * kPlaces + place, index);
+    });
+  });
+  if constexpr (kBits == 3) look_up(15, _mm512_ternarylogic_epi32(last_code_words(unit), mask, fixed, 0xEA));
+}
+
+// Both codes of a pair are one index.
+template <>
+void open_columns<2>(const uint8_t* unit, const uint16_t* tables, uint16_t* to) {
+  unrolled<16>([&](auto t) __attribute__((always_inline)) {
+    const __m512i index = _mm512_srli_epi32(vector_of(unit, t / 8), t % 8 * 4);
+    _mm512_storeu_si512(to + 32 * t, _mm512_permutexvar_epi32(index, _mm512_loadu_si512(tables + 32 * t)));
   });
 }
 
@@ -72,19 +108,30 @@ template <int V>
 template <int kBits>
 void open_rows(const uint8_t* unit, const uint16_t* tables, uint16_t* to) {
   constexpr int kEntries = 1 << kBits, kVectors = kEntries / 2;  // registers of tables, and lookups to transpose
+  constexpr int kInWord = 16 / kBits;
   // Where the table of a word's lane begins.
   const __m512i lanes = _mm512_andnot_si512(_mm512_set1_epi16(kEntries - 1), _mm512_loadu_si512(kWords.number));
-  unrolled<16 / kVectors>([&](auto chunk) __attribute__((always_inline)) {
-    __m512i v[kVectors];
-    unrolled<kVectors>([&](auto i) __attribute__((always_inline)) {
-      constexpr int t = chunk * kVectors + i;
-      const __m512i index = _mm512_ternarylogic_epi32(single_code_words<kBits, t>(unit),
-                                                      _mm512_set1_epi16(kEntries - 1), lanes, 0xEA);
-      v[i] = _mm512_permutexvar_epi16(index, _mm512_loadu_si512(tables + 32 * i));
+  constexpr int kApart = kBits == 3 ? 6 : 8;
+  const __m512i mask = _mm512_set1_epi16((kEntries - 1) | (kEntries - 1) << kApart);
+  const __m512i fixed = _mm512_or_si512(lanes, _mm512_slli_epi16(lanes, kApart));
+  // All lookups first: those to transpose together may lie in two vectors of codes.
+  __m512i v[16];
+  const auto look_up = [&](auto t, __m512i index) __attribute__((always_inline)) {
+    v[t] = _mm512_permutexvar_epi16(index, _mm512_loadu_si512(tables + 32 * (t % kVectors)));
+  };
+  unrolled<kBits>([&](auto vector) __attribute__((always_inline)) {
+    each_index<kBits>(unit + 64 * vector, mask, fixed, [&](auto place, __m512i index) __attribute__((always_inline)) {
+      look_up(Constant<vector * kInWord + place>(), index);
     });
-    transpose<kVectors>(v);
+  });
+  if constexpr (kBits == 3)
+    look_up(Constant<15>(), _mm512_ternarylogic_epi32(last_code_words(unit), mask, fixed, 0xEA));
+  unrolled<16 / kVectors>([&](auto chunk) __attribute__((always_inline)) {
+    __m512i together[kVectors];
+    unrolled<kVectors>([&](auto i) __attribute__((always_inline)) { together[i] = v[chunk * kVectors + i]; });
+    transpose<kVectors>(together);
     unrolled<kVectors>([&](auto i) __attribute__((always_inline)) {
-      _mm512_storeu_si512(to + 32 * (chunk * kVectors + i), v[i]);
+      _mm512_storeu_si512(to + 32 * (chunk * kVectors + i), together[i]);
     });
   });
 }

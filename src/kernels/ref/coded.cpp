@@ -11,14 +11,16 @@
 namespace nibble::ref {
 namespace {
 
-// In one of a unit's vectors of 64 bytes.
-struct WordPlace {
-  int64_t vector, shift;
+// In a unit's vectors of 64 bytes: a word, and a code's lowest bit in it.
+struct BitPlace {
+  int64_t vector, word, shift;
 };
 
-WordPlace word_place(int64_t bits, int64_t lookup) {
-  const int64_t in_word = 16 / bits;
-  return {lookup / in_word, lookup % in_word * bits};
+BitPlace bit_place(CodedTables tables_of, int64_t bits, CodePlace place) {
+  const int64_t in_word = 16 / bits, vector = place.lookup / in_word;
+  if (bits != 2 || tables_of != CodedTables::columns) return {vector, place.word, place.lookup % in_word * bits};
+  const int64_t bit = place.lookup % 8 * 4 + place.word % 2 * 2;  // of a dword
+  return {vector, place.word / 2 * 2 + bit / 16, bit % 16};
 }
 
 uint16_t load_word(const uint8_t* unit, int64_t vector, int64_t word) {
@@ -59,23 +61,23 @@ int64_t unit_at(const CodedSegment& segment, int64_t k) {
   return segment.offset + (k - segment.begin) / kUnitInputs * 64 * segment.bits;
 }
 
-uint16_t load_code(const uint8_t* unit, int64_t bits, CodePlace place) {
+uint16_t load_code(const uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place) {
   if (is_scattered(bits, place.lookup)) {
     int code = 0;
     for (int64_t i = 0; i < 3; ++i) code |= (load_word(unit, i, place.word) >> 15) << i;
     return static_cast<uint16_t>(code);
   }
-  const WordPlace at = word_place(bits, place.lookup);
-  return static_cast<uint16_t>(load_word(unit, at.vector, place.word) >> at.shift & ((1 << bits) - 1));
+  const BitPlace at = bit_place(tables_of, bits, place);
+  return static_cast<uint16_t>(load_word(unit, at.vector, at.word) >> at.shift & ((1 << bits) - 1));
 }
 
-void store_code(uint8_t* unit, int64_t bits, CodePlace place, uint16_t code) {
+void store_code(uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place, uint16_t code) {
   if (is_scattered(bits, place.lookup)) {
     for (int64_t i = 0; i < 3; ++i) or_word(unit, i, place.word, (code >> i & 1) << 15);
     return;
   }
-  const WordPlace at = word_place(bits, place.lookup);
-  or_word(unit, at.vector, place.word, code << at.shift);
+  const BitPlace at = bit_place(tables_of, bits, place);
+  or_word(unit, at.vector, at.word, code << at.shift);
 }
 
 uint16_t coded_value(const PackedDense& dense, int64_t panel, int64_t lane, int64_t k) {
@@ -83,12 +85,12 @@ uint16_t coded_value(const PackedDense& dense, int64_t panel, int64_t lane, int6
   const uint8_t* unit = static_cast<const uint8_t*>(dense.codes) + panel * dense.panel_bytes + unit_at(segment, k);
   const int64_t input = (k - segment.begin) % kUnitInputs;
   const CodePlace place = code_place(dense.tables_of, segment.bits, lane, input);
-  const int64_t code = load_code(unit, segment.bits, place);
+  const int64_t code = load_code(unit, dense.tables_of, segment.bits, place);
   if (segment.bits == 16) return static_cast<uint16_t>(code);
   switch (dense.tables_of) {
     case CodedTables::columns: {
-      const bool upper = segment.bits == 2 && place.lookup % 2 == 1;
-      return dense.tables[k * 16 + (upper ? 4 * code : code)];
+      if (segment.bits == 2) return dense.tables[k / 2 * 32 + (k % 2 == 0 ? code * 2 : code * 8 + 1)];
+      return dense.tables[k * 16 + code];
     }
     case CodedTables::rows: {
       const int64_t table = (panel * dense.groups + std::min(k / dense.group_size, dense.groups - 1)) * kLanes + lane;

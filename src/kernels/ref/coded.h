@@ -17,8 +17,8 @@ const CodedSegment& segment_at(const PackedDense& dense, int64_t k);
 int64_t unit_at(const CodedSegment& segment, int64_t k);
 
 // A code of a unit, or the 16 bits of a number; and back into zeros.
-uint16_t load_code(const uint8_t* unit, int64_t bits, CodePlace place);
-void store_code(uint8_t* unit, int64_t bits, CodePlace place, uint16_t code);
+uint16_t load_code(const uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place);
+void store_code(uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place, uint16_t code);
 
 // Bits of the bfloat16 number of a lane's input k, k up to the last unit's end.
 uint16_t coded_value(const PackedDense& dense, int64_t panel, int64_t lane, int64_t k);
