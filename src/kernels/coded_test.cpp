@@ -16,10 +16,10 @@ struct CodedCase {
   bool coded = true;  // else its values are packed
 };
 
-const CodedCase kCases[] = {{"code1:row"},   {"code2:row"},  {"code3:row"},        {"code4:row"},   {"code2:g32"},
-                            {"code3:g64"},   {"code4:g96"},  {"code1:col"},        {"code2:col"},   {"code3:col"},
-                            {"code4:col"},   {"code:col"},   {"code3:g40", false}, {"mxfp4"},       {"nvfp4"},
-                            {"bfp3:b16"},    {"fixed4:f3"},  {"mxfp8", false},     {"bfp4:b24", false}};
+const CodedCase kCases[] = {{"code1:row"}, {"code2:row"}, {"code3:row"},        {"code4:row"},      {"code2:g32"},
+                            {"code3:g64"}, {"code4:g96"}, {"code1:col"},        {"code2:col"},      {"code3:col"},
+                            {"code4:col"}, {"code:col"},  {"code3:g40", false}, {"mxfp4"},          {"nvfp4"},
+                            {"bfp3:b16"},  {"fixed4:f3"}, {"mxfp8", false},     {"bfp4:b24", false}};
 
 LinearWeight block_weight(Random& random, const LayerShape& shape) {
   LinearWeight weight;
@@ -98,8 +98,7 @@ TEST(Coded, EveryRowEqualsTheReferenceAndTheValues) {
   ThreadPool pool(1);
   const struct {
     int64_t rows, columns, kept, m;
-  } sizes[] = {{1, 1, 0, 1},   {37, 97, 0, 1},  {150, 130, 3, 1},
-               {40, 191, 0, 2}, {33, 64, 2, 7}, {35, 230, 0, 35}};
+  } sizes[] = {{1, 1, 0, 1}, {37, 97, 0, 1}, {150, 130, 3, 1}, {40, 191, 0, 2}, {33, 64, 2, 7}, {35, 230, 0, 35}};
   std::set<std::string> compared;
   for (const CodedCase& kind : kCases)
     for (const char* activations : {"f32", "bf16"})
@@ -154,6 +153,30 @@ TEST(Coded, LargeLayersEqualTheirValues) {
         if (row != layer.rows().back()) {
           EXPECT_EQ(run(*row, 8), expected) << row->name << " " << format;
         }
+    }
+}
+
+// Single weights beside codes: all instruction sets give the same bits, for one token and for more than sixteen.
+TEST(Coded, SparsePartsDoNotDependOnTheInstructionSet) {
+  Random random(76);
+  ThreadPool pool(2);
+  for (const char* format : {"code3:row", "code:col"})
+    for (int64_t kept : {0, 3}) {
+      const LinearWeight weight = coded_weight(
+          random, {.rows = 70, .columns = 90, .kept = kept, .format = format, .bias = true, .sparse_part = true});
+      for (int64_t m : {1, 5, 37}) {
+        const auto x = random_rows(random, m, 90, Values::outliers);
+        std::vector<float> expected;
+        for (Isa isa : machine_isas()) {
+          const PackedLinear layer = PackedLinear::pack(weight, isa, pool).value();
+          PreparedInput input;
+          prepare(layer.plan(), x.data(), 90, m, isa, input, pool);
+          std::vector<float> y(static_cast<size_t>(m * 70), 9.0f);
+          linear(layer, input, y.data(), 70, pool);
+          if (isa == Isa::portable) expected = y;
+          EXPECT_EQ(y, expected) << format << " " << to_string(isa) << " kept " << kept << " M " << m;
+        }
+      }
     }
 }
 
@@ -212,8 +235,8 @@ TEST(Coded, UnpacksToWhatItDecodesTo) {
 TEST(Coded, TakesAboutTheBitsOfItsCodes) {
   Random random(75);
   ThreadPool pool(1);
-  for (const auto& [format, bits] : {std::pair("code2:col", 2.0), std::pair("code3:col", 3.0), std::pair("code4:row", 4.0),
-                                     std::pair("mxfp4", 4.25)}) {
+  for (const auto& [format, bits] : {std::pair("code2:col", 2.0), std::pair("code3:col", 3.0),
+                                     std::pair("code4:row", 4.0), std::pair("mxfp4", 4.25)}) {
     const LinearWeight weight = coded_weight(random, {.rows = 1024, .columns = 512, .format = format});
     const PackedLinear layer = PackedLinear::pack(weight, detected_isa(), pool).value();
     const double found = 8.0 * static_cast<double>(layer.bytes()) / (1024.0 * 512.0);

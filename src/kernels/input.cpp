@@ -7,6 +7,7 @@
 #include "core/checked.h"
 #include "core/half.h"
 #include "format/integer_levels.h"
+#include "kernels/abi/linear.h"
 #include "kernels/attention_plan.h"
 
 namespace nibble {
@@ -184,6 +185,30 @@ struct Preparation {
   }
 };
 
+// Tokens side by side, for single weights.
+void fill_columns(const InputPlan& plan, PreparedInput& out, ThreadPool& pool) {
+  const int64_t k_end = plan.inputs(), m_end = out.count;
+  const auto value = [&](int64_t m, int64_t k) {
+    return out.x != nullptr ? out.x[m * out.x_stride + k] : bf16_to_f32(out.halves.data()[m * out.x_stride + k]);
+  };
+  if (m_end == 1) {
+    out.columns.reserve(k_end);
+    for (int64_t k = 0; k < k_end; ++k) out.columns.data()[k] = value(0, k);
+    return;
+  }
+  constexpr int64_t kRun = 16;  // inputs: lines of sixteen tokens stay in the first cache
+  const int64_t groups = ceil_div(m_end, kLanes);
+  out.columns.reserve(groups * k_end * kLanes);
+  pool.run(groups, [&](int64_t g) {
+    float* const to = out.columns.data() + g * k_end * kLanes;
+    const int64_t count = std::min(kLanes, m_end - g * kLanes);
+    if (count < kLanes) std::fill(to, to + k_end * kLanes, 0.0f);
+    for (int64_t begin = 0; begin < k_end; begin += kRun)
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t k = begin; k < std::min(k_end, begin + kRun); ++k) to[k * kLanes + i] = value(g * kLanes + i, k);
+  });
+}
+
 }  // namespace
 
 void prepare(const InputPlan& plan, RowSource rows, int64_t m, Isa isa, PreparedInput& out, ThreadPool& pool) {
@@ -195,6 +220,7 @@ void prepare(const InputPlan& plan, RowSource rows, int64_t m, Isa isa, Prepared
     float* const room = out.room.data() + thread * work.room_per_thread();
     for (int64_t i = task * grain; i < std::min(m, (task + 1) * grain); ++i) work.token(i, room);
   });
+  if (plan.sparse) fill_columns(plan, out, pool);
 }
 
 void prepare(const InputPlan& plan, const float* x, int64_t x_stride, int64_t m, Isa isa, PreparedInput& out,
@@ -205,6 +231,7 @@ void prepare(const InputPlan& plan, const float* x, int64_t x_stride, int64_t m,
   out.count = m;
   out.x = x;
   out.x_stride = x_stride;
+  if (plan.sparse && m > 0) fill_columns(plan, out, pool);
 }
 
 }  // namespace nibble

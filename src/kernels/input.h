@@ -30,6 +30,7 @@ struct InputPlan {
   // Of the codes: inputs to a weight group, G, and bytes of a padded group, or of the record of a block of codes. Zero,
   // one, zero when there are no codes.
   int64_t group_size = 0, groups = 1, group_stride = 0;
+  bool sparse = false;  // single weights read it too
   bool operator==(const InputPlan&) const = default;
   bool in_records() const { return activations.is_block() && group_stride > 0; }
   int64_t kept_count() const { return static_cast<int64_t>(kept_columns.size()); }
@@ -48,6 +49,8 @@ struct PreparedInput {
   AlignedBuffer<uint16_t> halves, kept_halves;  // in bf16: the dense columns, rounded as planned, and the kept ones
   AlignedBuffer<int32_t> zeros, sums;
   int64_t stride = 0, sum_stride = 0, kept_stride = 0, kept_halves_stride = 0;
+  // For single weights, the values that the kernels read: of one token [inputs], else [M / 16][inputs][16].
+  AlignedBuffer<float> columns;
   AlignedBuffer<float> room;  // a row for each thread, before and after it is split
 };
 

@@ -84,7 +84,7 @@ class PackedLinear {
   // The sparse part of the outputs and tokens of `part`, before the dense part and after the kept columns, with the
   // dense part's input. y starts from the bias where nothing is kept, as a kernel does (kernels/abi/linear.h):
   //   r = bias or y; for each sparse weight of the output, columns ascending: r = fma(x, weight, r);  y = r
-  void run_sparse(const LinearArgs& part) const;
+  void run_sparse(const LinearArgs& part, const PreparedInput& input) const;
   bool has_sparse() const { return sparse_count_ > 0; }
 
   // The canonical weight again (codes, pattern as dense codes, scales, kept; block formats as f32): unpack(pack(w))

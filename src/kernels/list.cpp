@@ -20,6 +20,12 @@ OpenCodes open_codes(Isa isa) {
   return kReferenceKernels.open_codes;
 }
 
+SparseKernel sparse_kernel(Isa isa) {
+  for (const IsaTable& entry : kTables)
+    if (entry.isa <= isa && entry.table->sparse != nullptr) return entry.table->sparse;
+  return kReferenceKernels.sparse;
+}
+
 std::vector<const LinearRow*> linear_rows(Isa isa) {
   std::vector<const LinearRow*> rows;
   for (const IsaTable& entry : kTables) {

@@ -185,6 +185,7 @@ InputPlan make_plan(const PackedShape& shape) {
   plan.kept_columns = shape.kept_columns;
   plan.kept_halves = !shape.kept_columns.empty() && shape.kept_levels == Levels::bf16;
   plan.rotation = shape.rotation;
+  plan.sparse = shape.sparse > 0;
   if (in_integer_blocks(shape.weights, shape.activations)) {
     plan.group_size = shape.weights.group;
     plan.groups = shape.weights.groups(plan.dense_count());
@@ -343,7 +344,8 @@ struct LinearPacker {
     std::copy(weight.sparse.values.begin(), weight.sparse.values.end(), array<float>(at.sparse));
     if (block_bits(d.type) > 0) make_levels();
     if (is_coded(d.type)) {
-      code_packer_.emplace(weight, d, std::span(out.plan_.order), array<uint16_t>(at.levels), array<uint8_t>(at.scales));
+      code_packer_.emplace(weight, d, std::span(out.plan_.order), array<uint16_t>(at.levels),
+                           array<uint8_t>(at.scales));
       code_packer_->pack_tables();
     }
   }
@@ -660,9 +662,7 @@ struct LinearUnpacker {
   }
 
   // Of the dense ones, for a place in what the kernels read; negative: none.
-  int64_t column_of(int64_t k) const {
-    return from.plan_.order.empty() ? k : from.plan_.order[static_cast<size_t>(k)];
-  }
+  int64_t column_of(int64_t k) const { return from.plan_.order.empty() ? k : from.plan_.order[static_cast<size_t>(k)]; }
 
   void unpack_floats(int64_t panel, int64_t lane, std::span<std::byte> row) {
     const auto* values = static_cast<const uint16_t*>(from.dense_.codes);
@@ -671,10 +671,9 @@ struct LinearUnpacker {
     for (int64_t k = 0; k < d.k; ++k) {
       const int64_t column = column_of(k);
       if (column < 0) continue;
-      const float value =
-          blocks  ? load_block_value(panel, lane, k)
-          : coded ? from.outer_ * bf16_to_f32(ref::coded_value(d, panel, lane, k))
-                  : from.outer_ * bf16_to_f32(values[value_at(d.type, d.k, panel, lane, k)]);
+      const float value = blocks  ? load_block_value(panel, lane, k)
+                          : coded ? from.outer_ * bf16_to_f32(ref::coded_value(d, panel, lane, k))
+                                  : from.outer_ * bf16_to_f32(values[value_at(d.type, d.k, panel, lane, k)]);
       std::memcpy(row.data() + column * 4, &value, 4);
     }
   }

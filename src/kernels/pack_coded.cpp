@@ -60,9 +60,7 @@ std::optional<CodedLayout> coded_layout(const NumberFormat& format, std::span<co
   }
   switch (layout.tables_of) {
     case CodedTables::columns: layout.table_values = round_up(layout.inputs, kUnitInputs) * kEntries; break;
-    case CodedTables::rows:
-      layout.table_values = (panels * layout.groups * kLanes) << stored_bits(format.bits);
-      break;
+    case CodedTables::rows: layout.table_values = (panels * layout.groups * kLanes) << stored_bits(format.bits); break;
     case CodedTables::matrix: layout.table_values = kEntries; break;
   }
   return layout;
@@ -127,7 +125,8 @@ void CodePacker::pack_lane(int64_t panel, int64_t lane, uint8_t* panel_codes) co
         if (column < 0) continue;
         const uint8_t code = codes[static_cast<size_t>(column)];
         const ref::CodePlace place = places[static_cast<size_t>(i)];
-        ref::store_code(unit, dense_.tables_of, segment.bits, place, segment.bits == kWideBits ? value_of(column, code) : code);
+        ref::store_code(unit, dense_.tables_of, segment.bits, place,
+                        segment.bits == kWideBits ? value_of(column, code) : code);
       }
   }
 }
@@ -145,9 +144,9 @@ void CodePacker::pack_scales(int64_t panel, int64_t lane) const {
   const int64_t n = panel * kLanes + lane;
   for (int64_t b = 0; b < dense_.groups; ++b)
     scales_[(panel * dense_.groups + b) * kLanes + lane] =
-        weight_.scales.empty() ? scale_byte(1, ScaleCodec::power)
-                               : scale_byte(weight_.scales[static_cast<size_t>(n * dense_.groups + b)],
-                                            weight_.format.scale);
+        weight_.scales.empty()
+            ? scale_byte(1, ScaleCodec::power)
+            : scale_byte(weight_.scales[static_cast<size_t>(n * dense_.groups + b)], weight_.format.scale);
 }
 
 }  // namespace nibble

@@ -29,9 +29,10 @@
 // and a scale is a byte of [panel][block][16]: e + 127 for the scale 2^e, or an E4M3 number that counts as 2^-8 of
 // itself.
 //
-// Coded layouts: bfloat16 numbers as codes that find them in a table. A panel is up to kCodedSegments segments of inputs
-// whose codes have the same width, ascending; a segment is units of 32 inputs, the last one filled up; a unit of 2, 3, 4
-// or 16 bits is as many vectors of 64 bytes, each 32 words of 16 bits. Sixteen lookups t make a unit, and word w of
+// Coded layouts: bfloat16 numbers as codes that find them in a table. A panel is up to kCodedSegments segments of
+// inputs whose codes have the same width, ascending; a segment is units of 32 inputs, the last one filled up; a unit of
+// 2, 3, 4 or 16 bits is as many vectors of 64 bytes, each 32 words of 16 bits. Sixteen lookups t make a unit, and word
+// w of
 //   4 bits   lookup t is at bits 4 * (t % 4) of word w of vector t / 4
 //   2 bits                     2 * (t % 8)                      t / 8; with tables of columns both codes of a pair,
 //            the second above the first, are at bits 4 * (t % 8) of dword w / 2
@@ -42,7 +43,8 @@
 //   rows               with E = 2^bits entries a table, 32 / E lanes side by side have E inputs each:
 //                      lane t % (E/2) * (32/E) + w / E, input t / (E/2) * E + w % E
 // so that 32 words are looked up in one register of 32 numbers. These are the tables:
-//   columns  [pair of inputs][32]: 16 entries of the pair's first input, then of its second; entry i is level i % E. With
+//   columns  [pair of inputs][32]: 16 entries of the pair's first input, then of its second; entry i is level i % E.
+//   With
 //            2 bits [pair][16][2]: what the first input's code i % 4 and the second's i / 4 stand for, so that one
 //            register of dwords holds all pairs of numbers
 //   rows     [panel][G][16][E]; a group is a multiple of 32 inputs, or all
@@ -190,6 +192,23 @@ struct LinearArgs {
   int64_t y_stride;
   int64_t m_begin, m_end, panel_begin, panel_end;
 };
+
+// Single weights beside a dense part, which run before it: for rows [n_begin, n_end) of up to 16 tokens
+//   r = bias or y;  for each weight of the row, in order:  r = fma(x, weight, r);  y = r
+struct SparseArgs {
+  const int32_t* row_ends;  // [N] how many weights the rows up to there have
+  const int32_t* columns;   // places in the input
+  const float* values;
+  const float* bias;  // or null: 0
+  bool begun;         // y holds r; bias is not read
+  const float* x;     // [place][16], tokens side by side; with `alone` [place], of one token
+  bool alone;
+  float* y;  // of the first token
+  int64_t y_stride;
+  int64_t token_begin, token_end;  // of the 16
+  int64_t n_begin, n_end;
+};
+using SparseKernel = void (*)(const SparseArgs&);
 
 using LinearKernel = void (*)(const LinearArgs&);
 

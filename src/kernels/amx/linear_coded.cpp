@@ -34,6 +34,7 @@ struct Tile {
   const PackedDense& dense = args.dense;
   const int64_t count = args.m_end - args.m_begin, half = H == 1 ? count : (count + 1) / 2;
   const int64_t inputs = (dense.k + kUnitInputs - 1) / kUnitInputs * kUnitInputs, stride = args.x_stride * 2;
+  const int64_t unit_bytes = inputs > 0 ? dense.panel_bytes* kUnitInputs / inputs : 0;  // where widths differ, about
   const uint8_t* const x = reinterpret_cast<const uint8_t*>(args.halves + args.m_begin * args.x_stride);
 
   // Two turns' tiles of every panel. What is stored and what is loaded at a time are in different halves of a page: a
@@ -57,9 +58,9 @@ struct Tile {
   // Panels that there are not are opened as the last one.
   void open(int64_t k, int p, Turns& turns) const {
     const int64_t end = smaller(inputs, k + kTurnInputs), from = smaller(panel + p, args.panel_end - 1);
-    const int64_t at = dense.panel_bytes * k / inputs, lines = dense.panel_bytes * kTurnInputs / inputs / kLine + 1;
-    const auto* codes = static_cast<const char*>(dense.codes) + from * dense.panel_bytes + at + kAhead;
-    for (int64_t line = 0; line < lines; ++line) __builtin_prefetch(codes + line * kLine, 0, 3);
+    const auto* codes = static_cast<const char*>(dense.codes) + from * dense.panel_bytes + k / kUnitInputs * unit_bytes;
+    for (int64_t line = 0; line < kTurnTiles * unit_bytes; line += kLine)
+      __builtin_prefetch(codes + kAhead + line, 0, 3);
     args.open(dense, from, k, end, turns.weights[p][k / kTurnInputs % 2][0]);
   }
 
@@ -100,8 +101,7 @@ struct Tile {
   template <int T>
   void finish(__m512 (&rows)[kHalfTokens]) const {
     store_tile<T>(rows, kLine);
-    for (int64_t i = 0; i < count_of(T / kPanels); ++i)
-      _mm512_mask_storeu_ps(outputs(T, i), lanes_of(T), rows[i]);
+    for (int64_t i = 0; i < count_of(T / kPanels); ++i) _mm512_mask_storeu_ps(outputs(T, i), lanes_of(T), rows[i]);
   }
 
   void run() const {

@@ -15,6 +15,6 @@ constexpr AttentionRow kAttention[] = {{}};
 
 }  // namespace
 
-const KernelTable kAmxKernels = {"amx", kLinear, nullptr, kAttention, amx::kProbes, nullptr, nullptr};
+const KernelTable kAmxKernels = {"amx", kLinear, nullptr, kAttention, amx::kProbes, nullptr, nullptr, nullptr};
 
 }  // namespace nibble

@@ -20,6 +20,7 @@ void linear_b4(const LinearArgs& args);
 void linear_b5(const LinearArgs& args);
 void linear_b6(const LinearArgs& args);
 void linear_b8(const LinearArgs& args);
+void sparse(const SparseArgs& args);
 void norm(const NormArgs& args);
 void activate(const ActivateArgs& args);
 void split(const SplitArgs& args);

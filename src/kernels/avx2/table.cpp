@@ -38,6 +38,6 @@ constexpr SolveKernels kSolve = {
 
 }  // namespace
 
-const KernelTable kAvx2Kernels = {"avx2", kLinear, &kToken, kAttention, avx2::kProbes, &kSolve, nullptr};
+const KernelTable kAvx2Kernels = {"avx2", kLinear, &kToken, kAttention, avx2::kProbes, &kSolve, nullptr, avx2::sparse};
 
 }  // namespace nibble

@@ -1,11 +1,12 @@
 // Coded layouts as bfloat16 numbers: 32 codes are an index register of vpermw, 32 numbers another.
 //
-// Tables of columns: a register holds those of a pair of inputs, 16 entries each. An index has the code and, above it, a
-// bit that tells the second input of a pair from the first; one operation puts that bit over two codes of a word. With
-// the shifts, and vpermw counted twice for its two operations, that makes 3.3 for 32 weights of 3 or 4 bits on two
-// ports. With 2 bits all pairs of levels fit a register of dwords: one shift and one operation of vpermd. Tables of rows: as many lanes share a register as their tables fit, and what comes out is transposed
-// to one dword a lane, which costs 1, 2 or 3 shuffles of 16 dwords a vector for 2, 3, 4 bits. A table of the matrix needs
-// no second operation, but six that multiply with the scales in float32, exactly.
+// Tables of columns: a register holds those of a pair of inputs, 16 entries each. An index has the code and, above it,
+// a bit that tells the second input of a pair from the first; one operation puts that bit over two codes of a word.
+// With the shifts, and vpermw counted twice for its two operations, that makes 3.3 for 32 weights of 3 or 4 bits on two
+// ports. With 2 bits all pairs of levels fit a register of dwords: one shift and one operation of vpermd. Tables of
+// rows: as many lanes share a register as their tables fit, and what comes out is transposed to one dword a lane, which
+// costs 1, 2 or 3 shuffles of 16 dwords a vector for 2, 3, 4 bits. A table of the matrix needs no second operation, but
+// six that multiply with the scales in float32, exactly.
 #include "kernels/avx512/coded.h"
 #include "kernels/avx512/rows.h"
 
@@ -32,8 +33,7 @@ template <int kStep, class Body>
     body(Constant<i>(), index);
     body(Constant<i + kPlaces>(), shift_words<kApart>(index));
   });
-  if constexpr (kStep == 3)
-    body(Constant<4>(), _mm512_ternarylogic_epi32(shift_words<12>(words), mask, fixed, 0xEA));
+  if constexpr (kStep == 3) body(Constant<4>(), _mm512_ternarylogic_epi32(shift_words<12>(words), mask, fixed, 0xEA));
 }
 
 // In columns' tables the second input of each pair has entries 16 .. 31.
@@ -46,9 +46,9 @@ void open_columns(const uint8_t* unit, const uint16_t* tables, uint16_t* to) {
     _mm512_storeu_si512(to + 32 * t, _mm512_permutexvar_epi16(index, _mm512_loadu_si512(tables + 32 * t)));
   };
   unrolled<kBits>([&](auto v) __attribute__((always_inline)) {
-    each_index<kBits>(unit + 64 * v, mask, fixed, [&](auto place, __m512i index) __attribute__((always_inline)) {
-      look_up(v * kPlaces + place, index);
-    });
+    each_index<kBits>(
+        unit + 64 * v, mask,
+        fixed, [&](auto place, __m512i index) __attribute__((always_inline)) { look_up(v * kPlaces + place, index); });
   });
   if constexpr (kBits == 3) look_up(15, _mm512_ternarylogic_epi32(last_code_words(unit), mask, fixed, 0xEA));
 }
@@ -120,9 +120,10 @@ void open_rows(const uint8_t* unit, const uint16_t* tables, uint16_t* to) {
     v[t] = _mm512_permutexvar_epi16(index, _mm512_loadu_si512(tables + 32 * (t % kVectors)));
   };
   unrolled<kBits>([&](auto vector) __attribute__((always_inline)) {
-    each_index<kBits>(unit + 64 * vector, mask, fixed, [&](auto place, __m512i index) __attribute__((always_inline)) {
-      look_up(Constant<vector * kInWord + place>(), index);
-    });
+    each_index<kBits>(
+        unit + 64 * vector, mask, fixed, [&](auto place, __m512i index) __attribute__((always_inline)) {
+          look_up(Constant<vector * kInWord + place>(), index);
+        });
   });
   if constexpr (kBits == 3)
     look_up(Constant<15>(), _mm512_ternarylogic_epi32(last_code_words(unit), mask, fixed, 0xEA));
@@ -157,9 +158,8 @@ void open_matrix(const uint8_t* unit, __m512i table, const __m512 (&scales)[2], 
     const __m512 second = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(levels, upper)), scales[t / 8]);
     const __m512 first = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(levels, 16)), scales[t / 8]);
     // first >> 16 | (second & upper)
-    _mm512_storeu_si512(
-        to + 32 * t, _mm512_ternarylogic_epi32(_mm512_srli_epi32(_mm512_castps_si512(first), 16),
-                                               _mm512_castps_si512(second), upper, 0xF8));
+    _mm512_storeu_si512(to + 32 * t, _mm512_ternarylogic_epi32(_mm512_srli_epi32(_mm512_castps_si512(first), 16),
+                                                               _mm512_castps_si512(second), upper, 0xF8));
   });
 }
 

@@ -38,7 +38,7 @@ constexpr SolveKernels kSolve = {
 
 }  // namespace
 
-const KernelTable kAvx512Kernels = {"avx512vnni", kLinear, &kToken, kAttention, avx512::kProbes, &kSolve,
-                                      avx512::open_codes};
+const KernelTable kAvx512Kernels = {"avx512vnni",       kLinear,       &kToken, kAttention, avx512::kProbes, &kSolve,
+                                    avx512::open_codes, avx512::sparse};
 
 }  // namespace nibble

@@ -96,8 +96,7 @@ uint16_t coded_value(const PackedDense& dense, int64_t panel, int64_t lane, int6
       const int64_t table = (panel * dense.groups + std::min(k / dense.group_size, dense.groups - 1)) * kLanes + lane;
       return dense.tables[(table << segment.bits) + code];
     }
-    case CodedTables::matrix:
-      return f32_to_bf16(bf16_to_f32(dense.tables[code]) * block_scale(dense, panel, lane, k));
+    case CodedTables::matrix: return f32_to_bf16(bf16_to_f32(dense.tables[code]) * block_scale(dense, panel, lane, k));
   }
   return 0;
 }

@@ -147,8 +147,7 @@ float bf16_pairs_output(const LinearArgs& args, int64_t m, Output n) {
   const uint16_t* const x = args.halves + m * args.x_stride;
   float a = base(args, m, n);
   for (int64_t pair = 0; pair < k_end; pair += 2)
-    for (int64_t k : {pair + 1, pair})
-      a = flushing_fma(bf16_to_f32(x[k]), half_weight(args.dense, n, k, k_end), a);
+    for (int64_t k : {pair + 1, pair}) a = flushing_fma(bf16_to_f32(x[k]), half_weight(args.dense, n, k, k_end), a);
   return a;
 }
 
@@ -205,6 +204,18 @@ void linear_integer_weights(const LinearArgs& args) { each_output(args, integer_
 void linear_float(const LinearArgs& args) { each_output(args, float_output); }
 void linear_bf16_pairs(const LinearArgs& args) { each_output(args, bf16_pairs_output); }
 void linear_bf16_tiles(const LinearArgs& args) { each_output(args, bf16_tiles_output); }
+void sparse(const SparseArgs& args) {
+  for (int64_t m = args.token_begin; m < args.token_end; ++m)
+    for (int64_t n = args.n_begin; n < args.n_end; ++n) {
+      float& y = args.y[m * args.y_stride + n];
+      float r = args.begun ? y : args.bias != nullptr ? args.bias[n] : 0.0f;
+      for (int64_t i = n == 0 ? 0 : args.row_ends[n - 1]; i < args.row_ends[n]; ++i) {
+        const int64_t place = args.columns[i];
+        r = std::fma(args.x[args.alone ? place : place * kLanes + m], args.values[i], r);
+      }
+      y = r;
+    }
+}
 void linear_coded(const LinearArgs& args) { each_output(args, float_output); }
 void linear_coded_pairs(const LinearArgs& args) { each_output(args, bf16_pairs_output); }
 void linear_coded_tiles(const LinearArgs& args) { each_output(args, bf16_tiles_output); }

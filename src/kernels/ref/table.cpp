@@ -39,6 +39,7 @@ constexpr SolveKernels kSolve = {"reference", {4, 8, ref::multiply}, {4, 8, ref:
 
 }  // namespace
 
-const KernelTable kReferenceKernels = {"portable", kLinear, &kToken, kAttention, ref::kProbes, &kSolve, ref::open_codes};
+const KernelTable kReferenceKernels = {"portable",   kLinear, &kToken,         kAttention,
+                                       ref::kProbes, &kSolve, ref::open_codes, ref::sparse};
 
 }  // namespace nibble
