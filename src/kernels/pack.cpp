@@ -232,7 +232,9 @@ PackedLinear::Parts PackedLinear::parts() const {
   add(parts.scales, block_bits_each > 0 || scaled ? panels() * d.groups * kLanes : entries * (d.compact ? 2 : 4));
   add(parts.sums, entries * (d.compact ? 2 : 4));
   add(parts.zeros, format_.offset ? entries * (d.compact ? 1 : 4) : 0);
-  add(parts.levels, block_bits_each > 0 ? kCodes : coded ? table_values_ * 2 : 0);
+  add(parts.levels, block_bits_each > 0 ? kCodes
+                    : coded             ? table_values_ * 2 + 4
+                                        : 0);  // a number is read as four bytes
   add(parts.outer, format_.outer ? 4 : 0);
   add(parts.kept, panels() * padded_inputs(kept_.type, kept_.k) * kLanes * 2);
   add(parts.bias, has_bias_ ? panels() * kLanes * 4 : 0);

@@ -1,8 +1,8 @@
 // Coded weights times bf16 input of up to 32 tokens, in tiles.
 //
 // Tile registers: 4 sums, of one half of the tokens and four panels or of two halves and two panels; the input of each
-// half; 2 weights. Codes of a panel are opened 128 inputs at a time into scratch in the first-level cache, and
-// multiplied beside the next 128 of it: a tile that is loaded from stores still on their way waits for them, a sum
+// half; 2 weights. Codes of a panel are opened 64 inputs at a time into scratch in the first-level cache, and
+// multiplied beside the next 64 of it: a tile that is loaded from stores still on their way waits for them, a sum
 // waits 52 cycles for the one before, and the unit that multiplies tiles works while the vector units open codes.
 #include "kernels/amx/intrinsics.h"
 #include "kernels/amx/rows.h"

@@ -38,6 +38,7 @@ constexpr SolveKernels kSolve = {
 
 }  // namespace
 
-const KernelTable kAvx2Kernels = {"avx2", kLinear, &kToken, kAttention, avx2::kProbes, &kSolve, nullptr, avx2::sparse};
+const KernelTable kAvx2Kernels = {"avx2",        kLinear, &kToken,          kAttention,
+                                  avx2::kProbes, &kSolve, avx2::open_codes, avx2::sparse};
 
 }  // namespace nibble
