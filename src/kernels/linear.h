@@ -42,8 +42,8 @@ class PackedLinear {
  public:
   // Integer weights of up to 4 bits go into the 4-bit layout, wider ones into the 8-bit one; block formats
   // whose levels are integers go into the block layouts where the input is in one too, with blocks of the same size, a
-  // multiple of 16; else they become bfloat16, which holds their values exactly, and their outer scale multiplies the
-  // outputs; a 2:4 part is unpacked to
+  // multiple of 16; else, and with learned levels, their values are bfloat16 numbers exactly, which keep their codes of
+  // up to four bits (coded layouts), and their outer scale multiplies the outputs; a 2:4 part is unpacked to
   // dense levels. `unsupported` when no kernel serves this layer (names format and activation) or when the sum of a
   // group of inputs could overflow 32 bits (65,536 symmetric int8 weights times int8 activations just fit), `corrupt`
   // when the weight contradicts itself.

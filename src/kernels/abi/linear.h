@@ -50,7 +50,8 @@
 //   rows     [panel][G][16][E]; a group is a multiple of 32 inputs, or all
 //   matrix   [16], entry i is level i % E; a weight is the level times the scale of its block, a multiple of 16 inputs,
 //            which is a byte of [panel][block][16] as in block layouts
-// Inputs that fill a unit up have weight 0.
+// Inputs that fill a unit up have code 0: bf16 input is zero there, and float input is not read beyond K. Segments but
+// the last have zeros there in either input (InputPlan::order).
 #pragma once
 
 #include <cstdint>
