@@ -31,8 +31,7 @@
 //
 // Coded layouts: bfloat16 numbers as codes that find them in a table. A panel is up to kCodedSegments segments of
 // inputs whose codes have the same width, ascending; a segment is units of 32 inputs, the last one filled up; a unit of
-// 2, 3, 4 or 16 bits is as many vectors of 64 bytes, each 32 words of 16 bits. Sixteen lookups t make a unit, and word
-// w of
+// 2, 3, 4 or 16 bits is as many vectors of 64 bytes, each 32 words of 16 bits. Sixteen lookups t make a unit:
 //   4 bits   lookup t is at bits 4 * (t % 4) of word w of vector t / 4
 //   2 bits                     2 * (t % 8)                      t / 8; with tables of columns both codes of a pair,
 //            the second above the first, are at bits 4 * (t % 8) of dword w / 2
@@ -43,9 +42,8 @@
 //   rows               with E = 2^bits entries a table, 32 / E lanes side by side have E inputs each:
 //                      lane t % (E/2) * (32/E) + w / E, input t / (E/2) * E + w % E
 // so that 32 words are looked up in one register of 32 numbers. These are the tables:
-//   columns  [pair of inputs][32]: 16 entries of the pair's first input, then of its second; entry i is level i % E.
-//   With
-//            2 bits [pair][16][2]: what the first input's code i % 4 and the second's i / 4 stand for, so that one
+//   columns  [pair of inputs][32]: 16 entries of the first input, entry i being level i % E, then those of the second
+//   columns  of 2 bits: [pair][16][2], what the first input's code i % 4 and the second's i / 4 stand for, so that one
 //            register of dwords holds all pairs of numbers
 //   rows     [panel][G][16][E]; a group is a multiple of 32 inputs, or all
 //   matrix   [16], entry i is level i % E; a weight is the level times the scale of its block, a multiple of 16 inputs,
