@@ -1,6 +1,7 @@
 #include "bench/layers.h"
 
 #include <cstring>
+#include <numeric>
 
 #include "core/random.h"
 
@@ -29,6 +30,22 @@ void fill(std::span<std::byte> bytes, const BitPattern& pattern, Random& random)
   }
 }
 
+// Tables of evenly spread levels; columns with bits of their own have 3 on average, one in a hundred 8.
+void add_levels(LinearWeight& weight) {
+  const int64_t columns = weight.dense_columns();
+  if (weight.format.bits == 0)
+    for (int64_t k = 0; k < columns; ++k) weight.widths.push_back(static_cast<uint8_t>(k % 100 == 0 ? 8 : 2 + k % 3));
+  const int64_t tables = weight.format.sharing == Sharing::column ? columns : weight.rows * weight.groups();
+  for (int64_t t = 0; t < tables; ++t) {
+    const int bits = weight.widths.empty() ? weight.format.bits : weight.widths[static_cast<size_t>(t)];
+    if (bits > kTableBits) {
+      weight.levels.push_back(1.0f / 128);
+      continue;
+    }
+    for (int i = 0; i < 1 << bits; ++i) weight.levels.push_back(static_cast<float>(2 * i + 1 - (1 << bits)) / 64);
+  }
+}
+
 }  // namespace
 
 Result<LinearWeight> random_layer(const LayerKind& kind, const Shape& shape) {
@@ -40,7 +57,10 @@ Result<LinearWeight> random_layer(const LayerKind& kind, const Shape& shape) {
   NIBBLE_TRY(weight.format, parse_format(kind.weights));
   NIBBLE_TRY(weight.activations, parse_format(kind.activations));
   for (int64_t i = 0; i < kind.kept; ++i) weight.kept_columns.push_back(static_cast<int32_t>(i * shape.k / kind.kept));
-  weight.codes.resize(static_cast<size_t>(shape.n * packed_bytes(weight.dense_columns(), weight.format.bits)));
+  if (weight.format.is_learned()) add_levels(weight);
+  const int64_t bits = std::accumulate(weight.widths.begin(), weight.widths.end(), int64_t{0});
+  const int64_t row_bytes = bits > 0 ? packed_bytes(bits, 1) : packed_bytes(weight.dense_columns(), weight.format.bits);
+  weight.codes.resize(static_cast<size_t>(shape.n * row_bytes));
   fill(weight.codes, pattern_of(weight.format.levels), random);
   if (weight.format.scale != ScaleCodec::none)
     weight.scales.assign(static_cast<size_t>(shape.n * weight.groups()), kScale);

@@ -64,7 +64,9 @@ const char* name_of(Arithmetic arithmetic) {
 
 Arithmetic arithmetic_of(const LinearRow& row) {
   if (row.integer_input) return Arithmetic::int8;
-  const bool halves = row.weights == PackedType::bf16_pairs || row.weights == PackedType::bf16_tiles;
+  constexpr PackedType kHalves[] = {PackedType::bf16_pairs, PackedType::bf16_tiles, PackedType::coded_pairs,
+                                    PackedType::coded_tiles};
+  const bool halves = std::find(std::begin(kHalves), std::end(kHalves), row.weights) != std::end(kHalves);
   return halves ? Arithmetic::bf16 : Arithmetic::f32;
 }
 

@@ -7,6 +7,7 @@
 #include "core/checked.h"
 #include "core/half.h"
 #include "format/integer_levels.h"
+#include "kernels/abi/linear.h"
 #include "kernels/attention_plan.h"
 
 namespace nibble {
@@ -24,7 +25,7 @@ int64_t spread(int64_t row_bytes) { return 64 * (ceil_div(row_bytes, 64) | 1); }
 // into the same sets of the cache anyway.
 bool stays(const InputPlan& plan, int64_t x_stride, int64_t m) {
   constexpr int64_t kFew = 12;
-  return plan.activations.levels == Levels::f32 && plan.kept_count() == 0 && plan.rotation == 0 &&
+  return plan.activations.levels == Levels::f32 && plan.kept_count() == 0 && plan.rotation == 0 && plan.order.empty() &&
          (m <= kFew || x_stride % 64 != 0);
 }
 
@@ -38,7 +39,11 @@ struct Preparation {
   int shift = plan.in_records() ? integer_levels(plan.activations)->shift : 0;
 
   int64_t dense_begin() const { return round_up(plan.columns, 16); }
-  int64_t room_per_thread() const { return dense_begin() + round_up(plan.dense_count() + kSplitRoom, 16); }
+  int64_t halves_begin() const { return dense_begin() + round_up(plan.dense_count() + kSplitRoom, 16); }
+  // Rows that are rounded before they are put in order have a place for that.
+  int64_t room_per_thread() const {
+    return halves_begin() + (plan.order.empty() ? 0 : round_up(plan.dense_count() + kBlockOfHalves, 32) / 2);
+  }
 
   void reserve(int64_t m, int threads) {
     out.count = m;
@@ -57,13 +62,13 @@ struct Preparation {
       return;
     }
     if (plan.activations.levels == Levels::bf16 || plan.activations.is_block()) {
-      out.stride = spread(round_up(plan.dense_count(), kBlockOfHalves) * 2);
+      out.stride = spread(round_up(plan.inputs(), kBlockOfHalves) * 2);
       out.x_stride = out.stride / 2;
       out.halves.reserve(m * out.x_stride);
       return;
     }
     if (!plan.activations.is_integer()) {
-      out.x_stride = spread((plan.dense_count() + kSplitRoom) * 4) / 4;
+      out.x_stride = spread((plan.inputs() + kSplitRoom) * 4) / 4;
       out.dense.reserve(m * out.x_stride);
       out.x = out.dense.data();
       return;
@@ -77,7 +82,12 @@ struct Preparation {
   }
 
   void token(int64_t m, float* room) const {
-    if (plan.activations.levels == Levels::f32) return keep(m, room, out.dense.data() + m * out.x_stride);
+    if (plan.activations.levels == Levels::f32) {
+      float* const to = out.dense.data() + m * out.x_stride;
+      if (plan.order.empty()) return keep(m, room, to);
+      keep(m, room, room + dense_begin());
+      return put_in_order(room + dense_begin(), to);
+    }
     float* const dense = room + dense_begin();
     const float* x = rows(m, room);
     if (plan.kept_count() > 0) x = split(m, x, dense);
@@ -86,11 +96,23 @@ struct Preparation {
       quantize(m, x);
     } else if (plan.in_records()) {
       encode(m, x);
-    } else if (plan.activations.is_block()) {
-      round_blocks(x, out.halves.data() + m * out.x_stride);
     } else {
-      round(x, plan.dense_count(), out.halves.data() + m * out.x_stride);
+      uint16_t* const to = out.halves.data() + m * out.x_stride;
+      uint16_t* const rounded = plan.order.empty() ? to : reinterpret_cast<uint16_t*>(room + halves_begin());
+      if (plan.activations.is_block()) {
+        round_blocks(x, rounded);
+      } else {
+        round(x, plan.dense_count(), rounded);
+      }
+      if (plan.order.empty()) return;
+      put_in_order(rounded, to);
+      std::fill(to + plan.inputs(), to + round_up(plan.inputs(), kBlockOfHalves), uint16_t{0});
     }
+  }
+
+  template <class T>
+  void put_in_order(const T* dense, T* to) const {
+    for (int32_t column : plan.order) *to++ = column < 0 ? T{0} : dense[column];
   }
 
   // The dense columns as floats.
@@ -163,6 +185,30 @@ struct Preparation {
   }
 };
 
+// Tokens side by side, for single weights.
+void fill_columns(const InputPlan& plan, PreparedInput& out, ThreadPool& pool) {
+  const int64_t k_end = plan.inputs(), m_end = out.count;
+  const auto value = [&](int64_t m, int64_t k) {
+    return out.x != nullptr ? out.x[m * out.x_stride + k] : bf16_to_f32(out.halves.data()[m * out.x_stride + k]);
+  };
+  if (m_end == 1) {
+    out.columns.reserve(k_end);
+    for (int64_t k = 0; k < k_end; ++k) out.columns.data()[k] = value(0, k);
+    return;
+  }
+  constexpr int64_t kRun = 16;  // inputs: lines of sixteen tokens stay in the first cache
+  const int64_t groups = ceil_div(m_end, kLanes);
+  out.columns.reserve(groups * k_end * kLanes);
+  pool.run(groups, [&](int64_t g) {
+    float* const to = out.columns.data() + g * k_end * kLanes;
+    const int64_t count = std::min(kLanes, m_end - g * kLanes);
+    if (count < kLanes) std::fill(to, to + k_end * kLanes, 0.0f);
+    for (int64_t begin = 0; begin < k_end; begin += kRun)
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t k = begin; k < std::min(k_end, begin + kRun); ++k) to[k * kLanes + i] = value(g * kLanes + i, k);
+  });
+}
+
 }  // namespace
 
 void prepare(const InputPlan& plan, RowSource rows, int64_t m, Isa isa, PreparedInput& out, ThreadPool& pool) {
@@ -174,6 +220,7 @@ void prepare(const InputPlan& plan, RowSource rows, int64_t m, Isa isa, Prepared
     float* const room = out.room.data() + thread * work.room_per_thread();
     for (int64_t i = task * grain; i < std::min(m, (task + 1) * grain); ++i) work.token(i, room);
   });
+  if (plan.sparse) fill_columns(plan, out, pool);
 }
 
 void prepare(const InputPlan& plan, const float* x, int64_t x_stride, int64_t m, Isa isa, PreparedInput& out,
@@ -184,6 +231,7 @@ void prepare(const InputPlan& plan, const float* x, int64_t x_stride, int64_t m,
   out.count = m;
   out.x = x;
   out.x_stride = x_stride;
+  if (plan.sparse && m > 0) fill_columns(plan, out, pool);
 }
 
 }  // namespace nibble

@@ -24,13 +24,19 @@ struct InputPlan {
   bool kept_halves = false;  // the kept columns are rounded to bf16
   int64_t rotation = 0;      // block of the Hadamard rotation of the other columns, before they are quantized; 0: none
   int64_t columns = 0;       // K of the site
+  // Which of the dense columns, rounded as planned, comes at each place of what the kernels read, -1 for a zero; empty:
+  // all in order. Weights whose columns have codes of several widths are packed by width.
+  std::vector<int32_t> order;
   // Of the codes: inputs to a weight group, G, and bytes of a padded group, or of the record of a block of codes. Zero,
   // one, zero when there are no codes.
   int64_t group_size = 0, groups = 1, group_stride = 0;
+  bool sparse = false;  // single weights read it too
   bool operator==(const InputPlan&) const = default;
   bool in_records() const { return activations.is_block() && group_stride > 0; }
   int64_t kept_count() const { return static_cast<int64_t>(kept_columns.size()); }
   int64_t dense_count() const { return columns - kept_count(); }
+  bool has_column(int64_t place) const { return order.empty() || order[static_cast<size_t>(place)] >= 0; }
+  int64_t inputs() const { return order.empty() ? dense_count() : static_cast<int64_t>(order.size()); }
 };
 
 // The prepared input of M tokens: scratch that is reused from call to call.
@@ -43,6 +49,8 @@ struct PreparedInput {
   AlignedBuffer<uint16_t> halves, kept_halves;  // in bf16: the dense columns, rounded as planned, and the kept ones
   AlignedBuffer<int32_t> zeros, sums;
   int64_t stride = 0, sum_stride = 0, kept_stride = 0, kept_halves_stride = 0;
+  // For single weights, the values that the kernels read: of one token [inputs], else [M / 16][inputs][16].
+  AlignedBuffer<float> columns;
   AlignedBuffer<float> room;  // a row for each thread, before and after it is split
 };
 

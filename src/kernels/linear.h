@@ -32,15 +32,18 @@ struct PackedShape {
   Levels kept_levels = Levels::f16;  // or bf16
   int64_t rotation = 0;              // of the dense columns' input (kernels/input.h)
   int64_t sparse = 0;                // single weights beside the dense part
+  std::vector<uint8_t> widths;       // bits of each dense column, where they have their own
   bool operator==(const PackedShape&) const = default;
 };
+
+struct CodedLayout;
 
 class PackedLinear {
  public:
   // Integer weights of up to 4 bits go into the 4-bit layout, wider ones into the 8-bit one; block formats
   // whose levels are integers go into the block layouts where the input is in one too, with blocks of the same size, a
-  // multiple of 16; else they become bfloat16, which holds their values exactly, and their outer scale multiplies the
-  // outputs; a 2:4 part is unpacked to
+  // multiple of 16; else, and with learned levels, their values are bfloat16 numbers exactly, which keep their codes of
+  // up to four bits (coded layouts), and their outer scale multiplies the outputs; a 2:4 part is unpacked to
   // dense levels. `unsupported` when no kernel serves this layer (names format and activation) or when the sum of a
   // group of inputs could overflow 32 bits (65,536 symmetric int8 weights times int8 activations just fit), `corrupt`
   // when the weight contradicts itself.
@@ -54,7 +57,7 @@ class PackedLinear {
   // The bytes that the kernels of this instruction set read, in version kLayoutVersion of the layout.
   std::span<const std::byte> image() const { return image_; }
   PackedShape shape() const;
-  static constexpr int kLayoutVersion = 3;
+  static constexpr int kLayoutVersion = 4;
 
   int64_t outputs() const { return n_; }
   int64_t inputs() const { return plan_.columns; }
@@ -81,7 +84,7 @@ class PackedLinear {
   // The sparse part of the outputs and tokens of `part`, before the dense part and after the kept columns, with the
   // dense part's input. y starts from the bias where nothing is kept, as a kernel does (kernels/abi/linear.h):
   //   r = bias or y; for each sparse weight of the output, columns ascending: r = fma(x, weight, r);  y = r
-  void run_sparse(const LinearArgs& part) const;
+  void run_sparse(const LinearArgs& part, const PreparedInput& input) const;
   bool has_sparse() const { return sparse_count_ > 0; }
 
   // The canonical weight again (codes, pattern as dense codes, scales, kept; block formats as f32): unpack(pack(w))
@@ -98,6 +101,7 @@ class PackedLinear {
   static Result<PackedLinear> make(const PackedShape& shape, Isa isa);
   Status choose_rows();
   Status check_sparse() const;
+  void keep_codes(const CodedLayout& layout);
   void place(std::span<const std::byte> image, std::shared_ptr<const void> owner);
   Parts parts() const;
   int64_t panels() const;
@@ -116,6 +120,9 @@ class PackedLinear {
   } sparse_{};
   int64_t sparse_count_ = 0;
   float outer_ = 1;
+  int64_t table_values_ = 0;  // of coded layouts
+  bool has_scales_ = false;   // whose codes are scaled
+  std::vector<uint8_t> widths_;
   std::span<const std::byte> image_;
   std::shared_ptr<const void> owner_;
   std::vector<const LinearRow*> rows_, kept_rows_;  // that serve this layer and its kept columns, best first

@@ -14,6 +14,18 @@ constexpr IsaTable kTables[] = {
 
 std::span<const IsaTable> all_tables() { return kTables; }
 
+OpenCodes open_codes(Isa isa) {
+  for (const IsaTable& entry : kTables)
+    if (entry.isa <= isa && entry.table->open_codes != nullptr) return entry.table->open_codes;
+  return kReferenceKernels.open_codes;
+}
+
+SparseKernel sparse_kernel(Isa isa) {
+  for (const IsaTable& entry : kTables)
+    if (entry.isa <= isa && entry.table->sparse != nullptr) return entry.table->sparse;
+  return kReferenceKernels.sparse;
+}
+
 std::vector<const LinearRow*> linear_rows(Isa isa) {
   std::vector<const LinearRow*> rows;
   for (const IsaTable& entry : kTables) {

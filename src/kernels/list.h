@@ -14,5 +14,7 @@ struct IsaTable {
 };
 
 std::span<const IsaTable> all_tables();
+OpenCodes open_codes(Isa isa);
+SparseKernel sparse_kernel(Isa isa);
 
 }  // namespace nibble

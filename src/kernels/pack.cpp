@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numeric>
+#include <optional>
 
 #include "core/checked.h"
 #include "core/file.h"
@@ -12,6 +14,8 @@
 #include "format/integer_levels.h"
 #include "kernels/linear.h"
 #include "kernels/list.h"
+#include "kernels/pack_coded.h"
+#include "kernels/ref/coded.h"
 #include "kernels/transpose.h"
 
 namespace nibble {
@@ -60,6 +64,20 @@ PackedType packed_type(const NumberFormat& format, const NumberFormat& input, Is
     case Levels::bf16: return input.levels == Levels::bf16 ? packed_halves(isa) : PackedType::bf16;
   }
   return PackedType::f32;
+}
+
+// The layout of codes that stands for one of values; the same where there is none.
+PackedType coded_type(PackedType values) {
+  switch (values) {
+    case PackedType::bf16: return PackedType::coded;
+    case PackedType::bf16_pairs: return PackedType::coded_pairs;
+    case PackedType::bf16_tiles: return PackedType::coded_tiles;
+    default: return values;
+  }
+}
+
+bool is_coded(PackedType type) {
+  return type == PackedType::coded || type == PackedType::coded_pairs || type == PackedType::coded_tiles;
 }
 
 bool in_pairs(PackedType type) { return type == PackedType::bf16_pairs || type == PackedType::bf16_tiles; }
@@ -136,6 +154,12 @@ Status check_shape(const PackedShape& shape) {
       return fail(ErrorCode::corrupt, "kept column {} is out of order or not below {}", column, shape.columns);
     previous = column;
   }
+  const int64_t dense = shape.columns - static_cast<int64_t>(shape.kept_columns.size());
+  const int64_t widths = shape.weights.bits == 0 ? dense : 0;
+  const bool known = std::all_of(shape.widths.begin(), shape.widths.end(), [](int w) { return w >= 1 && w <= 8; });
+  if (static_cast<int64_t>(shape.widths.size()) != widths || !known)
+    return fail(ErrorCode::corrupt, "{}: bits of {} columns, expected {} numbers from 1 to 8", describe(shape),
+                shape.widths.size(), widths);
   if (!is_rotation(shape.rotation) || shape.rotation > shape.columns)
     return fail(ErrorCode::corrupt, "blocks of {} are no rotation of {} columns", shape.rotation, shape.columns);
   return {};
@@ -144,7 +168,8 @@ Status check_shape(const PackedShape& shape) {
 PackedShape shape_of(const LinearWeight& weight) {
   return {weight.rows,        weight.columns,      weight.format,
           weight.activations, weight.kept_columns, !weight.bias.empty(),
-          weight.kept_levels, weight.rotation,     static_cast<int64_t>(weight.sparse.values.size())};
+          weight.kept_levels, weight.rotation,     static_cast<int64_t>(weight.sparse.values.size()),
+          weight.widths};
 }
 
 // Inputs of a group with its padding: an even number of steps, or whole tiles (sixteen steps) where that costs little.
@@ -160,6 +185,7 @@ InputPlan make_plan(const PackedShape& shape) {
   plan.kept_columns = shape.kept_columns;
   plan.kept_halves = !shape.kept_columns.empty() && shape.kept_levels == Levels::bf16;
   plan.rotation = shape.rotation;
+  plan.sparse = shape.sparse > 0;
   if (in_integer_blocks(shape.weights, shape.activations)) {
     plan.group_size = shape.weights.group;
     plan.groups = shape.weights.groups(plan.dense_count());
@@ -189,7 +215,9 @@ PackedLinear::Parts PackedLinear::parts() const {
   const bool integer = is_integer(d.type);
   const int64_t integers = d.groups * d.group_steps * 64;
   const int block_bits_each = block_bits(d.type);
+  const bool coded = is_coded(d.type), scaled = coded && has_scales_;
   const int64_t of_panel = integer               ? integers
+                           : coded               ? d.panel_bytes
                            : block_bits_each > 0 ? d.groups * d.group_steps * 8 * block_bits_each
                                                  : padded_inputs(d.type, d.k) * kLanes * value_bytes(d.type);
   const int64_t codes = d.type == PackedType::int4 ? panels() / kPair * integers : panels() * of_panel;
@@ -201,10 +229,12 @@ PackedLinear::Parts PackedLinear::parts() const {
     end = round_up(end + bytes, 64);
   };
   add(parts.codes, std::max<int64_t>(64, codes));  // never nothing: kernels add to the address
-  add(parts.scales, block_bits_each > 0 ? panels() * d.groups * kLanes : entries * (d.compact ? 2 : 4));
+  add(parts.scales, block_bits_each > 0 || scaled ? panels() * d.groups * kLanes : entries * (d.compact ? 2 : 4));
   add(parts.sums, entries * (d.compact ? 2 : 4));
   add(parts.zeros, format_.offset ? entries * (d.compact ? 1 : 4) : 0);
-  add(parts.levels, block_bits_each > 0 ? kCodes : 0);
+  add(parts.levels, block_bits_each > 0 ? kCodes
+                    : coded             ? table_values_ * 2 + 4
+                                        : 0);  // a number is read as four bytes
   add(parts.outer, format_.outer ? 4 : 0);
   add(parts.kept, panels() * padded_inputs(kept_.type, kept_.k) * kLanes * 2);
   add(parts.bias, has_bias_ ? panels() * kLanes * 4 : 0);
@@ -240,12 +270,33 @@ Result<PackedLinear> PackedLinear::make(const PackedShape& shape, Isa isa) {
     // E4M3 scales are read as float16, whose exponents are greater by 8.
     d.factor = std::ldexp(1.0f, (d.e4m3 ? 8 : 0) - integer_levels(shape.weights)->shift);
   }
+  out.widths_ = shape.widths;
+  if (const auto layout = coded_layout(shape.weights, shape.widths, d.k, out.panels());
+      layout && coded_type(d.type) != d.type)
+    out.keep_codes(*layout);
   out.kept_.type = shape.kept_levels == Levels::bf16 ? packed_halves(isa) : PackedType::f16;
   out.kept_.n = shape.rows;
   out.kept_.k = out.kept_.group_size = out.plan_.kept_count();
   out.kept_.groups = 1;
   NIBBLE_DO(check_input(shape, d.group_size));
   return out;
+}
+
+void PackedLinear::keep_codes(const CodedLayout& layout) {
+  PackedDense& d = dense_;
+  d.type = coded_type(d.type);
+  d.k = layout.inputs;
+  d.tables_of = layout.tables_of;
+  d.group_size = layout.group_size;
+  d.groups = layout.groups;
+  d.segment_count = static_cast<int64_t>(layout.segments.size());
+  std::copy(layout.segments.begin(), layout.segments.end(), d.segments);
+  d.panel_bytes = layout.panel_bytes;
+  d.e4m3 = format_.scale == ScaleCodec::e4m3;
+  d.factor = d.e4m3 ? 256 : 1;  // E4M3 scales are read as float16, whose exponents are greater by 8
+  plan_.order = layout.order;
+  table_values_ = layout.table_values;
+  has_scales_ = layout.tables_of == CodedTables::matrix;
 }
 
 void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const void> owner) {
@@ -255,7 +306,8 @@ void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const
   const auto floats = [&](int64_t offset) { return reinterpret_cast<const float*>(image_.data() + offset); };
   dense_.codes = image_.data() + at.codes;
   const bool blocks = block_bits(dense_.type) > 0;
-  dense_.scales = blocks || is_integer(dense_.type) ? image_.data() + at.scales : nullptr;
+  dense_.scales = blocks || has_scales_ || is_integer(dense_.type) ? image_.data() + at.scales : nullptr;
+  dense_.tables = is_coded(dense_.type) ? reinterpret_cast<const uint16_t*>(image_.data() + at.levels) : nullptr;
   dense_.levels = blocks ? reinterpret_cast<const uint8_t*>(image_.data() + at.levels) : nullptr;
   dense_.sums = is_integer(dense_.type) ? image_.data() + at.sums : nullptr;
   dense_.zeros = is_integer(dense_.type) && format_.offset ? image_.data() + at.zeros : nullptr;
@@ -279,7 +331,8 @@ PackedShape PackedLinear::shape() const {
           has_bias_,
           plan_.kept_halves ? Levels::bf16 : Levels::f16,
           plan_.rotation,
-          sparse_count_};
+          sparse_count_,
+          widths_};
 }
 
 // Fills the image of one PackedLinear from a weight that has been validated.
@@ -289,9 +342,14 @@ struct LinearPacker {
     std::copy(weight.bias.begin(), weight.bias.end(), array<float>(at.bias));
     if (weight.format.outer) *array<float>(at.outer) = weight.outer;
     std::copy(weight.sparse.row_ends.begin(), weight.sparse.row_ends.end(), array<int32_t>(at.sparse_rows));
-    std::copy(weight.sparse.columns.begin(), weight.sparse.columns.end(), array<int32_t>(at.sparse_columns));
+    place_sparse();
     std::copy(weight.sparse.values.begin(), weight.sparse.values.end(), array<float>(at.sparse));
     if (block_bits(d.type) > 0) make_levels();
+    if (is_coded(d.type)) {
+      code_packer_.emplace(weight, d, std::span(out.plan_.order), array<uint16_t>(at.levels),
+                           array<uint8_t>(at.scales));
+      code_packer_->pack_tables();
+    }
   }
 
   int64_t pairs() const { return out.panels() / kPair; }
@@ -308,6 +366,10 @@ struct LinearPacker {
       pack_integers(pair);
     } else if (block_bits(d.type) > 0) {
       for (int64_t p = panel; p < panel + kPair; ++p) pack_blocks(p);
+    } else if (is_coded(d.type)) {
+      for (int64_t p = panel; p < panel + kPair; ++p)
+        for (int64_t lane = 0; lane < lanes_of(p); ++lane)
+          code_packer_->pack_lane(p, lane, codes() + p * d.panel_bytes);
     } else {
       pack_values(panel);
       pack_values(panel + 1);
@@ -324,6 +386,18 @@ struct LinearPacker {
 
  private:
   std::array<uint8_t, 256> stored_{};  // of each code of the format, in block layouts
+  std::optional<CodePacker> code_packer_;
+
+  // Columns as places in what the kernels read.
+  void place_sparse() {
+    std::vector<int32_t> places(static_cast<size_t>(weight.dense_columns()));
+    std::iota(places.begin(), places.end(), 0);
+    const std::vector<int32_t>& order = out.plan_.order;
+    for (size_t k = 0; k < order.size(); ++k)
+      if (order[k] >= 0) places[static_cast<size_t>(order[k])] = static_cast<int32_t>(k);
+    int32_t* to = array<int32_t>(at.sparse_columns);
+    for (int32_t column : weight.sparse.columns) *to++ = places[static_cast<size_t>(column)];
+  }
 
   template <class T>
   T* array(int64_t offset) {
@@ -333,7 +407,7 @@ struct LinearPacker {
 
   int64_t row_bytes() const {
     if (weight.format.is_float()) return d.k * value_bytes(d.type);
-    return row_sizes(weight.format, d.k, weight.sparse24).codes;
+    return weight.rows > 0 ? static_cast<int64_t>(weight.codes.size()) / weight.rows : 0;
   }
   int64_t lanes_of(int64_t panel) const { return std::clamp<int64_t>(weight.rows - panel * kLanes, 0, kLanes); }
   // Lanes beyond N read the last row.
@@ -548,7 +622,7 @@ struct LinearUnpacker {
       : from(packed), begin(from_row), end(to_row) {}
 
   LinearWeight run() {
-    const int64_t k = from.dense_.k;
+    const int64_t k = from.plan_.dense_count();
     weight.rows = end - begin;
     weight.columns = from.plan_.columns;
     weight.format = from.format_.is_integer() || from.format_.is_float() ? from.format_ : NumberFormat();
@@ -589,21 +663,27 @@ struct LinearUnpacker {
     if (from.has_bias_) weight.bias.push_back(from.bias_[n]);
   }
 
+  // Of the dense ones, for a place in what the kernels read; negative: none.
+  int64_t column_of(int64_t k) const { return from.plan_.order.empty() ? k : from.plan_.order[static_cast<size_t>(k)]; }
+
   void unpack_floats(int64_t panel, int64_t lane, std::span<std::byte> row) {
     const auto* values = static_cast<const uint16_t*>(from.dense_.codes);
-    const bool blocks = block_bits(from.dense_.type) > 0;
-    for (int64_t k = 0; k < from.dense_.k; ++k) {
-      const float value =
-          blocks ? load_block_value(panel, lane, k)
-                 : from.outer_ * bf16_to_f32(values[value_at(from.dense_.type, from.dense_.k, panel, lane, k)]);
-      std::memcpy(row.data() + k * 4, &value, 4);
+    const PackedDense& d = from.dense_;
+    const bool blocks = block_bits(d.type) > 0, coded = is_coded(d.type);
+    for (int64_t k = 0; k < d.k; ++k) {
+      const int64_t column = column_of(k);
+      if (column < 0) continue;
+      const float value = blocks  ? load_block_value(panel, lane, k)
+                          : coded ? from.outer_ * bf16_to_f32(ref::coded_value(d, panel, lane, k))
+                                  : from.outer_ * bf16_to_f32(values[value_at(d.type, d.k, panel, lane, k)]);
+      std::memcpy(row.data() + column * 4, &value, 4);
     }
   }
 
   void add_sparse(int64_t n, std::span<std::byte> row) const {
     if (from.sparse_count_ == 0) return;
     for (int64_t i = n == 0 ? 0 : from.sparse_.row_ends[n - 1]; i < from.sparse_.row_ends[n]; ++i) {
-      std::byte* const at = row.data() + 4 * from.sparse_.columns[i];
+      std::byte* const at = row.data() + 4 * column_of(from.sparse_.columns[i]);
       float value;
       std::memcpy(&value, at, 4);
       value += from.sparse_.values[i];
@@ -747,7 +827,7 @@ Status PackedLinear::check_sparse() const {
     if (sparse_.row_ends[n] < begin || sparse_.row_ends[n] > sparse_count_)
       return fail(ErrorCode::corrupt, "{}: sparse row {} ends at {}", describe(shape()), n, sparse_.row_ends[n]);
   for (int64_t i = 0; i < sparse_count_; ++i)
-    if (sparse_.columns[i] < 0 || sparse_.columns[i] >= dense_.k)
+    if (sparse_.columns[i] < 0 || sparse_.columns[i] >= dense_.k || !plan_.has_column(sparse_.columns[i]))
       return fail(ErrorCode::corrupt, "{}: sparse column {} of {}", describe(shape()), sparse_.columns[i], dense_.k);
   return {};
 }

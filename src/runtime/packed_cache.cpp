@@ -40,15 +40,18 @@ Json shape_json(const PackedShape& shape) {
           {"kept_as", shape.kept_levels == Levels::bf16 ? "bf16" : "f16"},
           {"bias", shape.bias},
           {"rotation", shape.rotation},
-          {"sparse", shape.sparse}};
+          {"sparse", shape.sparse},
+          {"widths", shape.widths}};
 }
 
-Result<std::vector<int32_t>> read_columns(const Json* list, const std::string& where) {
+Result<std::vector<int32_t>> read_columns(JsonReader& reader, const char* name) {
+  const Json* const list = reader.find(name);
+  const std::string where = reader.where();
   std::vector<int32_t> columns;
-  if (list == nullptr || !list->is_array()) return fail(ErrorCode::corrupt, "{}: \"kept\" is not a list", where);
+  if (list == nullptr || !list->is_array()) return fail(ErrorCode::corrupt, "{}: \"{}\" is not a list", where, name);
   for (const Json& column : *list) {
     const bool fits = column.is_number_integer() && column >= 0 && column <= INT32_MAX;
-    if (!fits) return fail(ErrorCode::corrupt, "{}: \"kept\" has {}, which is no column", where, dump_json(column));
+    if (!fits) return fail(ErrorCode::corrupt, "{}: \"{}\" has {}", where, name, dump_json(column));
     columns.push_back(column.get<int32_t>());
   }
   return columns;
@@ -62,12 +65,14 @@ Result<PackedShape> read_shape(JsonReader& reader) {
   NIBBLE_TRY(shape.weights, parse_format(weights));
   NIBBLE_TRY(const std::string activations, reader.string("activations"));
   NIBBLE_TRY(shape.activations, parse_format(activations));
-  NIBBLE_TRY(shape.kept_columns, read_columns(reader.find("kept"), reader.where()));
+  NIBBLE_TRY(shape.kept_columns, read_columns(reader, "kept"));
   NIBBLE_TRY(const std::string kept_as, reader.string("kept_as"));
   shape.kept_levels = kept_as == "bf16" ? Levels::bf16 : Levels::f16;
   NIBBLE_TRY(shape.bias, reader.boolean("bias"));
   NIBBLE_TRY(shape.rotation, reader.integer("rotation", 0, kMaxRotation, 0));
   NIBBLE_TRY(shape.sparse, reader.integer("sparse", 0, INT32_MAX, 0));
+  NIBBLE_TRY(const std::vector<int32_t> widths, read_columns(reader, "widths"));
+  for (int32_t bits : widths) shape.widths.push_back(static_cast<uint8_t>(std::min<int32_t>(bits, UINT8_MAX)));
   return shape;
 }
 

@@ -28,6 +28,28 @@
 //   bytes 0 .. 255     8 bits: [4][lane][k%4], level + 128
 // and a scale is a byte of [panel][block][16]: e + 127 for the scale 2^e, or an E4M3 number that counts as 2^-8 of
 // itself.
+//
+// Coded layouts: bfloat16 numbers as codes that find them in a table. A panel is up to kCodedSegments segments of
+// inputs whose codes have the same width, ascending; a segment is units of 32 inputs, the last one filled up; a unit of
+// 2, 3, 4 or 16 bits is as many vectors of 64 bytes, each 32 words of 16 bits. Sixteen lookups t make a unit:
+//   4 bits   lookup t is at bits 4 * (t % 4) of word w of vector t / 4
+//   2 bits                     2 * (t % 8)                      t / 8; with tables of columns both codes of a pair,
+//            the second above the first, are at bits 4 * (t % 8) of dword w / 2
+//   3 bits   0 .. 14:          3 * (t % 5)                      t / 5;  t = 15 has bit j at bit 15 of vector j
+//   16 bits  the number itself, at vector t
+// What word w of lookup t stands for depends on whose the tables are:
+//   columns, matrix    lane w / 2, input 2 t + w % 2: lookup t is a pair of inputs, as in bf16_pairs
+//   rows               with E = 2^bits entries a table, 32 / E lanes side by side have E inputs each:
+//                      lane t % (E/2) * (32/E) + w / E, input t / (E/2) * E + w % E
+// so that 32 words are looked up in one register of 32 numbers. These are the tables:
+//   columns  [pair of inputs][32]: 16 entries of the first input, entry i being level i % E, then those of the second
+//   columns  of 2 bits: [pair][16][2], what the first input's code i % 4 and the second's i / 4 stand for, so that one
+//            register of dwords holds all pairs of numbers
+//   rows     [panel][G][16][E]; a group is a multiple of 32 inputs, or all
+//   matrix   [16], entry i is level i % E; a weight is the level times the scale of its block, a multiple of 16 inputs,
+//            which is a byte of [panel][block][16] as in block layouts
+// Inputs that fill a unit up have code 0: bf16 input is zero there, and float input is not read beyond K. Segments but
+// the last have zeros there in either input (InputPlan::order).
 #pragma once
 
 #include <cstdint>
@@ -47,7 +69,10 @@ enum class PackedType : uint8_t {
   blocks4,
   blocks5,
   blocks6,
-  blocks8
+  blocks8,
+  coded,        // for float32 input
+  coded_pairs,  // for bf16 input, multiplied in the order of bf16_pairs
+  coded_tiles   // and in that of bf16_tiles
 };
 
 inline constexpr int64_t kChunkInputs = 16, kChunkSteps = 4;  // of block layouts
@@ -64,6 +89,15 @@ struct BlockTail {
 inline constexpr int32_t kBlockStart = 0x4B400000;
 inline constexpr float kBlockStartValue = 12582912;  // 1.5 * 2^23
 inline constexpr int64_t kLongestBlock = 256;        // inputs: |code * level| <= 2^14
+
+// Inputs of a coded layout whose codes have the same width.
+struct CodedSegment {
+  int64_t begin;   // input, a multiple of 32
+  int64_t offset;  // of its first unit, in bytes of a panel
+  int64_t bits;    // 2, 3, 4 or 16
+};
+inline constexpr int64_t kCodedSegments = 4, kUnitInputs = 32;
+enum class CodedTables : uint8_t { columns, rows, matrix };
 
 // The dense part of one linear layer in kernel layout. A weight is scale * (level - zero).
 struct PackedDense {
@@ -84,7 +118,16 @@ struct PackedDense {
   bool ascending;         // levels[i] = levels[0] + i
   bool e4m3;              // scales are E4M3 numbers
   float factor;
+  // Coded layouts.
+  CodedTables tables_of;
+  int64_t segment_count;
+  CodedSegment segments[kCodedSegments];
+  int64_t panel_bytes;
+  const uint16_t* tables;
 };
+
+// Opens inputs [begin, end) of a panel of a coded layout, whole units: bf16 [k/2][lane][k%2].
+using OpenCodes = void (*)(const PackedDense& dense, int64_t panel, int64_t begin, int64_t end, uint16_t* to);
 
 // Quantized activations of M tokens: value = scale[m] * (code - zero[m]), unsigned 8-bit codes (4-bit ones too).
 struct QuantizedRows {
@@ -133,8 +176,11 @@ struct QuantizedRows {
 // flushing_fma is a fused multiply-add that takes a subnormal operand for a zero of its sign, and that gives a zero of
 // its sign for a result which, rounded to 24 bits as if exponents had no end, is less than 2^-126: what the processor
 // does when it is told to flush subnormals. flushing_add adds so.
+// Coded weights are multiplied as the bf16 weights that they stand for: `coded` as bf16 with float input, the others as
+// bf16_pairs and bf16_tiles with bf16 input.
 struct LinearArgs {
   PackedDense dense;
+  OpenCodes open;      // the fastest there is
   const float* bias;   // [16 * panels] padded, or null: 0
   bool begun;          // y holds r; bias is not read
   QuantizedRows rows;  // integer input
@@ -145,6 +191,23 @@ struct LinearArgs {
   int64_t y_stride;
   int64_t m_begin, m_end, panel_begin, panel_end;
 };
+
+// Single weights beside a dense part, which run before it: for rows [n_begin, n_end) of up to 16 tokens
+//   r = bias or y;  for each weight of the row, in order:  r = fma(x, weight, r);  y = r
+struct SparseArgs {
+  const int32_t* row_ends;  // [N] how many weights the rows up to there have
+  const int32_t* columns;   // places in the input
+  const float* values;
+  const float* bias;  // or null: 0
+  bool begun;         // y holds r; bias is not read
+  const float* x;     // [place][16], tokens side by side; with `alone` [place], of one token
+  bool alone;
+  float* y;  // of the first token
+  int64_t y_stride;
+  int64_t token_begin, token_end;  // of the 16
+  int64_t n_begin, n_end;
+};
+using SparseKernel = void (*)(const SparseArgs&);
 
 using LinearKernel = void (*)(const LinearArgs&);
 

@@ -17,6 +17,8 @@ struct KernelTable {
   const AttentionRow* attention;  // ends with a row whose kernel is null
   const ProbeRow* probes;         // of the multipliers this level adds; ends with a row whose `run` is null
   const SolveKernels* solve;      // null where this level adds nothing to the one below
+  OpenCodes open_codes;           // null where this level adds nothing to the one below
+  SparseKernel sparse;            // the same
 };
 
 extern const KernelTable kReferenceKernels;

@@ -7,6 +7,9 @@
 // that four loads, two of them from the L2 cache, feed four multiplications; their lines, and the next tile's sums, are
 // asked for ahead, and so are the weights of the next strip and the input of the next chunk. Resting in memory changes
 // no bit.
+//
+// Coded weights are opened to the same tiles when a strip's turn in a chunk comes, once for all of the tokens. Up to 32
+// tokens run in linear_coded.cpp.
 #include "kernels/amx/intrinsics.h"
 #include "kernels/amx/rows.h"
 #include "kernels/amx/tiles.h"
@@ -22,11 +25,6 @@ constexpr int64_t kMostTiles = 16, kStrips = 8;  // whose sums rest together, on
 constexpr int64_t kAhead = 4;  // tiles of weights asked for before they are used, where no tile before did so
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-template <int Sums, int Inputs, int Weights>
-[[gnu::always_inline]] inline void multiply_tiles() {
-  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sums), "i"(Inputs), "i"(Weights));
-}
 
 // The sums of a tile, by half of the tokens and panel: one vector of 16 outputs for every token.
 struct Sums {
@@ -71,7 +69,8 @@ struct Chunk {
 // What the tiles of a strip ask for, a share each, since it is next: weights, and a part of the next chunk's input.
 struct Ahead {
   const uint8_t* weights = nullptr;
-  int64_t tiles = 0;                            // of weights, for each tile of tokens, from each panel
+  int64_t panel_bytes = 0, lines = 0;           // between panels, and of each of them
+  int64_t share = 0;                            // of those lines, for each block of a tile of tokens
   int64_t inputs = 0, x_line = 0, x_lines = 0;  // bytes into the rows; lines of each
 };
 
@@ -79,9 +78,13 @@ struct Ahead {
 struct Strip {
   const LinearArgs& args;
   int64_t panel;
+  const bool coded = args.dense.type == PackedType::coded_tiles;
   const int64_t blocks = (args.dense.k + kTileInputs - 1) / kTileInputs;
-  const int64_t panel_bytes = blocks * kTileBytes;
-  const uint8_t* weights = static_cast<const uint8_t*>(args.dense.codes) + panel * panel_bytes;
+  const int64_t stored_bytes = coded ? args.dense.panel_bytes : blocks * kTileBytes;  // of a panel
+  const uint8_t* stored = static_cast<const uint8_t*>(args.dense.codes) + panel * stored_bytes;
+  // What is multiplied: as stored, or opened, but always as if from the first block on.
+  int64_t panel_bytes = stored_bytes;
+  const uint8_t* weights = stored;
   const uint8_t* x = reinterpret_cast<const uint8_t*>(args.halves);
   const int64_t stride = args.x_stride * 2;
 
@@ -137,10 +140,12 @@ struct Strip {
       if constexpr (kAlone) {
         ask_for_tile<1>(at + kAhead * kTileBytes);
         ask_for_tile<1>(at + panel_bytes + kAhead * kTileBytes);
-      } else if (i < ahead.tiles) {
-        const uint8_t* from = ahead.weights + (number * ahead.tiles + i) * kTileBytes;
-        ask_for_tile<2>(from);
-        ask_for_tile<2>(from + panel_bytes);
+      } else {
+        const int64_t line = (number * kChunkBlocks + i) * ahead.share, end = smaller(line + ahead.share, ahead.lines);
+        for (int64_t at_line = line; at_line < end; ++at_line) {
+          __builtin_prefetch(ahead.weights + at_line * kLine, 0, 2);
+          __builtin_prefetch(ahead.weights + ahead.panel_bytes + at_line * kLine, 0, 2);
+        }
       }
       multiply_tiles<1, 4, 7>();
       if constexpr (H == 2) {
@@ -169,6 +174,7 @@ struct Group {
   const int64_t count = args.m_end - args.m_begin, tiles = (count + kTileTokens - 1) / kTileTokens;
   const int64_t strips = (args.panel_end - args.panel_begin + kPanels - 1) / kPanels;
   int64_t configured = 0;
+  uint16_t (&opened)[kPanels][kChunkBlocks * kTileBytes / 2];
 
   void run(Sums* sums) {
     const int64_t blocks = Strip{args, 0}.blocks;
@@ -181,7 +187,8 @@ struct Group {
   }
 
   void run_strip(int64_t s, const Chunk& chunk, Sums* sums) {
-    const Strip strip{args, args.panel_begin + s * kPanels};
+    Strip strip{args, args.panel_begin + s * kPanels};
+    if (strip.coded) open(chunk, strip);
     const Ahead ahead = ahead_of(strip, s, chunk);
     for (int64_t tile = 0; tile < tiles; ++tile) {  // as equal as can be
       const int64_t first = count * tile / tiles, in_tile = count * (tile + 1) / tiles - first;
@@ -198,6 +205,13 @@ struct Group {
     }
   }
 
+  void open(const Chunk& chunk, Strip& strip) {
+    strip.panel_bytes = kChunkBlocks * kTileBytes;
+    for (int p = 0; p < kPanels; ++p)
+      args.open(args.dense, strip.panel + p, chunk.begin * kTileInputs, chunk.end * kTileInputs, opened[p]);
+    strip.weights = reinterpret_cast<const uint8_t*>(opened) - chunk.begin * kTileBytes;
+  }
+
   // The next strip's part of the chunk; after the last one the next chunk, and after that the panels that follow.
   Ahead ahead_of(const Strip& strip, int64_t s, const Chunk& chunk) const {
     Ahead ahead;
@@ -205,8 +219,11 @@ struct Group {
     const bool last_chunk = chunk.end == strip.blocks;
     const Strip following{args, s + 1 < strips || last_chunk ? strip.panel + kPanels : args.panel_begin};
     const int64_t block = s + 1 < strips ? chunk.begin : last_chunk ? 0 : chunk.end;
-    ahead.weights = following.weights + block * kTileBytes;
-    ahead.tiles = (kChunkBlocks + tiles - 1) / tiles;
+    const int64_t block_bytes = strip.blocks > 0 ? strip.stored_bytes / strip.blocks : 0;  // codes: about
+    ahead.weights = following.stored + block * block_bytes;
+    ahead.panel_bytes = strip.stored_bytes;
+    ahead.lines = kChunkBlocks * block_bytes / kLine;
+    ahead.share = (ahead.lines + tiles * kChunkBlocks - 1) / (tiles * kChunkBlocks);
     if (last_chunk) return ahead;
     ahead.inputs = chunk.end * kLine;
     ahead.x_line = kChunkBlocks * s / strips;
@@ -219,6 +236,7 @@ struct Group {
 
 void linear_bf16_tiles(const LinearArgs& args) {
   Sums sums[kMostTiles * kStrips];
+  alignas(64) uint16_t opened[kPanels][kChunkBlocks * kTileBytes / 2];
   const int64_t count = args.m_end - args.m_begin,
                 cuts = (count + kMostTiles * kTileTokens - 1) / (kMostTiles * kTileTokens);
   // Few tokens: the weights are read once, in order.
@@ -229,10 +247,14 @@ void linear_bf16_tiles(const LinearArgs& args) {
     part.m_end = args.m_begin + count * (cut + 1) / cuts;
     for (part.panel_begin = args.panel_begin; part.panel_begin < args.panel_end; part.panel_begin += width) {
       part.panel_end = smaller(args.panel_end, part.panel_begin + width);
-      Group{part}.run(sums);
+      Group{.args = part, .opened = opened}.run(sums);
     }
   }
   release_tiles();
+}
+
+void linear_coded_tiles(const LinearArgs& args) {
+  (args.m_end - args.m_begin <= kTileTokens ? linear_coded_tile : linear_bf16_tiles)(args);
 }
 
 }  // namespace nibble::amx

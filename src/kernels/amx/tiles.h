@@ -38,5 +38,11 @@ template <int Sums, int Bytes, int Weights>
   asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sums), "i"(Bytes), "i"(Weights));
 }
 
+// sums += inputs x weights: 16 rows of 32 bfloat16 inputs with 16 pairs of rows of weights.
+template <int Sums, int Inputs, int Weights>
+[[gnu::always_inline]] inline void multiply_tiles() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(Sums), "i"(Inputs), "i"(Weights));
+}
+
 }  // namespace
 }  // namespace nibble::amx

@@ -103,6 +103,51 @@ struct Pairs {
   }
 };
 
+// Pairs of weights, float32 input.
+struct WidePairs {
+  template <int M>
+  [[gnu::noinline]] static void tile(const LinearArgs& args, int64_t m, int64_t panel) {
+    const int64_t k_end = args.dense.k;
+    const auto* weights = static_cast<const uint16_t*>(args.dense.codes) + panel * (k_end + 1) / 2 * 2 * kLanes;
+    const float* x = args.x + m * args.x_stride;
+    FloatTile<M> tile, acc;
+    begin_outputs<M>(args, m, panel, tile);
+    load<M>(tile, acc);
+    for (int64_t k = 0; k < k_end; k += 2, weights += 2 * kLanes) {
+      const __m256i w[kHalves] = {load_bytes(weights), load_bytes(weights + kLanes)};
+      const __m256 first[kHalves] = {widen<false>(w[0]), widen<false>(w[1])};
+      avx2::multiply<M>(x + k, args.x_stride, first, acc);
+      if (k + 1 == k_end) break;
+      const __m256 second[kHalves] = {widen<true>(w[0]), widen<true>(w[1])};
+      avx2::multiply<M>(x + k + 1, args.x_stride, second, acc);
+    }
+    store<M>(acc, tile);
+    store_outputs<M>(args, m, panel, tile);
+  }
+};
+
+// Coded weights: a panel's are opened to pairs, 512 inputs at a time, and multiplied from there; sums rest in y.
+template <class Kernel, int kTile>
+void run_coded(const LinearArgs& args) {
+  constexpr int64_t kInputs = 512;
+  alignas(64) uint16_t pairs[kInputs * kLanes];
+  for (int64_t panel = args.panel_begin; panel < args.panel_end; ++panel) {
+    LinearArgs part = args;
+    part.dense.n -= panel * kLanes;
+    if (part.bias != nullptr) part.bias += panel * kLanes;
+    part.y += panel * kLanes;
+    part.dense.codes = pairs;
+    for (int64_t k = 0; k < args.dense.k; k += kInputs) {
+      part.dense.k = smaller(kInputs, args.dense.k - k);
+      args.open(args.dense, panel, k, k + part.dense.k, pairs);
+      run_panel<Kernel, kTile>(part, 0);
+      part.begun = true;
+      part.x += kInputs;
+      part.halves += kInputs;
+    }
+  }
+}
+
 // What is stored of input j of a step, from the lane's 32 bits. kPanel: 0 or 1, which of a pair.
 template <int kPanel>
 struct W4 {
@@ -196,6 +241,12 @@ void linear_bf16(const LinearArgs& args) { run_tiles<Float<Bf16>, 6>(args); }
 void linear_bf16_pairs(const LinearArgs& args) {
   const Flushing flushing;
   run_tiles<Pairs, 4>(args);
+}
+
+void linear_coded(const LinearArgs& args) { run_coded<WidePairs, 6>(args); }
+void linear_coded_pairs(const LinearArgs& args) {
+  const Flushing flushing;
+  run_coded<Pairs, 4>(args);
 }
 
 void linear_w4_f32(const LinearArgs& args) {

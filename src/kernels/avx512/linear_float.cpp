@@ -1,4 +1,5 @@
-// Float input times float weights: f32, f16 and bf16 weights with float32 input, bf16 weights with bf16 input.
+// Float input times float weights: f32, f16 and bf16 weights with float32 input, bf16 weights with bf16 input. Coded
+// weights are opened to bf16 block by block.
 //
 // Every output is one chain of fused multiply-adds with K ascending, computed in blocks (blocks.h).
 #include "kernels/avx512/blocks.h"
@@ -12,7 +13,7 @@ namespace {
 
 struct F32 {
   using Value = float;
-  static constexpr bool kUnpacks = false, kPairs = false;
+  static constexpr bool kUnpacks = false, kPairs = false, kCoded = false;
 };
 
 // Sixteen bf16, each in the low half of 32 bits.
@@ -24,7 +25,7 @@ inline __m512i load_halves(const uint16_t* p) {
 
 struct F16 {
   using Value = uint16_t;
-  static constexpr bool kUnpacks = true, kPairs = false;
+  static constexpr bool kUnpacks = true, kPairs = false, kCoded = false;
   static void unpack(const uint16_t* from, int64_t inputs, float* to) {
     for (int64_t i = 0; i < inputs * kLanes; i += kLanes) _mm512_store_ps(to + i, load_f16(from + i));
   }
@@ -32,7 +33,7 @@ struct F16 {
 
 struct Bf16 {
   using Value = uint16_t;
-  static constexpr bool kUnpacks = true, kPairs = false;
+  static constexpr bool kUnpacks = true, kPairs = false, kCoded = false;
   static void unpack(const uint16_t* from, int64_t inputs, float* to) {
     for (int64_t i = 0; i < inputs * kLanes; i += kLanes) _mm512_store_ps(to + i, widen(load_halves(from + i)));
   }
@@ -42,7 +43,7 @@ struct Bf16 {
 // multiplied in.
 struct Pairs {
   using Value = uint16_t;
-  static constexpr bool kUnpacks = true, kPairs = true;
+  static constexpr bool kUnpacks = true, kPairs = true, kCoded = false;
   static constexpr int64_t kInputStride = kBlockInputs + kLanes;
 
   static void unpack(const uint16_t* from, int64_t inputs, float* to) {
@@ -65,6 +66,23 @@ struct Pairs {
       _mm512_store_ps(to + i, swapped(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(left, x + i))));
     }
   }
+};
+
+// Codes, which are opened to pairs and then unpacked.
+struct Coded {
+  using Value = uint16_t;
+  static constexpr bool kUnpacks = true, kPairs = false, kCoded = true;
+  static void unpack(const uint16_t* from, int64_t inputs, float* to) {
+    for (int64_t i = 0; i < inputs * kLanes; i += 2 * kLanes) {
+      const __m512i pairs = _mm512_loadu_si512(from + i);
+      _mm512_store_ps(to + i, widen(pairs));
+      _mm512_store_ps(to + i + kLanes, _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536))));
+    }
+  }
+};
+
+struct CodedPairs : Pairs {
+  static constexpr bool kCoded = true;
 };
 
 // While one lives, subnormal numbers are zeros, as operands and as results.
@@ -117,6 +135,9 @@ struct Float {
                                     tile<10, P>, tile<11, P>, tile<12, P>};
 
   static int64_t inputs(const PackedDense& dense) { return Weights::kPairs ? (dense.k + 1) / 2 * 2 : dense.k; }
+  static int64_t panel_bytes(const PackedDense& dense) {
+    return Weights::kCoded ? dense.panel_bytes : inputs(dense) * kLanes * static_cast<int64_t>(sizeof(Value));
+  }
 
   // Points the block to the weights of `panels` panels; `scratch` is [panel][kBlockInputs][16].
   static void load_weights(const Work& work, int64_t panels, int64_t k, float* scratch, Block& block) {
@@ -128,6 +149,14 @@ struct Float {
     } else {
       block.weights = scratch;
       block.panel_stride = kBlockInputs * kLanes;
+      if constexpr (Weights::kCoded) {
+        alignas(64) uint16_t words[kBlockInputs * kLanes];
+        for (int64_t p = 0; p < panels; ++p) {
+          work.args.open(work.args.dense, work.panel + p, k, k + block.inputs, words);
+          Weights::unpack(words, block.inputs, scratch + p * block.panel_stride);
+        }
+        return;
+      }
       for (int64_t p = 0; p < panels; ++p)
         Weights::unpack(from + p * panel_values, block.inputs, scratch + p * block.panel_stride);
     }
@@ -136,14 +165,14 @@ struct Float {
   // What the tiles of a strip ask for, one share each: the weights of the strip that follows, and of the tile's own
   // tokens a part of the next block.
   struct Ahead {
-    const Value* weights;  // of the first panel
+    const char* weights;  // of the first panel
     int64_t panel_bytes;
     int64_t lines, share;             // of a panel; for one tile
     int64_t inputs, x_line, x_lines;  // where the next block begins, negative: nowhere; lines of it to ask for
     int64_t asked = 0;
 
     [[gnu::always_inline]] void ask(const LinearArgs& args, int64_t m, int64_t count) {
-      const auto* at = reinterpret_cast<const char*>(weights) + asked * kLine;
+      const char* at = weights + asked * kLine;
       const int64_t now = smaller(share, lines - asked);
       ask_for(at, now);
       ask_for(at + panel_bytes, now);
@@ -165,12 +194,11 @@ struct Float {
     const bool in_block = panel + kBlockPanels < args.panel_end, more = next < all;
     Ahead ahead{};
     const int64_t follows = in_block ? panel + kBlockPanels : more ? args.panel_begin : args.panel_end;
-    ahead.weights = static_cast<const Value*>(args.dense.codes) + (follows * all + (in_block ? k
-                                                                                    : more   ? next
-                                                                                             : 0)) *
-                                                                      kLanes;
-    ahead.panel_bytes = all * kLanes * static_cast<int64_t>(sizeof(Value));
-    ahead.lines = kBlockInputs * kLanes * static_cast<int64_t>(sizeof(Value)) / kLine;
+    const int64_t from = in_block ? k : more ? next : 0;
+    ahead.panel_bytes = panel_bytes(args.dense);
+    const int64_t bytes = all > 0 ? ahead.panel_bytes / all : 0;  // of an input; codes: about
+    ahead.weights = static_cast<const char*>(args.dense.codes) + follows * ahead.panel_bytes + from * bytes;
+    ahead.lines = kBlockInputs * bytes / kLine;
     // All lines at once hold up what they should help, where the weights are multiplied as they lie.
     ahead.share = Weights::kUnpacks || tiles > 3 ? (ahead.lines + tiles - 1) / tiles : 0;
     ahead.inputs = more ? next : -1;
@@ -236,6 +264,11 @@ void linear_bf16(const LinearArgs& args) { Float<Bf16>::run(args); }
 void linear_bf16_pairs(const LinearArgs& args) {
   const Flushing flushing;
   Float<Pairs>::run(args);
+}
+void linear_coded_blocks(const LinearArgs& args) { Float<Coded>::run(args); }
+void linear_coded_pairs(const LinearArgs& args) {
+  const Flushing flushing;
+  Float<CodedPairs>::run(args);
 }
 
 }  // namespace nibble::avx512

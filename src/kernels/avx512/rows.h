@@ -13,10 +13,15 @@ void linear_f32(const LinearArgs& args);
 void linear_f16(const LinearArgs& args);
 void linear_bf16(const LinearArgs& args);
 void linear_bf16_pairs(const LinearArgs& args);
+void linear_coded(const LinearArgs& args);
+void linear_coded_blocks(const LinearArgs& args);  // the same, for many tokens
+void linear_coded_pairs(const LinearArgs& args);
+void open_codes(const PackedDense& dense, int64_t panel, int64_t begin, int64_t end, uint16_t* to);
 void linear_b4(const LinearArgs& args);
 void linear_b5(const LinearArgs& args);
 void linear_b6(const LinearArgs& args);
 void linear_b8(const LinearArgs& args);
+void sparse(const SparseArgs& args);
 void norm(const NormArgs& args);
 void activate(const ActivateArgs& args);
 void split(const SplitArgs& args);

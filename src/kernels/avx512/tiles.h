@@ -84,7 +84,8 @@ template <int M, int P>
   for (int p = 0; p < P; ++p) {
     const __mmask16 lanes = lanes_of(args, panel + p);
     const float* from = args.y + m * args.y_stride + (panel + p) * kLanes;
-    const __m512 bias = args.bias == nullptr ? _mm512_setzero_ps() : _mm512_loadu_ps(args.bias + (panel + p) * kLanes);
+    const __m512 bias =
+        args.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, args.bias + (panel + p) * kLanes);
     for (int i = 0; i < M; ++i) r[i][p] = args.begun ? _mm512_maskz_loadu_ps(lanes, from + i * args.y_stride) : bias;
   }
 }

@@ -116,4 +116,29 @@ void linear_bf16_pairs(const LinearArgs& args) {
   run_strips<1>(args, kTiles<1>, panel);
 }
 
+// Panels that are multiplied together are opened together, 32 KiB at a time, and multiplied from there; sums rest in y.
+void linear_coded_pairs(const LinearArgs& args) {
+  constexpr int64_t kValues = 16384;
+  alignas(64) uint16_t pairs[kValues + kUnitInputs * kLanes];  // a last unit may reach beyond
+  const int64_t together = args.m_end - args.m_begin <= 6 ? 4 : 2, inputs = kValues / kLanes / together;
+  for (int64_t panel = args.panel_begin; panel < args.panel_end; panel += together) {
+    LinearArgs part = args;
+    part.panel_begin = 0;
+    part.panel_end = smaller(together, args.panel_end - panel);
+    part.dense.n -= panel * kLanes;
+    if (part.bias != nullptr) part.bias += panel * kLanes;
+    part.y += panel * kLanes;
+    part.dense.codes = pairs;
+    for (int64_t k = 0; k < args.dense.k; k += inputs) {
+      part.dense.k = smaller(inputs, args.dense.k - k);
+      const int64_t panel_values = (part.dense.k + 1) / 2 * 2 * kLanes;
+      for (int64_t p = 0; p < part.panel_end; ++p)
+        args.open(args.dense, panel + p, k, k + part.dense.k, pairs + p * panel_values);
+      linear_bf16_pairs(part);
+      part.begun = true;
+      part.halves += inputs;
+    }
+  }
+}
+
 }  // namespace nibble::avx512bf16

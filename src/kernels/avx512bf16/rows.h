@@ -6,6 +6,7 @@
 namespace nibble::avx512bf16 {
 
 void linear_bf16_pairs(const LinearArgs& args);
+void linear_coded_pairs(const LinearArgs& args);
 extern const ProbeRow kProbes[];  // ends with a row whose `run` is null
 
 }  // namespace nibble::avx512bf16

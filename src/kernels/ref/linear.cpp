@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/half.h"
+#include "kernels/ref/coded.h"
 #include "kernels/ref/rows.h"
 
 namespace nibble::ref {
@@ -55,6 +56,7 @@ float float_value(const PackedDense& dense, Output n, int64_t k) {
   switch (dense.type) {
     case PackedType::f16: return f16_to_f32(static_cast<const uint16_t*>(dense.codes)[at]);
     case PackedType::bf16: return bf16_to_f32(static_cast<const uint16_t*>(dense.codes)[at]);
+    case PackedType::coded: return bf16_to_f32(coded_value(dense, n.panel, n.lane, k));
     default: return static_cast<const float*>(dense.codes)[at];
   }
 }
@@ -119,33 +121,33 @@ float flushing_fma(float x, float w, float a) {
 // A subnormal sum is exact.
 float flushing_add(float a, float b) { return flushed(flushed(a) + flushed(b)); }
 
+// The weight of input k, of bf16_pairs and bf16_tiles or of codes; k_end with the layout's padding.
+float half_weight(const PackedDense& dense, Output n, int64_t k, int64_t k_end) {
+  if (dense.type == PackedType::coded_pairs || dense.type == PackedType::coded_tiles)
+    return bf16_to_f32(coded_value(dense, n.panel, n.lane, k));
+  return bf16_to_f32(static_cast<const uint16_t*>(dense.codes)[entry(n, k_end / 2, k / 2) * 2 + k % 2]);
+}
+
 float bf16_tiles_output(const LinearArgs& args, int64_t m, Output n) {
-  constexpr int64_t kPairs = 16;  // of a block
-  const auto* weights = static_cast<const uint16_t*>(args.dense.codes);
-  const int64_t blocks = (args.dense.k + 2 * kPairs - 1) / (2 * kPairs);
+  constexpr int64_t kBlock = 32;
+  const int64_t k_end = (args.dense.k + kBlock - 1) / kBlock * kBlock;
+  const uint16_t* const x = args.halves + m * args.x_stride;
   float a = base(args, m, n);
-  for (int64_t block = 0; block < blocks; ++block) {
+  for (int64_t begin = 0; begin < k_end; begin += kBlock) {
     float sums[2] = {};
-    for (int64_t pair = block * kPairs; pair < (block + 1) * kPairs; ++pair)
-      for (int64_t i : {0, 1}) {
-        const uint16_t x = args.halves[m * args.x_stride + pair * 2 + i];
-        const uint16_t w = weights[entry(n, blocks * kPairs, pair) * 2 + i];
-        sums[i] = flushing_fma(bf16_to_f32(x), bf16_to_f32(w), sums[i]);
-      }
+    for (int64_t k = begin; k < begin + kBlock; ++k)
+      sums[k % 2] = flushing_fma(bf16_to_f32(x[k]), half_weight(args.dense, n, k, k_end), sums[k % 2]);
     a = flushing_add(a, flushing_add(sums[0], sums[1]));
   }
   return a;
 }
 
 float bf16_pairs_output(const LinearArgs& args, int64_t m, Output n) {
-  const auto* weights = static_cast<const uint16_t*>(args.dense.codes);
-  const int64_t pairs = (args.dense.k + 1) / 2;
+  const int64_t k_end = (args.dense.k + 1) / 2 * 2;
+  const uint16_t* const x = args.halves + m * args.x_stride;
   float a = base(args, m, n);
-  for (int64_t pair = 0; pair < pairs; ++pair)
-    for (int64_t i : {1, 0}) {
-      const uint16_t x = args.halves[m * args.x_stride + pair * 2 + i], w = weights[entry(n, pairs, pair) * 2 + i];
-      a = flushing_fma(bf16_to_f32(x), bf16_to_f32(w), a);
-    }
+  for (int64_t pair = 0; pair < k_end; pair += 2)
+    for (int64_t k : {pair + 1, pair}) a = flushing_fma(bf16_to_f32(x[k]), half_weight(args.dense, n, k, k_end), a);
   return a;
 }
 
@@ -202,5 +204,20 @@ void linear_integer_weights(const LinearArgs& args) { each_output(args, integer_
 void linear_float(const LinearArgs& args) { each_output(args, float_output); }
 void linear_bf16_pairs(const LinearArgs& args) { each_output(args, bf16_pairs_output); }
 void linear_bf16_tiles(const LinearArgs& args) { each_output(args, bf16_tiles_output); }
+void sparse(const SparseArgs& args) {
+  for (int64_t m = args.token_begin; m < args.token_end; ++m)
+    for (int64_t n = args.n_begin; n < args.n_end; ++n) {
+      float& y = args.y[m * args.y_stride + n];
+      float r = args.begun ? y : args.bias != nullptr ? args.bias[n] : 0.0f;
+      for (int64_t i = n == 0 ? 0 : args.row_ends[n - 1]; i < args.row_ends[n]; ++i) {
+        const int64_t place = args.columns[i];
+        r = std::fma(args.x[args.alone ? place : place * kLanes + m], args.values[i], r);
+      }
+      y = r;
+    }
+}
+void linear_coded(const LinearArgs& args) { each_output(args, float_output); }
+void linear_coded_pairs(const LinearArgs& args) { each_output(args, bf16_pairs_output); }
+void linear_coded_tiles(const LinearArgs& args) { each_output(args, bf16_tiles_output); }
 
 }  // namespace nibble::ref

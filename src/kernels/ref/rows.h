@@ -12,6 +12,11 @@ void linear_float(const LinearArgs& args);            // f32, f16 and bf16 weigh
 void linear_bf16_pairs(const LinearArgs& args);       // bf16 weights, bf16 input
 void linear_bf16_tiles(const LinearArgs& args);
 void linear_blocks(const LinearArgs& args);  // block layouts, records
+void linear_coded(const LinearArgs& args);   // codes of bf16 weights, float input
+void linear_coded_pairs(const LinearArgs& args);
+void linear_coded_tiles(const LinearArgs& args);
+void open_codes(const PackedDense& dense, int64_t panel, int64_t begin, int64_t end, uint16_t* to);
+void sparse(const SparseArgs& args);
 void norm(const NormArgs& args);
 void activate(const ActivateArgs& args);
 void split(const SplitArgs& args);

@@ -13,6 +13,9 @@ constexpr LinearRow kLinear[] = {
     {"linear_bf16__reference", PackedType::bf16, false, 0, 1, 1, 1, ref::linear_float},
     {"linear_bf16_pairs__reference", PackedType::bf16_pairs, false, 0, 1, 1, 1, ref::linear_bf16_pairs},
     {"linear_bf16_tiles__reference", PackedType::bf16_tiles, false, 0, 1, 1, 1, ref::linear_bf16_tiles},
+    {"linear_coded__reference", PackedType::coded, false, 0, 1, 1, 1, ref::linear_coded},
+    {"linear_coded_pairs__reference", PackedType::coded_pairs, false, 0, 1, 1, 1, ref::linear_coded_pairs},
+    {"linear_coded_tiles__reference", PackedType::coded_tiles, false, 0, 1, 1, 1, ref::linear_coded_tiles},
     {"linear_b4__reference", PackedType::blocks4, true, 8, 1, 1, 1, ref::linear_blocks},
     {"linear_b5__reference", PackedType::blocks5, true, 8, 1, 1, 1, ref::linear_blocks},
     {"linear_b6__reference", PackedType::blocks6, true, 8, 1, 1, 1, ref::linear_blocks},
@@ -36,6 +39,7 @@ constexpr SolveKernels kSolve = {"reference", {4, 8, ref::multiply}, {4, 8, ref:
 
 }  // namespace
 
-const KernelTable kReferenceKernels = {"portable", kLinear, &kToken, kAttention, ref::kProbes, &kSolve};
+const KernelTable kReferenceKernels = {"portable",   kLinear, &kToken,         kAttention,
+                                       ref::kProbes, &kSolve, ref::open_codes, ref::sparse};
 
 }  // namespace nibble

@@ -1,0 +1,249 @@
+// Coded layouts: every kernel gives the bits of the reference, and those of the bfloat16 weights the codes stand for.
+#include <algorithm>
+#include <set>
+
+#include "kernels/linear.h"
+#include "kernels/ref/coded.h"
+#include "kernels/testing.h"
+
+namespace nibble {
+namespace {
+
+using namespace nibble::testing;
+
+struct CodedCase {
+  std::string format;
+  bool coded = true;  // else its values are packed
+};
+
+const CodedCase kCases[] = {{"code1:row"}, {"code2:row"}, {"code3:row"},        {"code4:row"},      {"code2:g32"},
+                            {"code3:g64"}, {"code4:g96"}, {"code1:col"},        {"code2:col"},      {"code3:col"},
+                            {"code4:col"}, {"code:col"},  {"code3:g40", false}, {"mxfp4"},          {"nvfp4"},
+                            {"bfp3:b16"},  {"fixed4:f3"}, {"mxfp8", false},     {"bfp4:b24", false}};
+
+LinearWeight block_weight(Random& random, const LayerShape& shape) {
+  LinearWeight weight;
+  weight.rows = shape.rows;
+  weight.columns = shape.columns;
+  weight.format = format_of(shape.format);
+  weight.activations = format_of(shape.activations);
+  weight.kept_columns = some_columns(random, shape.columns, shape.kept);
+  weight.kept_levels = shape.kept_levels;
+  const RowSizes sizes = row_sizes(weight.format, weight.dense_columns(), false);
+  weight.codes.resize(static_cast<size_t>(shape.rows * sizes.codes));
+  for (std::byte& byte : std::span(weight.codes)) {
+    byte = static_cast<std::byte>(random.below(256));
+    if (weight.format.bits == 8) byte &= std::byte{0x77};  // not every code is a number
+  }
+  for (int64_t i = 0; i < shape.rows * sizes.groups; ++i)
+    weight.scales.push_back(scale_of_byte(static_cast<uint8_t>(100 + random.below(24)), weight.format.scale));
+  for (int64_t i = 0; i < shape.rows * shape.kept; ++i)
+    weight.kept.push_back(round_kept(random.normal(), weight.kept_levels));
+  for (int64_t n = 0; shape.bias && n < shape.rows; ++n) weight.bias.push_back(random.normal());
+  return weight;
+}
+
+LinearWeight coded_weight(Random& random, const LayerShape& shape) {
+  return format_of(shape.format).is_block() ? block_weight(random, shape) : random_layer(random, shape);
+}
+
+// The same layer with its dense values as bfloat16 numbers.
+LinearWeight as_values(const LinearWeight& weight) {
+  LinearWeight out = weight;
+  out.format = format_of("bf16");
+  out.codes = {};
+  out.scales.clear();
+  out.levels.clear();
+  out.widths.clear();
+  std::vector<float> row(static_cast<size_t>(weight.dense_columns()));
+  for (int64_t n = 0; n < weight.rows; ++n) {
+    decode_dense(weight, n, row);
+    for (float value : row) {
+      const uint16_t bits = f32_to_bf16(value);
+      EXPECT_EQ(bf16_to_f32(bits), value);
+      out.codes.append(std::as_bytes(std::span(&bits, 1)));
+    }
+  }
+  return out;
+}
+
+struct Runner {
+  const PackedLinear& layer;
+  PreparedInput input;
+  int64_t m;
+
+  Runner(const PackedLinear& packed, std::span<const float> x, int64_t count) : layer(packed), m(count) {
+    ThreadPool pool(1);
+    prepare(layer.plan(), x.data(), layer.inputs(), m, Isa::portable, input, pool);
+  }
+
+  // In two pieces of the outputs. y begins as kept columns would leave it.
+  std::vector<float> operator()(const LinearRow& row, int64_t panel_cut) const {
+    std::vector<float> y(static_cast<size_t>(m * layer.outputs()), 0.25f);
+    for (int piece = 0; piece < 2; ++piece) {
+      LinearArgs args = layer.arguments(input, y.data(), layer.outputs());
+      (piece == 0 ? args.panel_end : args.panel_begin) = std::min(panel_cut, args.panel_end);
+      row.kernel(args);
+    }
+    return y;
+  }
+};
+
+bool is_coded(const PackedLinear& layer) {
+  return std::string_view(layer.rows().front()->name).starts_with("linear_coded");
+}
+
+TEST(Coded, EveryRowEqualsTheReferenceAndTheValues) {
+  Random random(71);
+  ThreadPool pool(1);
+  const struct {
+    int64_t rows, columns, kept, m;
+  } sizes[] = {{1, 1, 0, 1}, {37, 97, 0, 1}, {150, 130, 3, 1}, {33, 64, 2, 7}, {35, 200, 0, 18}};
+  std::set<std::string> compared;
+  for (const CodedCase& kind : kCases)
+    for (const char* activations : {"f32", "bf16"})
+      for (Isa isa : {Isa::portable, Isa::amx})
+        for (const auto& size : sizes) {
+          if (isa > detected_isa() || (isa == Isa::amx && activations == std::string("f32"))) continue;
+          const LayerShape shape{.rows = size.rows,
+                                 .columns = size.columns,
+                                 .kept = size.kept,
+                                 .format = kind.format,
+                                 .activations = activations,
+                                 .bias = size.m != 7};
+          const LinearWeight weight = coded_weight(random, shape);
+          const PackedLinear layer = PackedLinear::pack(weight, isa, pool).value();
+          const PackedLinear values = PackedLinear::pack(as_values(weight), isa, pool).value();
+          if (size.columns > 40) {
+            ASSERT_EQ(is_coded(layer), kind.coded) << kind.format;
+          }
+          const auto x = random_rows(random, size.m, size.columns, Values::outliers);
+          const Runner run(layer, x, size.m), run_values(values, x, size.m);
+          const auto expected = run(*layer.rows().back(), 0);
+          if (layer.plan().order.empty()) {
+            ASSERT_EQ(expected, run_values(*values.rows().back(), 0)) << kind.format << " " << activations;
+          }
+          for (const LinearRow* row : linear_rows(detected_isa())) {
+            if (row->weights != layer.rows().back()->weights) continue;
+            compared.insert(row->name);
+            const auto found = run(*row, 1 + static_cast<int64_t>(random.below(4)));
+            for (size_t at = 0; at < found.size(); ++at)
+              ASSERT_TRUE(same(found[at], expected[at]))
+                  << row->name << " " << kind.format << " N " << size.rows << " K " << size.columns << " M " << size.m
+                  << " at " << at << ": " << found[at] << ", not " << expected[at];
+          }
+        }
+  EXPECT_GE(compared.size(), detected_isa() >= Isa::amx ? 10u : 2u);
+}
+
+// More tokens, outputs and inputs than rest together in a row's blocks.
+TEST(Coded, LargeLayersEqualTheirValues) {
+  Random random(72);
+  ThreadPool pool(1);
+  for (const char* format : {"code3:row", "code4:col"})
+    for (const char* activations : {"f32", "bf16"}) {
+      const LinearWeight weight =
+          coded_weight(random, {.rows = 290, .columns = 580, .format = format, .activations = activations});
+      const PackedLinear layer = PackedLinear::pack(weight, detected_isa(), pool).value();
+      const PackedLinear values = PackedLinear::pack(as_values(weight), detected_isa(), pool).value();
+      const auto x = random_rows(random, 70, 580, Values::normal);
+      const Runner run(layer, x, 70);
+      const auto expected = Runner(values, x, 70)(values.row_for(70), 0);
+      for (const LinearRow* row : layer.rows())
+        if (row != layer.rows().back()) {
+          EXPECT_EQ(run(*row, 8), expected) << row->name << " " << format;
+        }
+    }
+}
+
+// Single weights beside codes: all instruction sets give the same bits, for one token and for more than sixteen.
+TEST(Coded, SparsePartsDoNotDependOnTheInstructionSet) {
+  Random random(76);
+  ThreadPool pool(2);
+  for (const char* format : {"code3:row", "code:col"})
+    for (int64_t kept : {0, 3}) {
+      const LinearWeight weight = coded_weight(
+          random, {.rows = 70, .columns = 90, .kept = kept, .format = format, .bias = true, .sparse_part = true});
+      for (int64_t m : {1, 5, 37}) {
+        const auto x = random_rows(random, m, 90, Values::outliers);
+        std::vector<float> expected;
+        for (Isa isa : machine_isas()) {
+          const PackedLinear layer = PackedLinear::pack(weight, isa, pool).value();
+          PreparedInput input;
+          prepare(layer.plan(), x.data(), 90, m, isa, input, pool);
+          std::vector<float> y(static_cast<size_t>(m * 70), 9.0f);
+          linear(layer, input, y.data(), 70, pool);
+          if (isa == Isa::portable) expected = y;
+          EXPECT_EQ(y, expected) << format << " " << to_string(isa) << " kept " << kept << " M " << m;
+        }
+      }
+    }
+}
+
+TEST(Coded, OpeningGivesTheStoredNumbers) {
+  Random random(73);
+  ThreadPool pool(1);
+  for (const CodedCase& kind : kCases) {
+    if (!kind.coded) continue;
+    const LinearWeight weight = coded_weight(random, {.rows = 35, .columns = 203, .format = kind.format});
+    for (Isa isa : machine_isas()) {
+      const PackedLinear layer = PackedLinear::pack(weight, isa, pool).value();
+      PreparedInput input;
+      const LinearArgs args = layer.arguments(input, nullptr, 0);
+      const int64_t units = ceil_div(args.dense.k, kUnitInputs);
+      for (int64_t panel = 0; panel < 3; ++panel)
+        for (int64_t begin = 0; begin < units; begin += 2) {
+          const int64_t k = begin * kUnitInputs, end = std::min(units * kUnitInputs, k + 3 * kUnitInputs);
+          std::vector<uint16_t> opened(static_cast<size_t>((end - k) * kLanes));
+          args.open(args.dense, panel, k, end, opened.data());
+          for (int64_t i = k; i < end; ++i)
+            for (int64_t lane = 0; lane < kLanes; ++lane)
+              ASSERT_EQ(opened[static_cast<size_t>(((i - k) / 2 * kLanes + lane) * 2 + i % 2)],
+                        ref::coded_value(args.dense, panel, lane, i))
+                  << kind.format << " " << to_string(isa) << " input " << i << " lane " << lane;
+        }
+    }
+  }
+}
+
+TEST(Coded, UnpacksToWhatItDecodesTo) {
+  Random random(74);
+  ThreadPool pool(2);
+  for (const CodedCase& kind : kCases) {
+    const LayerShape shape{
+        .rows = 21, .columns = 131, .kept = 4, .format = kind.format, .bias = true, .sparse_part = true};
+    const LinearWeight weight = coded_weight(random, shape);
+    const auto result = PackedLinear::pack(weight, detected_isa(), pool);
+    ASSERT_TRUE(result) << result.error().message;
+    const PackedLinear& packed = *result;
+    const auto image = packed.image();
+    auto copy = std::make_shared<AlignedBuffer<std::byte>>(static_cast<int64_t>(image.size()));
+    std::copy(image.begin(), image.end(), copy->data());
+    auto viewed = PackedLinear::view(packed.shape(), detected_isa(), copy->span(), copy);
+    ASSERT_TRUE(viewed) << viewed.error().message;
+    const PackedLinear& view = *viewed;
+    EXPECT_EQ(view.plan(), packed.plan());
+    std::vector<float> expected(131), found(131);
+    for (int64_t n = 0; n < 21; ++n) {
+      decode_row(weight, n, expected);
+      view.read_row(n, found);
+      ASSERT_EQ(found, expected) << kind.format << " row " << n;
+    }
+  }
+}
+
+TEST(Coded, TakesAboutTheBitsOfItsCodes) {
+  Random random(75);
+  ThreadPool pool(1);
+  for (const auto& [format, bits] : {std::pair("code2:col", 2.0), std::pair("code3:col", 3.0),
+                                     std::pair("code4:row", 4.0), std::pair("mxfp4", 4.25)}) {
+    const LinearWeight weight = coded_weight(random, {.rows = 1024, .columns = 512, .format = format});
+    const PackedLinear layer = PackedLinear::pack(weight, detected_isa(), pool).value();
+    const double found = 8.0 * static_cast<double>(layer.bytes()) / (1024.0 * 512.0);
+    EXPECT_GE(found, bits) << format;
+    EXPECT_LE(found, bits + 0.51) << format;
+  }
+}
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,110 @@
+#include "kernels/ref/coded.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "core/half.h"
+#include "kernels/ref/rows.h"
+
+namespace nibble::ref {
+namespace {
+
+// In a unit's vectors of 64 bytes: a word, and a code's lowest bit in it.
+struct BitPlace {
+  int64_t vector, word, shift;
+};
+
+BitPlace bit_place(CodedTables tables_of, int64_t bits, CodePlace place) {
+  const int64_t in_word = 16 / bits, vector = place.lookup / in_word;
+  if (bits != 2 || tables_of != CodedTables::columns) return {vector, place.word, place.lookup % in_word * bits};
+  const int64_t bit = place.lookup % 8 * 4 + place.word % 2 * 2;  // of a dword
+  return {vector, place.word / 2 * 2 + bit / 16, bit % 16};
+}
+
+uint16_t load_word(const uint8_t* unit, int64_t vector, int64_t word) {
+  uint16_t value;
+  std::memcpy(&value, unit + vector * 64 + word * 2, sizeof value);
+  return value;
+}
+
+void or_word(uint8_t* unit, int64_t vector, int64_t word, int bits) {
+  const auto value = static_cast<uint16_t>(load_word(unit, vector, word) | bits);
+  std::memcpy(unit + vector * 64 + word * 2, &value, sizeof value);
+}
+
+bool is_scattered(int64_t bits, int64_t lookup) { return bits == 3 && lookup == 15; }
+
+float block_scale(const PackedDense& dense, int64_t panel, int64_t lane, int64_t k) {
+  const int64_t block = std::min(k / dense.group_size, dense.groups - 1);
+  const uint8_t byte = static_cast<const uint8_t*>(dense.scales)[(panel * dense.groups + block) * kLanes + lane];
+  if (!dense.e4m3) return byte == 0 ? std::ldexp(1.0f, -127) : std::bit_cast<float>(uint32_t{byte} << 23);
+  return f16_to_f32(static_cast<uint16_t>(byte << 7)) * dense.factor;  // exponents have a bias of 15, not 7
+}
+
+}  // namespace
+
+CodePlace code_place(CodedTables tables_of, int64_t bits, int64_t lane, int64_t input) {
+  if (tables_of != CodedTables::rows || bits == 16) return {input / 2, lane * 2 + input % 2};
+  const int64_t entries = int64_t{1} << bits, lanes = 32 / entries;  // of a table; in a register
+  return {input / entries * (entries / 2) + lane / lanes, lane % lanes * entries + input % entries};
+}
+
+const CodedSegment& segment_at(const PackedDense& dense, int64_t k) {
+  int64_t s = 0;
+  while (s + 1 < dense.segment_count && dense.segments[s + 1].begin <= k) ++s;
+  return dense.segments[s];
+}
+
+int64_t unit_at(const CodedSegment& segment, int64_t k) {
+  return segment.offset + (k - segment.begin) / kUnitInputs * 64 * segment.bits;
+}
+
+uint16_t load_code(const uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place) {
+  if (is_scattered(bits, place.lookup)) {
+    int code = 0;
+    for (int64_t i = 0; i < 3; ++i) code |= (load_word(unit, i, place.word) >> 15) << i;
+    return static_cast<uint16_t>(code);
+  }
+  const BitPlace at = bit_place(tables_of, bits, place);
+  return static_cast<uint16_t>(load_word(unit, at.vector, at.word) >> at.shift & ((1 << bits) - 1));
+}
+
+void store_code(uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place, uint16_t code) {
+  if (is_scattered(bits, place.lookup)) {
+    for (int64_t i = 0; i < 3; ++i) or_word(unit, i, place.word, (code >> i & 1) << 15);
+    return;
+  }
+  const BitPlace at = bit_place(tables_of, bits, place);
+  or_word(unit, at.vector, at.word, code << at.shift);
+}
+
+uint16_t coded_value(const PackedDense& dense, int64_t panel, int64_t lane, int64_t k) {
+  const CodedSegment& segment = segment_at(dense, k);
+  const uint8_t* unit = static_cast<const uint8_t*>(dense.codes) + panel * dense.panel_bytes + unit_at(segment, k);
+  const int64_t input = (k - segment.begin) % kUnitInputs;
+  const CodePlace place = code_place(dense.tables_of, segment.bits, lane, input);
+  const int64_t code = load_code(unit, dense.tables_of, segment.bits, place);
+  if (segment.bits == 16) return static_cast<uint16_t>(code);
+  switch (dense.tables_of) {
+    case CodedTables::columns: {
+      if (segment.bits == 2) return dense.tables[k / 2 * 32 + (k % 2 == 0 ? code * 2 : code * 8 + 1)];
+      return dense.tables[k * 16 + code];
+    }
+    case CodedTables::rows: {
+      const int64_t table = (panel * dense.groups + std::min(k / dense.group_size, dense.groups - 1)) * kLanes + lane;
+      return dense.tables[(table << segment.bits) + code];
+    }
+    case CodedTables::matrix: return f32_to_bf16(bf16_to_f32(dense.tables[code]) * block_scale(dense, panel, lane, k));
+  }
+  return 0;
+}
+
+void open_codes(const PackedDense& dense, int64_t panel, int64_t begin, int64_t end, uint16_t* to) {
+  for (int64_t k = begin; k < end; k += 2)
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      for (int64_t i : {0, 1}) *to++ = coded_value(dense, panel, lane, k + i);
+}
+
+}  // namespace nibble::ref

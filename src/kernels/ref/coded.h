@@ -1,0 +1,26 @@
+// Coded layouts (kernels/abi/linear.h), one code at a time: the definition, which packing writes by and everything else
+// is compared with.
+#pragma once
+
+#include "kernels/abi/linear.h"
+
+namespace nibble::ref {
+
+// Where the code of an input of a unit lies: a lookup and its word.
+struct CodePlace {
+  int64_t lookup, word;
+};
+CodePlace code_place(CodedTables tables_of, int64_t bits, int64_t lane, int64_t input);
+
+// The segment that input k lies in, and where the unit of it begins in a panel's bytes.
+const CodedSegment& segment_at(const PackedDense& dense, int64_t k);
+int64_t unit_at(const CodedSegment& segment, int64_t k);
+
+// A code of a unit, or the 16 bits of a number; and back into zeros.
+uint16_t load_code(const uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place);
+void store_code(uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place, uint16_t code);
+
+// Bits of the bfloat16 number of a lane's input k, k up to the last unit's end.
+uint16_t coded_value(const PackedDense& dense, int64_t panel, int64_t lane, int64_t k);
+
+}  // namespace nibble::ref
