@@ -18,7 +18,9 @@ constexpr int64_t kSlack = 25;  // a twenty-fifth more: allocators and page tabl
 
 int64_t with_slack(int64_t bytes) { return bytes + bytes / kSlack; }
 
-// Columns that a site keeps at most: the steps' own rule, asked with channels that exceed every threshold.
+}  // namespace
+
+// The steps' own rule, asked with channels that exceed every threshold.
 int64_t most_kept(const SitePlan& plan, const Spec& spec) {
   if (plan.steps.empty()) return 0;
   ThreadPool pool(1);
@@ -31,13 +33,13 @@ int64_t most_kept(const SitePlan& plan, const Spec& spec) {
   return static_cast<int64_t>(site.kept.size());
 }
 
-int64_t float_bytes(const NumberFormat& format) { return format.bits / 8; }
-
 int64_t stored_bytes(const LinearPlan& plan, const Shape& shape, int64_t kept) {
-  if (!plan.quantized()) return shape.rows * shape.columns * float_bytes(plan.weights);
+  if (!plan.quantized()) return shape.rows * shape.columns * (plan.weights.bits / 8);
   const RowSizes row = row_sizes(plan.weights, shape.columns - kept, plan.sparse24);
   return shape.rows * (row.bytes() + 2 * kept) + 4 * kept + (plan.weights.outer ? 4 : 0);
 }
+
+namespace {
 
 int64_t norm_bytes(const Spec& spec) {
   const NormParts parts = norm_parts_of(spec);

@@ -35,6 +35,11 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
 // of the site before it (and for the last one, of itself), statistics, solver.
 double work_of(const std::vector<SitePlan>& block, size_t site, const Spec& spec, int64_t tokens);
 
+// Columns that a site keeps at most: as many as its steps say, whatever the channels are.
+int64_t most_kept(const SitePlan& plan, const Spec& spec);
+// Bytes of a linear's matrix as it will be stored, with `kept` columns beside the others.
+int64_t stored_bytes(const LinearPlan& plan, const Shape& shape, int64_t kept);
+
 // One line for each role and way of treating it.
 std::vector<std::string> describe(const Spec& spec, const std::vector<std::vector<SitePlan>>& plans);
 
