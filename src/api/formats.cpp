@@ -122,11 +122,14 @@ Result<std::vector<NumberFormat>> wanted_formats(const std::vector<std::string>&
     if (format.is_integer() && format.sharing == Sharing::tensor)
       return fail(ErrorCode::usage, "\"{}\": neither weights nor activations have one integer scale for everything",
                   name);
+    if (format.is_learned())
+      return fail(ErrorCode::usage, "\"{}\": its levels are learned from the weights of a model", name);
     formats.push_back(format);
   }
   if (!names.empty()) return formats;
   for (const LevelsRow* row = begin_levels(); row != end_levels(); ++row) {
     NumberFormat format = *parse_format(row->name);
+    if (format.is_learned()) continue;
     formats.push_back(format);
     if (format.is_integer()) formats.push_back(*parse_format(std::string(row->name) + ":g128"));
   }

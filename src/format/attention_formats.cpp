@@ -23,6 +23,7 @@ bool represents_one(const NumberFormat& format) {
 
 // Why a coded format cannot be this operand's; empty when it can.
 std::string objection(const NumberFormat& format, std::string_view operand) {
+  if (format.is_learned()) return "learned levels are for weights";
   if (format.is_integer())
     return "integers under a float scale are for linear layers; mxint8 and fixedN:fN are their kin here";
   if (format.is_profiled()) {

@@ -77,6 +77,11 @@ constexpr LevelsRow kLevels[] = {
     mx("mxfp4", 4, kE2M1),
     power_of_two("mxint8", Levels::integer, 8, "OCP microscaling", {}, 32, ScaleRule::floor),
     {"nvfp4", Levels::minifloat, 4, "NVFP4", kE2M1, ScaleCodec::e4m3, 16, true, ScaleRule::fit},
+    {"code1", Levels::table, 1, "learned levels"},
+    {"code2", Levels::table, 2, "learned levels"},
+    {"code3", Levels::table, 3, "learned levels"},
+    {"code4", Levels::table, 4, "learned levels"},
+    {"code", Levels::table, 0, "learned levels"},
 };
 
 struct RuleName {
@@ -89,7 +94,7 @@ constexpr RuleName kRules[] = {
     {"paper", ScaleRule::paper}, {"search", ScaleRule::search}, {"4over6", ScaleRule::four_six},
 };
 
-constexpr std::string_view kGrammar = "LEVELS[:tensor|row|token|gN|bN][:asym][:fN][:RULE]";
+constexpr std::string_view kGrammar = "LEVELS[:tensor|row|col|token|gN|bN][:asym][:fN][:RULE]";
 constexpr int kMostFraction = 126;
 
 tl::unexpected<Error> unknown(std::string_view text, std::string_view problem) {
@@ -114,9 +119,12 @@ bool parse_number(std::string_view digits, int64_t& out) {
 bool powers(const LevelsRow& row) { return row.scale != ScaleCodec::none; }
 
 bool parse_sharing(std::string_view piece, const LevelsRow& row, NumberFormat& format) {
-  if (piece == "tensor" && !powers(row)) return format.sharing = Sharing::tensor, true;
+  const bool learned = row.levels == Levels::table;
+  if (piece == "col" && learned) return format.sharing = Sharing::column, true;
+  if (row.bits == 0) return false;
   if (piece == "row") return format.sharing = Sharing::row, true;
-  if (piece == "token") return format.sharing = Sharing::token, true;
+  if (piece == "tensor" && !powers(row) && !learned) return format.sharing = Sharing::tensor, true;
+  if (piece == "token" && !learned) return format.sharing = Sharing::token, true;
   if (piece.size() < 2 || piece[0] != (powers(row) ? 'b' : 'g')) return false;
   format.sharing = Sharing::group;
   return parse_number(piece.substr(1), format.group) && format.group >= 1 && format.group <= (1 << 20);
@@ -168,6 +176,8 @@ NumberFormat plain(const LevelsRow& row) {
   } else if (row.levels == Levels::integer) {
     format.sharing = Sharing::row;
     format.scale = ScaleCodec::f32;
+  } else if (row.levels == Levels::table) {
+    format.sharing = row.bits == 0 ? Sharing::column : Sharing::row;
   }
   if (format.is_block()) format.row = static_cast<uint8_t>(&row - kLevels);
   return format;
@@ -180,7 +190,9 @@ const LevelsRow* find_row(std::string_view name) {
 }
 
 // Fixed point and plain minifloats have no block: a tensor's fraction, if anything.
-bool shares_blocks(const LevelsRow& row) { return row.block > 0 || (row.levels == Levels::integer && !powers(row)); }
+bool shares_blocks(const LevelsRow& row) {
+  return row.block > 0 || row.levels == Levels::table || (row.levels == Levels::integer && !powers(row));
+}
 
 const LevelsRow& row_of(const NumberFormat& format) {
   const LevelsRow* row = kLevels + format.row;
@@ -194,16 +206,24 @@ const LevelsRow& row_of(const NumberFormat& format) {
 const LevelsRow* begin_levels() { return std::begin(kLevels); }
 const LevelsRow* end_levels() { return std::end(kLevels); }
 
-int64_t NumberFormat::groups(int64_t k) const { return sharing == Sharing::group ? ceil_div(k, group) : 1; }
+int64_t NumberFormat::groups(int64_t k) const {
+  return sharing == Sharing::group ? ceil_div(k, group) : sharing == Sharing::column ? k : 1;
+}
+
+int64_t NumberFormat::table_levels(int64_t n, int64_t k) const {
+  if (!is_learned()) return 0;
+  return levels_count() * (sharing == Sharing::column ? k : n * groups(k));
+}
 
 bool serves_weights(const NumberFormat& format) {
   if (format.is_float()) return true;
-  return format.sharing == Sharing::row || format.sharing == Sharing::group ||
+  return format.sharing == Sharing::row || format.sharing == Sharing::group || format.sharing == Sharing::column ||
          (format.sharing == Sharing::none && format.is_block());
 }
 
 bool serves_activations(const NumberFormat& format) {
-  if (format.is_float()) return format.levels == Levels::f32;
+  if (format.is_float()) return format.levels != Levels::f16;
+  if (format.is_learned()) return false;
   if (format.is_integer()) return format.sharing == Sharing::token || format.sharing == Sharing::row;
   const bool cuts = format.rule == ScaleRule::paper && format.levels == Levels::minifloat;
   return format.sharing != Sharing::tensor && format.rule != ScaleRule::search && format.rule != ScaleRule::four_six &&
@@ -211,8 +231,9 @@ bool serves_activations(const NumberFormat& format) {
 }
 
 bool can_multiply(const NumberFormat& weights, const NumberFormat& activations) {
-  if (activations.is_float()) return activations.levels == Levels::f32;
-  return activations.is_integer() ? weights.is_integer() : weights.is_block();
+  if (activations.levels == Levels::f32) return true;
+  if (activations.is_float()) return activations.levels == Levels::bf16 && weights.is_exact_in_bf16();
+  return activations.is_integer() ? weights.is_integer() : weights.is_block() || weights.is_learned();
 }
 
 Result<NumberFormat> parse_format(std::string_view text) {
@@ -253,6 +274,7 @@ std::string to_string(const NumberFormat& format) {
     case Sharing::none: break;
     case Sharing::tensor: out += shares_blocks(row) ? ":tensor" : ""; break;
     case Sharing::row: out += ":row"; break;
+    case Sharing::column: out += ":col"; break;
     case Sharing::token: out += ":token"; break;
     case Sharing::group: out += fmt::format(":{}{}", powers(row) ? 'b' : 'g', format.group); break;
   }

@@ -26,6 +26,20 @@ TEST(NumberFormat, EveryRowOfTheListParsesAndPrints) {
         EXPECT_TRUE(shared->is_block());
       }
     }
+    if (format->is_learned()) {
+      for (const char* sharing : {":row", ":col", ":g1", ":g128"}) {
+        const std::string text = std::string(row->name) + sharing;
+        const auto shared = parse_format(text);
+        const bool served = row->bits > 0 || text.ends_with(":col");  // columns' own widths are columns'
+        ASSERT_EQ(shared.has_value(), served) << text;
+        if (served) {
+          EXPECT_EQ(to_string(*shared), text);
+        }
+      }
+      for (const char* wrong : {":tensor", ":token", ":b16", ":row:asym", ":f2", ":floor"})
+        EXPECT_FALSE(parse_format(std::string(row->name) + wrong)) << row->name << wrong;
+      EXPECT_TRUE(serves_weights(*format) && !serves_activations(*format));
+    }
     if (!format->is_integer()) continue;
     for (const char* sharing : {":tensor", ":row", ":token", ":g1", ":g128", ":g1048576"}) {
       for (const char* offset : {"", ":asym"}) {

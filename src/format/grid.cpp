@@ -4,6 +4,12 @@
 
 namespace nibble {
 
+int32_t Grid::nearest_level(float x) const {
+  int32_t code = 0;
+  while (code < most && x - table[code] > table[code + 1] - x) ++code;
+  return code;
+}
+
 Range range_of(std::span<const float> values) {
   Range range;
   for (float x : values) range.widen(x);

@@ -9,12 +9,19 @@
 // Block formats (format/element.h has their levels):
 //   code  = nearest level to x / (outer * scale)
 //   value = outer * (scale * level)                   scale * level is exact in bfloat16 unless it is subnormal there
+//
+// Learned levels, a table of bfloat16 numbers in ascending order:
+//   code  = the level nearest to x, the lower one of two       NaN gives 0
+//   value = table[code]
+// Where a table would be longer than what it saves (more than kTableBits), integers under a bfloat16 scale, each value
+// rounded to bfloat16.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <span>
 
+#include "core/half.h"
 #include "format/element.h"
 
 namespace nibble {
@@ -26,12 +33,28 @@ struct Grid {
   int32_t most = 0;                  // the largest code, 2^bits - 1
   const Element* element = nullptr;  // the levels, where they are not code - offset
   float outer = 1;
-  bool cut = false;  // ScaleRule::paper
+  bool cut = false;              // ScaleRule::paper
+  const float* table = nullptr;  // learned levels, most + 1 of them; not owned
+  bool halves = false;           // values are rounded to bfloat16
 
   static Grid make(float scale, int32_t offset, int bits) {
     return {scale, 1.0f / scale, offset, (int32_t{1} << bits) - 1};
   }
+  // Learned levels of 2^bits entries.
+  static Grid of_table(const float* table, int bits) {
+    Grid grid;
+    grid.most = (int32_t{1} << bits) - 1;
+    grid.table = table;
+    return grid;
+  }
+  // What stands for a table where `bits` are more than kTableBits.
+  static Grid in_halves(float scale, int bits) {
+    Grid grid = make(scale, int32_t{1} << (bits - 1), bits);
+    grid.halves = true;
+    return grid;
+  }
   int32_t encode(float x) const {
+    if (table != nullptr) return nearest_level(x);
     if (element != nullptr) return element->encode(x / (outer * scale), cut);
     const float least = static_cast<float>(-offset), greatest = static_cast<float>(most - offset);
     float level = std::nearbyint(x * inverse);
@@ -40,12 +63,21 @@ struct Grid {
     return static_cast<int32_t>(level) + offset;
   }
   float decode(int32_t code) const {
+    if (table != nullptr) return table[code];
     if (element != nullptr) return outer * (scale * element->level(code));
-    return scale * static_cast<float>(code - offset);
+    const float value = scale * static_cast<float>(code - offset);
+    return halves ? bf16_to_f32(f32_to_bf16(value)) : value;
   }
   float round(float x) const { return decode(encode(x)); }
-  int32_t zero() const { return element != nullptr ? 0 : offset; }  // the code of 0
+  // The code of 0; of learned levels the one nearest to it.
+  int32_t zero() const { return table != nullptr ? nearest_level(0) : element != nullptr ? 0 : offset; }
+
+ private:
+  int32_t nearest_level(float x) const;
 };
+
+// Bits of a code up to which a column of learned levels has a table.
+inline constexpr int kTableBits = 4;
 
 // Least and greatest value of a run, both widened to hold 0. NaN is ignored.
 struct Range {

@@ -19,8 +19,10 @@ int64_t stored_columns(const LinearWeight& weight) {
 }
 
 RowSizes sizes_of(const LinearWeight& weight) {
-  return row_sizes(weight.format, weight.dense_columns(), weight.sparse24);
+  return row_sizes(weight.format, weight.dense_columns(), weight.sparse24, MixedSizes::of(weight.widths).code_bits);
 }
+
+int64_t levels_of_column(int bits) { return bits > kTableBits ? 1 : int64_t{1} << bits; }
 
 int64_t code_row_bytes(const LinearWeight& weight) { return sizes_of(weight).codes; }
 int64_t pattern_row_bytes(const LinearWeight& weight) { return sizes_of(weight).pattern; }
@@ -121,11 +123,82 @@ Status validate_block_values(const LinearWeight& weight, std::string_view name) 
   return {};
 }
 
+Status validate_widths(const LinearWeight& weight, std::string_view name) {
+  NIBBLE_DO(expect_size(name, "widths", weight.widths.size(), weight.format.bits == 0 ? weight.dense_columns() : 0, 1));
+  for (size_t k = 0; k < weight.widths.size(); ++k)
+    if (weight.widths[k] < 1 || weight.widths[k] > 8)
+      return fail(ErrorCode::corrupt, "{}: column {} has {} bits, expected 1 to 8", name, k, weight.widths[k]);
+  return {};
+}
+
+// Tables ascend and hold bf16 numbers, scales are positive.
+Status validate_levels(const LinearWeight& weight, std::string_view name) {
+  const NumberFormat& format = weight.format;
+  if (!format.is_learned()) return expect_size(name, "levels", weight.levels.size(), 0, 0);
+  const bool mixed = format.bits == 0;
+  const int64_t expected =
+      mixed ? MixedSizes::of(weight.widths).levels : format.table_levels(weight.rows, weight.dense_columns());
+  NIBBLE_DO(expect_size(name, "levels", weight.levels.size(), expected, 1));
+  const int64_t tables = mixed ? weight.dense_columns() : expected / format.levels_count();
+  const float* level = weight.levels.data();
+  for (int64_t t = 0; t < tables; ++t) {
+    const int bits = mixed ? weight.widths[static_cast<size_t>(t)] : format.bits;
+    const int64_t count = levels_of_column(bits);
+    for (int64_t i = 0; i < count; ++i) {
+      const bool good = std::isfinite(level[i]) && bf16_to_f32(f32_to_bf16(level[i])) == level[i];
+      if (!good || (i > 0 && level[i] < level[i - 1]) || (bits > kTableBits && !(level[i] > 0)))
+        return fail(ErrorCode::corrupt, "{}: level {} of table {} is {}; expected {}", name, i, t, level[i],
+                    bits > kTableBits ? "a positive scale" : "ascending bfloat16 numbers");
+    }
+    level += count;
+  }
+  return {};
+}
+
+Status validate_sparse(const LinearWeight& weight, std::string_view name) {
+  const SparseWeights& sparse = weight.sparse;
+  NIBBLE_DO(expect_size(name, "sparse rows", sparse.row_ends.size(), sparse.empty() ? 0 : weight.rows, 1));
+  NIBBLE_DO(expect_size(name, "sparse columns", sparse.columns.size(), static_cast<int64_t>(sparse.values.size()), 1));
+  if (sparse.empty()) return {};
+  if (!weight.format.is_learned())
+    return fail(ErrorCode::corrupt, "{}: a sparse part beside {}; expected learned levels", name,
+                to_string(weight.format));
+  if (sparse.row_ends.back() != static_cast<int64_t>(sparse.values.size()))
+    return fail(ErrorCode::corrupt, "{}: the sparse rows hold {} weights, not {}", name, sparse.row_ends.back(),
+                sparse.values.size());
+  for (int64_t n = 0; n < weight.rows; ++n) {
+    if (sparse.begin(n) > sparse.end(n))
+      return fail(ErrorCode::corrupt, "{}: sparse row {} ends at {}, before it begins", name, n, sparse.end(n));
+    int32_t previous = -1;
+    for (int64_t i = sparse.begin(n); i < sparse.end(n); ++i) {
+      const int32_t column = sparse.columns[static_cast<size_t>(i)];
+      if (column <= previous || column >= weight.dense_columns())
+        return fail(ErrorCode::corrupt, "{}: sparse column {} of row {} is out of order or not below {}", name, column,
+                    n, weight.dense_columns());
+      previous = column;
+    }
+  }
+  for (size_t i = 0; i < sparse.values.size(); ++i)
+    if (!std::isfinite(sparse.values[i]))
+      return fail(ErrorCode::corrupt, "{}: sparse weight {} is {}", name, i, sparse.values[i]);
+  return {};
+}
+
 }  // namespace
 
-RowSizes row_sizes(const NumberFormat& format, int64_t dense_columns, bool sparse24) {
+MixedSizes MixedSizes::of(std::span<const uint8_t> widths) {
+  MixedSizes sizes;
+  for (uint8_t bits : widths) {
+    sizes.code_bits += bits;
+    sizes.levels += levels_of_column(bits);
+  }
+  return sizes;
+}
+
+RowSizes row_sizes(const NumberFormat& format, int64_t dense_columns, bool sparse24, int64_t code_bits) {
   RowSizes sizes;
-  sizes.codes = packed_bytes(sparse24 ? dense_columns / 2 : dense_columns, format.bits);
+  sizes.codes = format.bits == 0 ? packed_bytes(code_bits, 1)
+                                 : packed_bytes(sparse24 ? dense_columns / 2 : dense_columns, format.bits);
   sizes.pattern = sparse24 ? ceil_div(dense_columns / 4, 2) : 0;
   sizes.groups = format.scale == ScaleCodec::none || format.is_profiled() ? 0 : format.groups(dense_columns);
   sizes.offsets = format.offset ? sizes.groups : 0;
@@ -134,17 +207,38 @@ RowSizes row_sizes(const NumberFormat& format, int64_t dense_columns, bool spars
 }
 
 int64_t LinearWeight::matrix_bytes() const {
-  return static_cast<int64_t>(codes.size() + pattern.size() + offsets.size() + 2 * kept.size() +
-                              4 * kept_columns.size()) +
-         (format.outer ? 4 : 0) + sizes_of(*this).scale_bytes * static_cast<int64_t>(scales.size());
+  const auto sparse_bytes = static_cast<int64_t>(4 * sparse.row_ends.size()) +
+                            (2 + sparse_column_bytes(dense_columns())) * static_cast<int64_t>(sparse.values.size());
+  return static_cast<int64_t>(codes.size() + pattern.size() + offsets.size() + 2 * levels.size() + widths.size() +
+                              2 * kept.size() + 4 * kept_columns.size()) +
+         sparse_bytes + (format.outer ? 4 : 0) + sizes_of(*this).scale_bytes * static_cast<int64_t>(scales.size());
 }
 
 Grid LinearWeight::grid(int64_t n, int64_t g) const {
+  if (format.bits == 0) return grids(n)[static_cast<size_t>(g)];
+  if (format.is_learned()) {
+    const int64_t table = format.sharing == Sharing::column ? g : n * groups() + g;
+    return Grid::of_table(levels.data() + table * format.levels_count(), format.bits);
+  }
   if (format.scale == ScaleCodec::none) return block_grid(format, 1, outer);
   const auto at = static_cast<size_t>(n * groups() + g);
   if (format.is_block()) return block_grid(format, scales[at], outer);
   const int32_t offset = format.offset ? offsets[at] : int32_t{1} << (format.bits - 1);
   return Grid::make(scales[at], offset, format.bits);
+}
+
+std::vector<Grid> LinearWeight::grids(int64_t n) const {
+  std::vector<Grid> out;
+  if (format.bits != 0) {
+    for (int64_t g = 0; g < groups(); ++g) out.push_back(grid(n, g));
+    return out;
+  }
+  const float* level = levels.data();
+  for (const int bits : widths) {
+    out.push_back(bits > kTableBits ? Grid::in_halves(*level, bits) : Grid::of_table(level, bits));
+    level += levels_of_column(bits);
+  }
+  return out;
 }
 
 Status LinearWeight::validate(std::string_view name) const {
@@ -154,11 +248,16 @@ Status LinearWeight::validate(std::string_view name) const {
     return fail(ErrorCode::corrupt, "{}: blocks of {} are no rotation of {} columns; expected a power of two", name,
                 rotation, columns);
   if (sparse24 && !format.has_codes()) return fail(ErrorCode::corrupt, "{}: a 2:4 pattern needs codes", name);
+  if (sparse24 && format.is_learned())
+    return fail(ErrorCode::corrupt, "{}: a 2:4 pattern in {}; learned levels have none", name, to_string(format));
+  NIBBLE_DO(validate_widths(*this, name));
   const RowSizes row = format.has_codes() ? sizes_of(*this) : RowSizes{dense_columns() * value_bytes(format)};
   NIBBLE_DO(expect_size(name, "codes", codes.size(), rows, row.codes));
   NIBBLE_DO(expect_size(name, "pattern", pattern.size(), rows, row.pattern));
   NIBBLE_DO(expect_size(name, "scales", scales.size(), rows, row.groups));
   NIBBLE_DO(expect_size(name, "offsets", offsets.size(), rows, row.offsets));
+  NIBBLE_DO(validate_levels(*this, name));
+  NIBBLE_DO(validate_sparse(*this, name));
   NIBBLE_DO(expect_size(name, "kept", kept.size(), rows, kept_count()));
   NIBBLE_DO(expect_size(name, "bias", bias.size(), rows, bias.empty() ? 0 : 1));
   for (size_t i = 0; i < scales.size(); ++i)
@@ -217,6 +316,9 @@ std::optional<float> write_floats(std::span<const float> values, Levels levels, 
 
 void decode_codes(const LinearWeight& weight, int64_t n, std::span<uint8_t> out) {
   if (weight.sparse24) return spread24(weight, n, out);
+  if (!weight.widths.empty())
+    return unpack_codes(row_of(weight.codes, n, static_cast<int64_t>(weight.codes.size()) / weight.rows), weight.widths,
+                        out);
   unpack_codes(row_of(weight.codes, n, code_row_bytes(weight)), weight.format.bits, out);
 }
 
@@ -240,8 +342,9 @@ void decode_grids(const LinearWeight& weight, int64_t n, float outer, std::span<
   std::vector<uint8_t> codes(out.size());
   decode_codes(weight, n, codes);
   const auto size = static_cast<size_t>(std::max<int64_t>(1, weight.format.group_size(weight.dense_columns())));
+  const std::vector<Grid> columns = weight.widths.empty() ? std::vector<Grid>() : weight.grids(n);
   for (size_t begin = 0; begin < out.size(); begin += size) {
-    Grid grid = weight.grid(n, static_cast<int64_t>(begin / size));
+    Grid grid = columns.empty() ? weight.grid(n, static_cast<int64_t>(begin / size)) : columns[begin];
     grid.outer = outer;
     for (size_t k = begin; k < std::min(out.size(), begin + size); ++k) out[k] = grid.decode(codes[k]);
   }
@@ -265,6 +368,9 @@ void decode_all(const LinearWeight& weight, int64_t n, int64_t rotation, std::sp
   } else {
     decode_grids(weight, n, weight.outer, values);
   }
+  if (!weight.sparse.empty())
+    for (auto i = static_cast<size_t>(weight.sparse.begin(n)); i < static_cast<size_t>(weight.sparse.end(n)); ++i)
+      values[static_cast<size_t>(weight.sparse.columns[i])] += weight.sparse.values[i];
   if (rotation != 0) rotate_dense(values, rotation);
   size_t from_dense = 0, from_kept = 0;
   for (int64_t k = 0; k < weight.columns; ++k) {
@@ -289,27 +395,51 @@ void rotate_dense(std::span<float> values, int64_t rotation) {
   std::transform(wide.begin(), wide.end(), values.begin(), [](double value) { return static_cast<float>(value); });
 }
 
-void pack_codes(std::span<const uint8_t> codes, int bits, std::span<std::byte> out) {
+namespace {
+
+// `bits_of(i)`: of code i.
+void pack(std::span<const uint8_t> codes, auto bits_of, std::span<std::byte> out) {
   std::fill(out.begin(), out.end(), std::byte{0});
   size_t position = 0;
-  for (uint8_t code : codes) {
-    unsigned shifted = static_cast<unsigned>(code) << position % 8;
+  for (size_t i = 0; i < codes.size(); ++i) {
+    unsigned shifted = static_cast<unsigned>(codes[i]) << position % 8;
     out[position / 8] |= static_cast<std::byte>(shifted & 255u);
     if (shifted > 255u) out[position / 8 + 1] |= static_cast<std::byte>(shifted >> 8);
-    position += static_cast<size_t>(bits);
+    position += static_cast<size_t>(bits_of(i));
   }
 }
 
-void unpack_codes(std::span<const std::byte> packed, int bits, std::span<uint8_t> out) {
-  const unsigned mask = (1u << bits) - 1;
+void unpack(std::span<const std::byte> packed, auto bits_of, std::span<uint8_t> out) {
   size_t position = 0;
-  for (uint8_t& code : out) {
+  for (size_t i = 0; i < out.size(); ++i) {
+    const auto bits = static_cast<size_t>(bits_of(i));
     unsigned window = std::to_integer<unsigned>(packed[position / 8]);
-    if (position % 8 + static_cast<size_t>(bits) > 8)
-      window |= std::to_integer<unsigned>(packed[position / 8 + 1]) << 8;
-    code = static_cast<uint8_t>(window >> position % 8 & mask);
-    position += static_cast<size_t>(bits);
+    if (position % 8 + bits > 8) window |= std::to_integer<unsigned>(packed[position / 8 + 1]) << 8;
+    out[i] = static_cast<uint8_t>(window >> position % 8 & ((1u << bits) - 1));
+    position += bits;
   }
+}
+
+}  // namespace
+
+void pack_codes(std::span<const uint8_t> codes, int bits, std::span<std::byte> out) {
+  pack(
+      codes, [bits](size_t) { return bits; }, out);
+}
+
+void unpack_codes(std::span<const std::byte> packed, int bits, std::span<uint8_t> out) {
+  unpack(
+      packed, [bits](size_t) { return bits; }, out);
+}
+
+void pack_codes(std::span<const uint8_t> codes, std::span<const uint8_t> widths, std::span<std::byte> out) {
+  pack(
+      codes, [widths](size_t i) { return widths[i]; }, out);
+}
+
+void unpack_codes(std::span<const std::byte> packed, std::span<const uint8_t> widths, std::span<uint8_t> out) {
+  unpack(
+      packed, [widths](size_t i) { return widths[i]; }, out);
 }
 
 float round_scale(float scale, ScaleCodec codec) {

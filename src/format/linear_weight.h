@@ -3,7 +3,8 @@
 // W is N outputs x K inputs. A layer is a sum of parts over its columns: a dense part (all columns that are not
 // kept) in `format`, and the kept columns in 16-bit floats, which read the unquantized input: as it is where they are
 // float16, rounded to bf16 where they are bf16. For a dense part in codes the input of the dense columns is quantized
-// as `activations` says.
+// as `activations` says. Beside learned levels there may be a sparse part: single weights, by row, that add to the
+// dense ones at their places and read the same input.
 //
 // The dense columns' input may be rotated first: y = W_dense T (T x_dense) + W_kept x_kept, with T the block-wise
 // Hadamard matrix (core/hadamard.h), its blocks counted over the dense columns. What is stored, and what decode_codes,
@@ -17,6 +18,12 @@
 //   scales   N x G, row-major; G = groups(I); none for formats without a shared scale
 //   outer    one float32, only for formats with an outer scale
 //   offsets  N x G integers, only for formats with an offset
+//   levels   learned levels only: tables of bf16 numbers, ascending, one table after the other: row: N; column: I;
+//            group: N x G
+//   widths   only for columns with bits of their own: I bytes, 1 .. 8. A row is the string of its codes, of so many
+//            bits each; a column of more than kTableBits has one number instead of a table, the scale of its integers
+//   sparse   row_ends: N integers, how many weights the rows up to there have; columns: ascending within a row, places
+//            among the dense columns; values: bf16
 //   kept     N x |kept| float16 or bf16
 #pragma once
 
@@ -33,7 +40,14 @@
 
 namespace nibble {
 
-// What one row of a coded dense part of I columns takes.
+// Bits of a row's codes, and numbers in the tables of all columns, where columns have bits of their own.
+struct MixedSizes {
+  int64_t code_bits = 0, levels = 0;
+  static MixedSizes of(std::span<const uint8_t> widths);
+  bool operator==(const MixedSizes&) const = default;
+};
+
+// What one row of a coded dense part of I columns takes, without learned levels.
 struct RowSizes {
   int64_t codes = 0;        // bytes
   int64_t pattern = 0;      // bytes; 0 without a 2:4 pattern
@@ -42,7 +56,20 @@ struct RowSizes {
   int64_t scale_bytes = 0;  // of one scale
   int64_t bytes() const { return codes + pattern + groups * scale_bytes + offsets; }
 };
-RowSizes row_sizes(const NumberFormat& format, int64_t dense_columns, bool sparse24);
+// `code_bits`: of a row, where columns have bits of their own.
+RowSizes row_sizes(const NumberFormat& format, int64_t dense_columns, bool sparse24, int64_t code_bits = 0);
+
+struct SparseWeights {
+  std::vector<int32_t> row_ends;  // N, or nothing at all
+  std::vector<int32_t> columns;
+  std::vector<float> values;  // already rounded to bf16
+
+  bool empty() const { return values.empty(); }
+  int64_t begin(int64_t n) const { return n == 0 ? 0 : row_ends[static_cast<size_t>(n - 1)]; }
+  int64_t end(int64_t n) const { return row_ends[static_cast<size_t>(n)]; }
+};
+// Bytes of a stored place of I dense columns.
+constexpr int64_t sparse_column_bytes(int64_t dense_columns) { return dense_columns <= 1 << 16 ? 2 : 4; }
 
 struct LinearWeight {
   int64_t rows = 0;                   // N outputs
@@ -56,6 +83,9 @@ struct LinearWeight {
   Bytes pattern;
   std::vector<float> scales;  // as stored (already rounded to the codec)
   std::vector<uint8_t> offsets;
+  std::vector<float> levels;    // already rounded to bf16
+  std::vector<uint8_t> widths;  // empty, or bits of each dense column
+  SparseWeights sparse;
   std::vector<uint16_t> kept;        // bits
   Levels kept_levels = Levels::f16;  // or bf16
   int64_t rotation = 0;              // block of T; 0: not rotated
@@ -64,12 +94,15 @@ struct LinearWeight {
   int64_t kept_count() const { return static_cast<int64_t>(kept_columns.size()); }
   int64_t dense_columns() const { return columns - kept_count(); }   // I
   int64_t groups() const { return format.groups(dense_columns()); }  // runs of a row with a grid of their own
-  // Bytes of the stored matrix (codes, pattern, scales, offsets, kept and their indices): what bits per weight count.
+  // Bytes of the stored matrix (codes, pattern, scales, offsets, levels, widths, sparse weights and kept ones with
+  // their indices): what bits per weight count.
   int64_t matrix_bytes() const;
   // The same with the bias: all stored tensors of this layer.
   int64_t stored_bytes() const { return matrix_bytes() + static_cast<int64_t>(sizeof(float) * bias.size()); }
-  // Grid of row n, group g (formats with codes).
+  // Grid of row n, group g (formats with codes). One with a table points into `levels`.
   Grid grid(int64_t n, int64_t g) const;
+  // All grids of a row, in order.
+  std::vector<Grid> grids(int64_t n) const;
   // Sizes of all members agree with each other and every index is in range; `name` starts the message.
   Status validate(std::string_view name) const;
 };
@@ -94,7 +127,7 @@ float kept_value(uint16_t bits, Levels levels);
 // Row n of the dense part as codes; 2:4 gaps become the code of zero.
 // out: I codes.
 void decode_codes(const LinearWeight& weight, int64_t n, std::span<uint8_t> out);
-// Row n of the dense part in floats, before the outer scale. out: I values.
+// Row n of the dense part in floats, before the outer scale, without the sparse part. out: I values.
 void decode_dense(const LinearWeight& weight, int64_t n, std::span<float> out);
 // Row n as it is stored, kept columns included: rotated where the layer is. out: K values in original column order.
 void decode_stored(const LinearWeight& weight, int64_t n, std::span<float> out);
@@ -104,6 +137,9 @@ void decode_row(const LinearWeight& weight, int64_t n, std::span<float> out);
 // Packs codes of `bits` bits, first code in the lowest bits; out must hold packed_bytes(codes.size(), bits).
 void pack_codes(std::span<const uint8_t> codes, int bits, std::span<std::byte> out);
 void unpack_codes(std::span<const std::byte> packed, int bits, std::span<uint8_t> out);
+// The same where each code has bits of its own.
+void pack_codes(std::span<const uint8_t> codes, std::span<const uint8_t> widths, std::span<std::byte> out);
+void unpack_codes(std::span<const std::byte> packed, std::span<const uint8_t> widths, std::span<uint8_t> out);
 constexpr int64_t packed_bytes(int64_t count, int bits) { return (count * bits + 7) / 8; }
 
 // Rounds a scale to what its codec can store: f32 or f16.

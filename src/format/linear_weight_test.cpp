@@ -120,6 +120,65 @@ Known known_weight(Random& random, std::string_view format, int64_t rows, std::v
   return known;
 }
 
+// Learned levels of multiples of 1/8, so that all of them are bfloat16 numbers. `widths`: of columns, for code:col.
+Known learned_weight(Random& random, std::string_view format, int64_t rows, int64_t columns,
+                     std::vector<uint8_t> widths = {}) {
+  Known known;
+  LinearWeight& w = known.weight;
+  w.rows = rows;
+  w.columns = columns;
+  w.format = *parse_format(format);
+  w.widths = widths;
+  const auto table = [&](int bits) {
+    std::vector<float> levels;
+    float level = -2;
+    for (int i = 0; i < 1 << bits; ++i) levels.push_back(level += 0.125f * static_cast<float>(random.below(4)));
+    return levels;
+  };
+  // The values that a code can have, by table.
+  std::vector<std::vector<float>> values;
+  const bool by_column = w.format.sharing == Sharing::column;
+  const int64_t tables = by_column ? columns : rows * w.groups();
+  for (int64_t t = 0; t < tables; ++t) {
+    const int bits = widths.empty() ? w.format.bits : widths[static_cast<size_t>(t)];
+    values.push_back(bits > 4 ? std::vector<float>{0.25f} : table(bits));
+    w.levels.insert(w.levels.end(), values.back().begin(), values.back().end());
+    if (bits <= 4) continue;
+    values.back().clear();
+    for (int code = 0; code < 1 << bits; ++code)
+      values.back().push_back(0.25f * static_cast<float>(code - (1 << (bits - 1))));
+  }
+  for (int64_t n = 0; n < rows; ++n) {
+    auto& row = known.effective.emplace_back();
+    std::vector<bool> bits_of_row;
+    for (int64_t k = 0; k < columns; ++k) {
+      const int64_t t = by_column ? k : n * w.groups() + k / w.format.group_size(columns);
+      const auto& of = values[static_cast<size_t>(t)];
+      const uint64_t code = random.below(of.size());
+      row.push_back(of[code]);
+      for (uint64_t bit = 1; bit < of.size(); bit *= 2) bits_of_row.push_back((code & bit) != 0);
+    }
+    Bytes packed((bits_of_row.size() + 7) / 8);
+    for (size_t i = 0; i < bits_of_row.size(); ++i)
+      packed[i / 8] |= static_cast<std::byte>(int{bits_of_row[i]} << i % 8);
+    w.codes.append(packed);
+  }
+  return known;
+}
+
+// Weight (n, n) of every second row that has one.
+void add_sparse(Known& known) {
+  LinearWeight& w = known.weight;
+  for (int64_t n = 0; n < w.rows; ++n) {
+    if (n % 2 == 0 && n < w.columns) {
+      w.sparse.columns.push_back(static_cast<int32_t>(n));
+      w.sparse.values.push_back(0.5f);
+      known.effective[static_cast<size_t>(n)][static_cast<size_t>(n)] += 0.5f;
+    }
+    w.sparse.row_ends.push_back(static_cast<int32_t>(w.sparse.values.size()));
+  }
+}
+
 void expect_decodes(const Known& known, std::string_view what) {
   ASSERT_TRUE(known.weight.validate("w")) << what;
   std::vector<float> row(static_cast<size_t>(known.weight.columns));
@@ -135,6 +194,48 @@ TEST(LinearWeight, DecodesIntegerRows) {
     for (const char* sharing : {":row", ":row:asym", ":g4", ":g5:asym", ":g64", ":tensor"})
       for (int64_t columns : {1, 13, 32})
         expect_decodes(known_weight(random, std::string(levels) + sharing, 3, {}, columns), levels);
+}
+
+TEST(LinearWeight, DecodesLearnedLevels) {
+  Random random(5);
+  for (const char* format : {"code1:row", "code2:g4", "code3:row", "code3:col", "code4:col", "code4:g5"})
+    for (int64_t columns : {1, 13, 32}) {
+      Known known = learned_weight(random, format, 3, columns);
+      expect_decodes(known, format);
+      add_sparse(known);
+      expect_decodes(known, format);
+    }
+  const Known mixed = learned_weight(random, "code:col", 5, 8, {3, 1, 8, 2, 4, 5, 3, 2});
+  expect_decodes(mixed, "code:col");
+  EXPECT_EQ(mixed.weight.matrix_bytes(), 5 * 4 + 2 * (8 + 2 + 1 + 4 + 16 + 1 + 8 + 4) + 8);
+}
+
+TEST(LinearWeight, RefusesTablesThatAreNone) {
+  Random random(6);
+  const auto refuse = [](LinearWeight weight, std::string_view part) {
+    const Status status = weight.validate("w");
+    ASSERT_FALSE(status) << part;
+    EXPECT_NE(status.error().message.find(part), std::string::npos) << status.error().message;
+  };
+  Known good = learned_weight(random, "code:col", 5, 8, {3, 1, 8, 2, 4, 5, 3, 2});
+  add_sparse(good);
+  LinearWeight bad = good.weight;
+  std::swap(bad.levels[0] = -9, bad.levels[1]);
+  refuse(bad, "level 1 of table 0 is -9");
+  (bad = good.weight).levels.pop_back();
+  refuse(bad, "levels has 43 entries, expected 44");
+  (bad = good.weight).levels[10] = 0;
+  refuse(bad, "level 0 of table 2 is 0; expected a positive scale");
+  (bad = good.weight).levels[0] = -2.001f;
+  refuse(bad, "expected ascending bfloat16 numbers");
+  (bad = good.weight).widths[3] = 9;
+  refuse(bad, "column 3 has 9 bits");
+  (bad = good.weight).sparse.columns[1] = 8;
+  refuse(bad, "sparse column 8 of row 2 is out of order or not below 8");
+  (bad = good.weight).sparse.row_ends[1] = 0;
+  refuse(bad, "sparse row 1 ends at 0");
+  (bad = good.weight).sparse.row_ends[4] = 99;
+  refuse(bad, "the sparse rows hold 99 weights, not 3");
 }
 
 TEST(LinearWeight, DecodesKeptColumnsInPlace) {

@@ -13,10 +13,12 @@
 //   mxfp4:b32:floor     OCP microscaling E2M1 with the scale rule of the specification
 //   nvfp4:b16           E2M1, an E4M3 scale per block and a float32 scale per matrix
 //   e4m3, fixed8:f4     a minifloat without a scale; fixed point with 4 fractional bits
+//   code3:row           8 learned levels per output row, bfloat16 numbers stored beside the codes
+//   code:col            learned levels per input column, each column with a number of bits of its own
 //   f16, bf16, f32      plain floats
 //
 // Grammar: LEVELS[:SHARING][:asym][:fN][:RULE], LEVELS one of the names in formats.cpp, SHARING one of tensor, row,
-// token, gN, bN. docs/formats.md is the user's page on it.
+// col, token, gN, bN. docs/formats.md is the user's page on it.
 #pragma once
 
 #include <cstdint>
@@ -27,10 +29,11 @@
 
 namespace nibble {
 
-// How a code is read before any scale. `integer`: code - offset. The others have a sign in their highest bit, and
-// below it `magnitude`: an integer; `minifloat`: exponent and mantissa; `power`: zero, or a power of two up to 1.
-enum class Levels : uint8_t { integer, magnitude, minifloat, power, f32, f16, bf16 };
-enum class Sharing : uint8_t { none, tensor, row, token, group };
+// How a code is read before any scale. `integer`: code - offset. `table`: the code's place in a table that is stored
+// beside the codes. The others have a sign in their highest bit, and below it `magnitude`: an integer; `minifloat`:
+// exponent and mantissa; `power`: zero, or a power of two up to 1.
+enum class Levels : uint8_t { integer, magnitude, minifloat, power, table, f32, f16, bf16 };
+enum class Sharing : uint8_t { none, tensor, row, column, token, group };
 // power: 2^e, e from -127 to 127 in one byte (E8M0); e4m3: an OCP E4M3 number without sign.
 enum class ScaleCodec : uint8_t { none, f32, f16, power, e4m3 };
 
@@ -52,8 +55,8 @@ struct LevelsRow;
 
 struct NumberFormat {
   Levels levels = Levels::f32;
-  int bits = 32;                        // per element, scales not counted
-  Sharing sharing = Sharing::none;      // of the scale (and the offset)
+  int bits = 32;                        // per element, scales not counted; 0: each column has its own
+  Sharing sharing = Sharing::none;      // of the scale (and the offset), or of the table
   int64_t group = 0;                    // elements along K per scale, for Sharing::group
   bool offset = false;                  // an integer offset beside each scale ("asym")
   ScaleCodec scale = ScaleCodec::none;  // how a stored scale is written; activations' scales are not stored
@@ -67,26 +70,33 @@ struct NumberFormat {
   bool is_integer() const {
     return levels == Levels::integer && (scale == ScaleCodec::f32 || scale == ScaleCodec::f16);
   }
+  // Levels that were learned from the weights: tables of bfloat16 numbers, no scale.
+  bool is_learned() const { return levels == Levels::table; }
   // Every other coded format. Its values are exact in bfloat16 but for the outer scale: multiplied so, or as integers.
-  bool is_block() const { return !is_float() && !is_integer(); }
+  bool is_block() const { return !is_float() && !is_integer() && !is_learned(); }
+  bool is_exact_in_bf16() const { return is_block() || is_learned() || levels == Levels::bf16; }
   bool has_codes() const { return !is_float(); }
   // Fixed point whose fraction is found while quantizing.
   bool is_profiled() const { return is_block() && sharing == Sharing::tensor; }
   int64_t levels_count() const { return int64_t{1} << bits; }
-  // Runs of elements with a scale of their own in a row of k: 1 for row and token sharing, ceil(k / group) for groups.
+  // Runs of elements with a scale (or table) of their own in a row of k: 1 for row and token sharing, k for columns,
+  // ceil(k / group) for groups.
   int64_t groups(int64_t k) const;
   // Elements along K that share a scale.
-  int64_t group_size(int64_t k) const { return sharing == Sharing::group ? group : k; }
+  int64_t group_size(int64_t k) const { return sharing == Sharing::group ? group : sharing == Sharing::column ? 1 : k; }
+  // Learned levels of all tables of N rows of k elements; 0 for other formats. Not for columns with bits of their own.
+  int64_t table_levels(int64_t n, int64_t k) const;
   bool operator==(const NumberFormat&) const = default;
 };
 
-// What can be stored as weights: plain floats, and codes with scales by row or group, or without any.
+// What can be stored as weights: plain floats, and codes with scales (or tables) by row, column or group, or without
+// any.
 bool serves_weights(const NumberFormat& format);
-// What a layer's input can be while the model runs: f32, integers with a scale per token, and block formats whose rule
-// needs no search (nor cuts mantissas off, as `paper` does with minifloats).
+// What a layer's input can be while the model runs: f32, bf16, integers with a scale per token, and block formats whose
+// rule needs no search (nor cuts mantissas off, as `paper` does with minifloats).
 bool serves_activations(const NumberFormat& format);
-// Which inputs such weights can be multiplied with: f32 always, integers with integers, block formats with block
-// formats.
+// Which inputs such weights can be multiplied with: f32 always, integers with integers, bf16 and block formats with
+// weights that are exact in bfloat16, but block formats not with plain floats.
 bool can_multiply(const NumberFormat& weights, const NumberFormat& activations);
 
 // usage error naming the text and the grammar when it does not parse.

@@ -1,8 +1,10 @@
 #include "kernels/linear.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/checked.h"
+#include "core/half.h"
 #include "kernels/list.h"
 
 namespace nibble {
@@ -108,6 +110,7 @@ void run_task(const LinearOutput& output, const PreparedInput& input, const Task
   if (const LinearRow* kept_row = layer.kept_row_for(input.count))
     kept_row->kernel(tasks.part(layer.kept_arguments(input, output.y, output.y_stride), panel_task, token_task));
   const LinearArgs part = tasks.part(layer.arguments(input, output.y, output.y_stride), panel_task, token_task);
+  if (layer.has_sparse()) layer.run_sparse(part);
   row_of(output, input.count).kernel(part);
   if (output.sum != nullptr) add_outputs(part, output.sum);
 }
@@ -118,7 +121,7 @@ LinearArgs PackedLinear::arguments(const PreparedInput& input, float* y, int64_t
   LinearArgs args{};
   args.dense = dense_;
   args.bias = bias_;
-  args.begun = kept_.k > 0;
+  args.begun = kept_.k > 0 || sparse_count_ > 0;
   args.rows = {input.codes.data(), input.stride,      input.scales.data(),
                input.zeros.data(), input.sums.data(), input.sum_stride};
   args.x = input.x;
@@ -129,6 +132,24 @@ LinearArgs PackedLinear::arguments(const PreparedInput& input, float* y, int64_t
   args.m_end = input.count;
   args.panel_end = ceil_div(n_, kLanes);
   return args;
+}
+
+void PackedLinear::run_sparse(const LinearArgs& part) const {
+  const int64_t end = std::min(n_, part.panel_end * kLanes);
+  const bool halves = plan_.activations.levels != Levels::f32;
+  for (int64_t m = part.m_begin; m < part.m_end; ++m) {
+    const float* const x = part.x + m * part.x_stride;
+    const uint16_t* const bits = part.halves + m * part.x_stride;
+    float* const y = part.y + m * part.y_stride;
+    for (int64_t n = part.panel_begin * kLanes; n < end; ++n) {
+      float r = kept_.k > 0 ? y[n] : bias_ != nullptr ? bias_[n] : 0.0f;
+      for (int64_t i = n == 0 ? 0 : sparse_.row_ends[n - 1]; i < sparse_.row_ends[n]; ++i) {
+        const int32_t column = sparse_.columns[i];
+        r = std::fma(halves ? bf16_to_f32(bits[column]) : x[column], sparse_.values[i], r);
+      }
+      y[n] = r;
+    }
+  }
 }
 
 LinearArgs PackedLinear::kept_arguments(const PreparedInput& input, float* y, int64_t y_stride) const {

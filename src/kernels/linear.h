@@ -31,6 +31,7 @@ struct PackedShape {
   bool bias = false;
   Levels kept_levels = Levels::f16;  // or bf16
   int64_t rotation = 0;              // of the dense columns' input (kernels/input.h)
+  int64_t sparse = 0;                // single weights beside the dense part
   bool operator==(const PackedShape&) const = default;
 };
 
@@ -77,6 +78,11 @@ class PackedLinear {
   // arguments of the dense part say that y has begun.
   LinearArgs arguments(const PreparedInput& input, float* y, int64_t y_stride) const;
   LinearArgs kept_arguments(const PreparedInput& input, float* y, int64_t y_stride) const;
+  // The sparse part of the outputs and tokens of `part`, before the dense part and after the kept columns, with the
+  // dense part's input. y starts from the bias where nothing is kept, as a kernel does (kernels/abi/linear.h):
+  //   r = bias or y; for each sparse weight of the output, columns ascending: r = fma(x, weight, r);  y = r
+  void run_sparse(const LinearArgs& part) const;
+  bool has_sparse() const { return sparse_count_ > 0; }
 
   // The canonical weight again (codes, pattern as dense codes, scales, kept; block formats as f32): unpack(pack(w))
   // decodes to the same values. For tests and for `dequantize`.
@@ -91,6 +97,7 @@ class PackedLinear {
   struct Parts;  // where each array lies in the image
   static Result<PackedLinear> make(const PackedShape& shape, Isa isa);
   Status choose_rows();
+  Status check_sparse() const;
   void place(std::span<const std::byte> image, std::shared_ptr<const void> owner);
   Parts parts() const;
   int64_t panels() const;
@@ -103,6 +110,11 @@ class PackedLinear {
   PackedDense dense_{};
   PackedDense kept_{};  // k: how many columns
   const float* bias_ = nullptr;
+  struct {
+    const int32_t *row_ends, *columns;
+    const float* values;
+  } sparse_{};
+  int64_t sparse_count_ = 0;
   float outer_ = 1;
   std::span<const std::byte> image_;
   std::shared_ptr<const void> owner_;

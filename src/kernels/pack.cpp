@@ -47,14 +47,16 @@ int block_bits(PackedType type) {
 
 PackedType packed_type(const NumberFormat& format, const NumberFormat& input, Isa isa) {
   if (in_integer_blocks(format, input)) return blocks_of(format.bits);
-  if (format.is_block()) return input.is_block() ? packed_halves(isa) : PackedType::bf16;
+  if (format.is_block() || format.is_learned())
+    return input.levels == Levels::f32 ? PackedType::bf16 : packed_halves(isa);
   switch (format.levels) {
     case Levels::integer: return format.bits <= 4 ? PackedType::int4 : PackedType::int8;
     case Levels::f32: return PackedType::f32;
     case Levels::f16: return PackedType::f16;
     case Levels::magnitude:
     case Levels::minifloat:
-    case Levels::power: break;
+    case Levels::power:
+    case Levels::table: break;
     case Levels::bf16: return input.levels == Levels::bf16 ? packed_halves(isa) : PackedType::bf16;
   }
   return PackedType::f32;
@@ -102,12 +104,15 @@ bool sums_fit(const PackedShape& shape, int64_t group_size) {
 
 Status check_input(const PackedShape& shape, int64_t group_size) {
   const NumberFormat& input = shape.activations;
-  if (input.is_block() && shape.weights.is_block() && serves_activations(input)) return {};
+  const bool exact = shape.weights.is_block() || shape.weights.is_learned();
+  if (input.is_block() && exact && serves_activations(input)) return {};
   if (input.is_block())
     return fail(ErrorCode::unsupported, "{}: input in a block format needs weights in one", describe(shape));
-  if (!input.is_integer() && (input.levels == Levels::f32 || input.levels == shape.weights.levels)) return {};
+  const bool halves = input.levels == Levels::bf16 && shape.weights.is_exact_in_bf16();
+  if (input.levels == Levels::f32 || halves) return {};
   if (!input.is_integer())
-    return fail(ErrorCode::unsupported, "{}: input is f32, quantized, or bf16 where the weights are", describe(shape));
+    return fail(ErrorCode::unsupported, "{}: input is f32, quantized, or bf16 where the weights are bf16 numbers",
+                describe(shape));
   if (!shape.weights.is_integer())
     return fail(ErrorCode::unsupported, "{}: quantized input needs integer weights", describe(shape));
   if (input.sharing != Sharing::token && input.sharing != Sharing::row)
@@ -137,8 +142,9 @@ Status check_shape(const PackedShape& shape) {
 }
 
 PackedShape shape_of(const LinearWeight& weight) {
-  return {weight.rows,         weight.columns,       weight.format,      weight.activations,
-          weight.kept_columns, !weight.bias.empty(), weight.kept_levels, weight.rotation};
+  return {weight.rows,        weight.columns,      weight.format,
+          weight.activations, weight.kept_columns, !weight.bias.empty(),
+          weight.kept_levels, weight.rotation,     static_cast<int64_t>(weight.sparse.values.size())};
 }
 
 // Inputs of a group with its padding: an even number of steps, or whole tiles (sixteen steps) where that costs little.
@@ -172,7 +178,8 @@ InputPlan make_plan(const PackedShape& shape) {
 // The image of a layer: these arrays one after the other, each at a multiple of 64 bytes.
 struct PackedLinear::Parts {
   // Offsets in bytes.
-  int64_t codes = 0, scales = 0, sums = 0, zeros = 0, levels = 0, outer = 0, kept = 0, bias = 0, end = 0;
+  int64_t codes = 0, scales = 0, sums = 0, zeros = 0, levels = 0, outer = 0, kept = 0, bias = 0;
+  int64_t sparse_rows = 0, sparse_columns = 0, sparse = 0, end = 0;
 };
 
 int64_t PackedLinear::panels() const { return round_up(ceil_div(n_, kLanes), kPair); }
@@ -201,6 +208,9 @@ PackedLinear::Parts PackedLinear::parts() const {
   add(parts.outer, format_.outer ? 4 : 0);
   add(parts.kept, panels() * padded_inputs(kept_.type, kept_.k) * kLanes * 2);
   add(parts.bias, has_bias_ ? panels() * kLanes * 4 : 0);
+  add(parts.sparse_rows, sparse_count_ > 0 ? n_ * 4 : 0);
+  add(parts.sparse_columns, sparse_count_ * 4);
+  add(parts.sparse, sparse_count_ * 4);
   parts.end = end;
   return parts;
 }
@@ -212,6 +222,7 @@ Result<PackedLinear> PackedLinear::make(const PackedShape& shape, Isa isa) {
   out.isa_ = isa;
   out.format_ = shape.weights;
   out.has_bias_ = shape.bias;
+  out.sparse_count_ = shape.sparse;
   out.plan_ = make_plan(shape);
   PackedDense& d = out.dense_;
   d.type = packed_type(shape.weights, shape.activations, isa);
@@ -250,6 +261,8 @@ void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const
   dense_.zeros = is_integer(dense_.type) && format_.offset ? image_.data() + at.zeros : nullptr;
   kept_.codes = kept_.k > 0 ? image_.data() + at.kept : nullptr;
   bias_ = has_bias_ ? floats(at.bias) : nullptr;
+  const auto integers = [&](int64_t offset) { return reinterpret_cast<const int32_t*>(image_.data() + offset); };
+  if (sparse_count_ > 0) sparse_ = {integers(at.sparse_rows), integers(at.sparse_columns), floats(at.sparse)};
   outer_ = format_.outer ? *floats(at.outer) : 1;
   if (blocks) {  // part of the sums: the outputs need no scaling afterwards
     dense_.factor *= outer_;
@@ -265,7 +278,8 @@ PackedShape PackedLinear::shape() const {
           plan_.kept_columns,
           has_bias_,
           plan_.kept_halves ? Levels::bf16 : Levels::f16,
-          plan_.rotation};
+          plan_.rotation,
+          sparse_count_};
 }
 
 // Fills the image of one PackedLinear from a weight that has been validated.
@@ -274,6 +288,9 @@ struct LinearPacker {
       : weight(from), out(to), d(to.dense_), at(to.parts()), memory(at.end) {
     std::copy(weight.bias.begin(), weight.bias.end(), array<float>(at.bias));
     if (weight.format.outer) *array<float>(at.outer) = weight.outer;
+    std::copy(weight.sparse.row_ends.begin(), weight.sparse.row_ends.end(), array<int32_t>(at.sparse_rows));
+    std::copy(weight.sparse.columns.begin(), weight.sparse.columns.end(), array<int32_t>(at.sparse_columns));
+    std::copy(weight.sparse.values.begin(), weight.sparse.values.end(), array<float>(at.sparse));
     if (block_bits(d.type) > 0) make_levels();
   }
 
@@ -534,7 +551,7 @@ struct LinearUnpacker {
     const int64_t k = from.dense_.k;
     weight.rows = end - begin;
     weight.columns = from.plan_.columns;
-    weight.format = from.format_.is_block() ? NumberFormat() : from.format_;
+    weight.format = from.format_.is_integer() || from.format_.is_float() ? from.format_ : NumberFormat();
     weight.activations = from.plan_.activations;
     weight.kept_columns = from.plan_.kept_columns;
     if (from.plan_.kept_halves) weight.kept_levels = Levels::bf16;
@@ -558,8 +575,9 @@ struct LinearUnpacker {
     const int64_t panel = n / kLanes, lane = n % kLanes, columns = from.kept_.k;
     const auto row =
         std::span(weight.codes).subspan(static_cast<size_t>((n - begin) * row_bytes), static_cast<size_t>(row_bytes));
-    if (from.format_.is_block()) {
+    if (from.format_.is_block() || from.format_.is_learned()) {
       unpack_floats(panel, lane, row);
+      add_sparse(n, row);
     } else if (is_integer(from.dense_.type)) {
       unpack_levels(panel, lane, row);
     } else {
@@ -579,6 +597,17 @@ struct LinearUnpacker {
           blocks ? load_block_value(panel, lane, k)
                  : from.outer_ * bf16_to_f32(values[value_at(from.dense_.type, from.dense_.k, panel, lane, k)]);
       std::memcpy(row.data() + k * 4, &value, 4);
+    }
+  }
+
+  void add_sparse(int64_t n, std::span<std::byte> row) const {
+    if (from.sparse_count_ == 0) return;
+    for (int64_t i = n == 0 ? 0 : from.sparse_.row_ends[n - 1]; i < from.sparse_.row_ends[n]; ++i) {
+      std::byte* const at = row.data() + 4 * from.sparse_.columns[i];
+      float value;
+      std::memcpy(&value, at, 4);
+      value += from.sparse_.values[i];
+      std::memcpy(at, &value, 4);
     }
   }
 
@@ -707,7 +736,20 @@ Result<PackedLinear> PackedLinear::view(const PackedShape& shape, Isa isa, std::
   if (const int64_t expected = out.parts().end; static_cast<int64_t>(image.size()) != expected)
     return fail(ErrorCode::corrupt, "{}: its image has {} bytes, expected {}", describe(shape), image.size(), expected);
   out.place(image, std::move(owner));
+  NIBBLE_DO(out.check_sparse());
   return out;
+}
+
+// A kernel reads what these numbers point at.
+Status PackedLinear::check_sparse() const {
+  int32_t begin = 0;
+  for (int64_t n = 0; sparse_count_ > 0 && n < n_; begin = sparse_.row_ends[n++])
+    if (sparse_.row_ends[n] < begin || sparse_.row_ends[n] > sparse_count_)
+      return fail(ErrorCode::corrupt, "{}: sparse row {} ends at {}", describe(shape()), n, sparse_.row_ends[n]);
+  for (int64_t i = 0; i < sparse_count_; ++i)
+    if (sparse_.columns[i] < 0 || sparse_.columns[i] >= dense_.k)
+      return fail(ErrorCode::corrupt, "{}: sparse column {} of {}", describe(shape()), sparse_.columns[i], dense_.k);
+  return {};
 }
 
 int64_t PackedLinear::bytes() const { return static_cast<int64_t>(image_.size()); }

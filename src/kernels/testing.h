@@ -28,7 +28,7 @@ inline NumberFormat format_of(std::string_view text) { return parse_format(text)
 struct LayerShape {
   int64_t rows = 1, columns = 1, kept = 0;
   std::string format = "int4", activations = "f32";
-  bool bias = false, sparse24 = false;
+  bool bias = false, sparse24 = false, sparse_part = false;
   Levels kept_levels = Levels::f16;
   int extreme = 0;  // codes: 0 random, 1 all least, 2 all greatest, 3 either
 };
@@ -90,6 +90,40 @@ inline void fill_values(Random& random, LinearWeight& weight) {
   }
 }
 
+// Tables, codes and a sparse part of learned levels; columns with bits of their own have 1 to 8.
+inline void fill_learned(Random& random, const LayerShape& shape, LinearWeight& weight) {
+  const int64_t dense = weight.dense_columns();
+  if (weight.format.bits == 0)
+    for (int64_t k = 0; k < dense; ++k) weight.widths.push_back(static_cast<uint8_t>(1 + random.below(8)));
+  const auto add_table = [&](int bits) {
+    float level = bits > kTableBits ? 0 : -random.uniform();
+    for (int i = 0; i < (bits > kTableBits ? 1 : 1 << bits); ++i)
+      weight.levels.push_back(bf16_to_f32(f32_to_bf16(level += 0.001f + 0.2f * random.uniform())));
+  };
+  const int64_t tables = weight.format.sharing == Sharing::column ? dense : weight.rows * weight.groups();
+  for (int64_t t = 0; t < tables; ++t)
+    add_table(weight.widths.empty() ? weight.format.bits : weight.widths[static_cast<size_t>(t)]);
+  for (int64_t n = 0; n < weight.rows; ++n) {
+    std::vector<uint8_t> codes, widths = weight.widths;
+    if (widths.empty()) widths.assign(static_cast<size_t>(dense), static_cast<uint8_t>(weight.format.bits));
+    int64_t bits = 0;
+    for (uint8_t width : widths) {
+      codes.push_back(random_code(random, width, shape.extreme));
+      bits += width;
+    }
+    Bytes packed(static_cast<size_t>(packed_bytes(bits, 1)));
+    pack_codes(codes, widths, packed);
+    weight.codes.append(packed);
+    if (!shape.sparse_part) continue;
+    for (int32_t column : some_columns(random, dense, std::min<int64_t>(dense, random.below(4)))) {
+      weight.sparse.columns.push_back(column);
+      weight.sparse.values.push_back(bf16_to_f32(f32_to_bf16(random.normal())));
+    }
+    weight.sparse.row_ends.push_back(static_cast<int32_t>(weight.sparse.values.size()));
+  }
+  if (weight.sparse.empty()) weight.sparse.row_ends.clear();
+}
+
 inline LinearWeight random_layer(Random& random, const LayerShape& shape) {
   LinearWeight weight;
   weight.rows = shape.rows;
@@ -100,6 +134,8 @@ inline LinearWeight random_layer(Random& random, const LayerShape& shape) {
   weight.kept_columns = some_columns(random, shape.columns, shape.kept);
   if (weight.format.is_integer()) {
     fill_codes(random, shape, weight);
+  } else if (weight.format.is_learned()) {
+    fill_learned(random, shape, weight);
   } else {
     fill_values(random, weight);
   }

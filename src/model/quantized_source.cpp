@@ -22,6 +22,10 @@ struct Entry {
   Levels kept_levels = Levels::f16;
   bool sparse24 = false;
   int64_t rotation = 0;
+  int64_t sparse = 0;
+  MixedSizes mixed;
+
+  bool has_widths() const { return weights.bits == 0; }
 };
 
 // What a stored linear must look like: its name, shape and line, if it has one.
@@ -45,17 +49,20 @@ Result<NumberFormat> read_format(JsonReader& reader, std::string_view key) {
 
 Status check_entry(const Entry& entry, const std::string& where) {
   if (!serves_weights(entry.weights))
-    return fail(ErrorCode::unsupported, "{}: \"weights\" is \"{}\"; weights have scales per row or per group", where,
-                to_string(entry.weights));
+    return fail(ErrorCode::unsupported, "{}: \"weights\" is \"{}\"; weights have scales per row, column or group",
+                where, to_string(entry.weights));
   if (!serves_activations(entry.activations))
     return fail(ErrorCode::unsupported,
-                "{}: \"activations\" is \"{}\"; supported are f32, integers per token and block formats", where,
+                "{}: \"activations\" is \"{}\"; supported are f32, bf16, integers per token and block formats", where,
                 to_string(entry.activations));
   if (!can_multiply(entry.weights, entry.activations))
     return fail(ErrorCode::unsupported, "{}: \"activations\" is \"{}\", which weights in {} are not multiplied with",
                 where, to_string(entry.activations), to_string(entry.weights));
   if (entry.sparse24 && !entry.weights.has_codes())
     return fail(ErrorCode::corrupt, "{}: \"pattern\" needs \"weights\" in codes", where);
+  if (entry.sparse > 0 && !entry.weights.is_learned())
+    return fail(ErrorCode::unsupported, "{}: \"sparse\" is {} beside {}; supported beside learned levels", where,
+                entry.sparse, to_string(entry.weights));
   return {};
 }
 
@@ -77,6 +84,11 @@ Result<Entry> read_entry(JsonReader reader) {
   if (!is_rotation(entry.rotation))
     return fail(ErrorCode::unsupported, "{}: \"hadamard\" is {}, supported are powers of two", reader.where(),
                 entry.rotation);
+  NIBBLE_TRY(entry.sparse, reader.integer("sparse", 0, INT32_MAX, 0));
+  if (entry.has_widths()) {
+    NIBBLE_TRY(entry.mixed.code_bits, reader.integer("row_bits", 0, 8 * kMaxFfn));
+    NIBBLE_TRY(entry.mixed.levels, reader.integer("levels", 0, kMaxFfn << kTableBits));
+  }
   NIBBLE_DO(reader.refuse_unknown());
   NIBBLE_DO(check_entry(entry, reader.where()));
   return entry;
@@ -96,13 +108,23 @@ DType dtype_of(ScaleCodec codec) {
 void expect_dense(const StoredLinear& linear, std::vector<ExpectedPart>& parts) {
   const int64_t rows = linear.shape.rows;
   const Entry& entry = *linear.entry;
-  const RowSizes row = row_sizes(entry.weights, linear.dense(), entry.sparse24);
+  const RowSizes row = row_sizes(entry.weights, linear.dense(), entry.sparse24, entry.mixed.code_bits);
   parts.push_back({linear.name + ".codes", DType::u8, {rows, row.codes}});
   if (entry.sparse24) parts.push_back({linear.name + ".pattern", DType::u8, {rows, row.pattern}});
   if (entry.weights.scale != ScaleCodec::none)
     parts.push_back({linear.name + ".scales", dtype_of(entry.weights.scale), {rows, row.groups}});
   if (entry.weights.outer) parts.push_back({linear.name + ".outer", DType::f32, {1}});
   if (entry.weights.offset) parts.push_back({linear.name + ".offsets", DType::u8, {rows, row.offsets}});
+  if (entry.weights.is_learned()) {
+    const int64_t levels = entry.has_widths() ? entry.mixed.levels : entry.weights.table_levels(rows, linear.dense());
+    parts.push_back({linear.name + ".levels", DType::bf16, {levels}});
+  }
+  if (entry.has_widths()) parts.push_back({linear.name + ".widths", DType::u8, {linear.dense()}});
+  if (entry.sparse == 0) return;
+  parts.push_back({linear.name + ".sparse", DType::bf16, {entry.sparse}});
+  parts.push_back({linear.name + ".sparse_rows", DType::i32, {rows}});
+  const bool narrow = sparse_column_bytes(linear.dense()) == 2;
+  parts.push_back({linear.name + ".sparse_columns", narrow ? DType::u16 : DType::i32, {entry.sparse}});
 }
 
 // All tensors whose type is known beforehand; a plain float weight's is not.
@@ -164,6 +186,7 @@ class QuantizedSource : public ModelSource {
   Result<LinearWeight> read_linear(const StoredLinear& linear) const;
   Status read_dense(const StoredLinear& linear, LinearWeight& weight) const;
   Status read_scales(const StoredLinear& linear, LinearWeight& weight) const;
+  Status read_learned(const StoredLinear& linear, LinearWeight& weight) const;
   Status read_plain(const StoredLinear& linear, LinearWeight& weight) const;
   Status read_kept(const StoredLinear& linear, LinearWeight& weight) const;
   Result<NormWeight> read_norm(const std::string& name) const;
@@ -326,6 +349,27 @@ Status QuantizedSource::read_dense(const StoredLinear& linear, LinearWeight& wei
   if (weight.sparse24) weight.pattern = take<std::byte>(linear.name + ".pattern");
   NIBBLE_DO(read_scales(linear, weight));
   if (weight.format.offset) weight.offsets = take<uint8_t>(linear.name + ".offsets");
+  return weight.format.is_learned() ? read_learned(linear, weight) : Status();
+}
+
+Status QuantizedSource::read_learned(const StoredLinear& linear, LinearWeight& weight) const {
+  NIBBLE_TRY(weight.levels, take_floats(linear.name + ".levels"));
+  if (linear.entry->has_widths()) {
+    weight.widths = take<uint8_t>(linear.name + ".widths");
+    if (const MixedSizes found = MixedSizes::of(weight.widths); found != linear.entry->mixed)
+      return fail(ErrorCode::corrupt, "{}: its widths make {} bits and {} levels, config.json says {} and {}",
+                  where(linear.name), found.code_bits, found.levels, linear.entry->mixed.code_bits,
+                  linear.entry->mixed.levels);
+  }
+  if (linear.entry->sparse == 0) return {};
+  NIBBLE_TRY(weight.sparse.values, take_floats(linear.name + ".sparse"));
+  weight.sparse.row_ends = take<int32_t>(linear.name + ".sparse_rows");
+  if (sparse_column_bytes(weight.dense_columns()) == 4) {
+    weight.sparse.columns = take<int32_t>(linear.name + ".sparse_columns");
+  } else {
+    const std::vector<uint16_t> columns = take<uint16_t>(linear.name + ".sparse_columns");
+    weight.sparse.columns.assign(columns.begin(), columns.end());
+  }
   return {};
 }
 

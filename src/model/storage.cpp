@@ -39,6 +39,8 @@ class Collector {
  private:
   void dense(const std::string& name, const LinearWeight& weight);
   void scales(const std::string& name, const LinearWeight& weight);
+  void learned(const std::string& name, const LinearWeight& weight);
+  void sparse(const std::string& name, const LinearWeight& weight);
   NamedTensors out_;
 };
 
@@ -82,6 +84,26 @@ void Collector::dense(const std::string& name, const LinearWeight& weight) {
     view(name + ".pattern", DType::u8, {rows, static_cast<int64_t>(weight.pattern.size()) / rows}, weight.pattern);
   scales(name, weight);
   if (weight.format.offset) view(name + ".offsets", DType::u8, {rows, weight.groups()}, weight.offsets);
+  if (weight.format.is_learned()) learned(name, weight);
+}
+
+void Collector::learned(const std::string& name, const LinearWeight& weight) {
+  own(name + ".levels", DType::bf16, {static_cast<int64_t>(weight.levels.size())},
+      narrowed(weight.levels, f32_to_bf16));
+  if (!weight.widths.empty()) view(name + ".widths", DType::u8, {weight.dense_columns()}, weight.widths);
+  if (!weight.sparse.empty()) sparse(name, weight);
+}
+
+void Collector::sparse(const std::string& name, const LinearWeight& weight) {
+  const auto count = static_cast<int64_t>(weight.sparse.values.size());
+  own(name + ".sparse", DType::bf16, {count}, narrowed(weight.sparse.values, f32_to_bf16));
+  view(name + ".sparse_rows", DType::i32, {weight.rows}, weight.sparse.row_ends);
+  if (sparse_column_bytes(weight.dense_columns()) == 4)
+    return view(name + ".sparse_columns", DType::i32, {count}, weight.sparse.columns);
+  Bytes bytes;
+  for (const int32_t column : weight.sparse.columns)
+    for (int shift : {0, 8}) bytes.push_back(static_cast<std::byte>(column >> shift & 255));
+  own(name + ".sparse_columns", DType::u16, {count}, std::move(bytes));
 }
 
 void Collector::linear(const std::string& name, const LinearWeight& weight) {
@@ -146,14 +168,30 @@ Json linear_entry(const LinearWeight& weight) {
   if (weight.kept_count() > 0 && weight.kept_levels == Levels::bf16) entry["kept_as"] = "bf16";
   if (weight.sparse24) entry["pattern"] = "2:4";
   if (weight.rotation > 0) entry["hadamard"] = weight.rotation;
+  if (!weight.sparse.empty()) entry["sparse"] = weight.sparse.values.size();
+  if (!weight.widths.empty()) {
+    const MixedSizes sizes = MixedSizes::of(weight.widths);
+    entry["row_bits"] = sizes.code_bits;
+    entry["levels"] = sizes.levels;
+  }
   return entry;
 }
 
+namespace {
+
+int64_t version_of(const Json& linear) {
+  const std::string weights = linear.value("weights", ""), activations = linear.value("activations", "");
+  if (weights.starts_with("code") || activations == "bf16") return 3;
+  return linear.contains("hadamard") ? 2 : 1;
+}
+
+}  // namespace
+
 Json quantization_config_for(Json recipe, const Spec& spec, Json linears, std::span<const AttentionFormats> attention) {
-  const bool rotated =
-      std::any_of(linears.begin(), linears.end(), [](const Json& l) { return l.contains("hadamard"); });
+  int64_t version = 1;
+  for (const Json& linear : linears) version = std::max(version, version_of(linear));
   Json config = {{"quant_method", "nibble"},
-                 {"format_version", rotated ? kFormatVersion : 1},
+                 {"format_version", version},
                  {"recipe", std::move(recipe)},
                  {"spec", to_json(spec)},
                  {"linears", std::move(linears)}};
@@ -163,7 +201,7 @@ Json quantization_config_for(Json recipe, const Spec& spec, Json linears, std::s
   // A float cache is in the recipe, where older programs look for it.
   if (alike && attention[0].plain() && cache_name(attention[0]) == config["recipe"].value("cache", "f32"))
     return config;
-  config["format_version"] = kFormatVersion;
+  config["format_version"] = std::max<int64_t>(version, 2);
   if (alike) {
     config["attention"] = to_json(attention[0]);
   } else {

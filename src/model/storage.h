@@ -7,7 +7,12 @@
 //   NAME.scales        F32, F16 or U8 [N, G]   as the format's codec says; none where it has no shared scale
 //   NAME.outer         F32  [1]                formats with an outer scale
 //   NAME.offsets       U8   [N, G]             formats with an offset
-//   NAME.weight        F32, F16 or BF16 [N, I] instead of the four above, a float dense part
+//   NAME.levels        BF16 [levels]           learned levels
+//   NAME.widths        U8   [I]                columns with bits of their own
+//   NAME.sparse        BF16 [sparse]           a sparse part: its weights,
+//   NAME.sparse_columns  U16, or I32 beyond 65,536 dense columns, [sparse]    their places among the dense columns,
+//   NAME.sparse_rows   I32  [N]                and how many of them the rows up to each have
+//   NAME.weight        F32, F16 or BF16 [N, I] instead of all the above, a float dense part
 //   NAME.kept          F16, or BF16 where "kept_as" says so, [N, kept]: kept columns, and their indices
 //   NAME.kept_columns  I32  [kept]
 //   NAME.bias          F32  [N]
@@ -23,7 +28,9 @@
 //     "attention": {"q": FORMAT, "k": FORMAT, "p": FORMAT, "v": FORMAT},     or a list of them, one for each block;
 //                                                                            absent: floats, as recipe.cache says
 //     "linears": { "blocks.0.q": {"weights": "int4:row", "activations": "int4:token:asym", "kept": 16,
-//                                 "pattern": "2:4", "hadamard": 32}, ... } }
+//                                 "pattern": "2:4", "hadamard": 32},
+//                  "blocks.0.o": {"weights": "code:col", "activations": "bf16", "row_bits": 6144, "levels": 9216,
+//                                 "sparse": 18874}, ... } }
 //
 // A linear without an entry is a plain float one. The reader takes the shapes from "spec" and refuses any tensor
 // that is missing, extra, or of another shape or type.
@@ -44,8 +51,9 @@
 
 namespace nibble {
 
-// Written is the least version that says everything: 2 where a linear is rotated or attention is not in floats.
-inline constexpr int64_t kFormatVersion = 2;
+// Written is the least version that says everything: 2 where a linear is rotated or attention is not in floats, 3 where
+// levels are learned or the input of a linear is in bf16.
+inline constexpr int64_t kFormatVersion = 3;
 
 // Tensors ready for write_safetensors. They view `storage` and the weights they were made of: both must outlive them.
 // Moving a NamedTensors keeps its views valid.
@@ -57,7 +65,8 @@ struct NamedTensors {
 NamedTensors block_tensors(const BlockWeights& block, int64_t index);
 NamedTensors global_tensors(const GlobalWeights& globals);
 
-// The linear's line in "linears": {"weights", "activations"} and, where it has them, "kept", "pattern" and "hadamard".
+// The linear's line in "linears": {"weights", "activations"} and, where it has them, "kept", "pattern", "hadamard",
+// "sparse" (how many weights), and for columns with bits of their own "row_bits" and "levels" (MixedSizes).
 Json linear_entry(const LinearWeight& weight);
 // The whole "quantization_config". `recipe`: the canonical recipe; `linears`: an object of linear_entry() by
 // linear_name(); `attention`: by block; nothing, or no more than the recipe's "cache" says, is left out.

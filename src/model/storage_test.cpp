@@ -24,6 +24,29 @@ struct Random {
   std::byte byte() { return static_cast<std::byte>(engine() & 255u); }
 };
 
+// Codes, tables and a sparse part for learned levels.
+LinearWeight learned(LinearWeight out, Random& random) {
+  const int64_t columns = out.dense_columns();
+  if (out.format.bits == 0)
+    for (int64_t k = 0; k < columns; ++k) out.widths.push_back(static_cast<uint8_t>(1 + random.below(8)));
+  const MixedSizes mixed = MixedSizes::of(out.widths);
+  out.codes.resize(static_cast<size_t>(out.rows * row_sizes(out.format, columns, false, mixed.code_bits).codes));
+  for (std::byte& code : out.codes) code = random.byte();
+  const int64_t levels = out.widths.empty() ? out.format.table_levels(out.rows, columns) : mixed.levels;
+  // Ascending in every table, in steps that bfloat16 has.
+  for (int64_t i = 0; i < levels; ++i)
+    out.levels.push_back(out.widths.empty() ? static_cast<float>(i % out.format.levels_count())
+                                            : static_cast<float>(1 + i / 8));
+  if (!out.widths.empty()) {
+    for (int64_t n = 0; n < out.rows; ++n) {
+      out.sparse.columns.push_back(static_cast<int32_t>(n % columns));
+      out.sparse.values.push_back(0.5f * static_cast<float>(n));
+      out.sparse.row_ends.push_back(static_cast<int32_t>(n + 1));
+    }
+  }
+  return out;
+}
+
 // The same linear with random codes in a format; kept columns are 1, 4, 7, ...
 LinearWeight quantized(const LinearWeight& from, const char* weights, const char* activations, int64_t kept,
                        bool sparse, Random& random) {
@@ -34,6 +57,7 @@ LinearWeight quantized(const LinearWeight& from, const char* weights, const char
   out.activations = *parse_format(activations);
   out.sparse24 = sparse;
   for (int32_t i = 0; i < kept; ++i) out.kept_columns.push_back(1 + 3 * i);
+  if (out.format.is_learned()) return learned(std::move(out), random);
   const int64_t dense = out.dense_columns(), stored = sparse ? dense / 2 : dense;
   out.codes.resize(static_cast<size_t>(out.rows * packed_bytes(stored, out.format.bits)));
   for (std::byte& code : out.codes) code = random.byte();
@@ -75,6 +99,8 @@ void quantize_block(BlockWeights& block, int64_t index, Random& random) {
   block[Role::down] = quantized(block[Role::down], "int8:row", "int8:token:asym", 0, false, random);
   if (index == 0) return;
   block[Role::down] = quantized(block[Role::down], "fixed6:f-2", "e4m3", 0, false, random);
+  block[Role::k] = quantized(block[Role::k], "code3:g5", "f32", 0, false, random);
+  block[Role::v] = quantized(block[Role::v], "code:col", "bf16", 0, false, random);
   block[Role::up] = quantized(block[Role::up], "nvfp4:b8", "mxfp6:b8", 3, false, random);
   block[Role::up].rotation = 8;
   if (block[Role::gate].rows > 0)
@@ -120,6 +146,11 @@ void expect_same(const LinearWeight& a, const LinearWeight& b, const std::string
   EXPECT_EQ(a.scales, b.scales);
   EXPECT_EQ(a.outer, b.outer);
   EXPECT_EQ(a.offsets, b.offsets);
+  EXPECT_EQ(a.levels, b.levels);
+  EXPECT_EQ(a.widths, b.widths);
+  EXPECT_EQ(a.sparse.row_ends, b.sparse.row_ends);
+  EXPECT_EQ(a.sparse.columns, b.sparse.columns);
+  EXPECT_EQ(a.sparse.values, b.sparse.values);
   EXPECT_EQ(a.kept, b.kept);
   if (a.kept_count() > 0) {
     EXPECT_EQ(a.kept_levels, b.kept_levels);
@@ -179,12 +210,15 @@ TEST(QuantizedFolder, EntriesAndNames) {
   const QuantizedModel model = quantized_model(testing::llama_sample());
   const Json& linears = model.config["quantization_config"]["linears"];
   EXPECT_EQ(linears["blocks.0.q"], Json({{"weights", "int4:row"}, {"activations", "int4:token:asym"}, {"kept", 4}}));
-  EXPECT_EQ(linears["blocks.1.k"], Json({{"weights", "int4:g8"}, {"activations", "f32"}}));
+  EXPECT_EQ(linears["blocks.0.k"], Json({{"weights", "int4:g8"}, {"activations", "f32"}}));
   EXPECT_EQ(linears["blocks.1.o"]["pattern"], "2:4");
   EXPECT_FALSE(linears.contains("blocks.0.up"));
   EXPECT_EQ(linears["blocks.1.up"]["hadamard"], 8);
-  // Programs that know no rotation refuse the folder by its version.
-  EXPECT_EQ(model.config["quantization_config"]["format_version"], 2);
+  EXPECT_EQ(linears["blocks.1.k"], Json({{"weights", "code3:g5"}, {"activations", "f32"}}));
+  EXPECT_EQ(linears["blocks.1.v"]["sparse"], 12);
+  // Programs that know no learned levels, or no rotation, refuse the folder by its version.
+  EXPECT_EQ(model.config["quantization_config"]["format_version"], 3);
+  EXPECT_EQ(quantization_config_for({}, Spec(), {{"blocks.0.q", linears["blocks.1.up"]}})["format_version"], 2);
   EXPECT_EQ(quantized_model(testing::opt_sample()).config["quantization_config"]["format_version"], 1);
   const auto find = [&](const char* name) {
     for (const OwnedTensor& tensor : model.tensors)
@@ -194,8 +228,12 @@ TEST(QuantizedFolder, EntriesAndNames) {
   };
   EXPECT_EQ(find("blocks.0.q.codes").shape, (std::vector<int64_t>{24, 10}));
   EXPECT_EQ(find("blocks.0.q.kept_columns").dtype, DType::i32);
-  EXPECT_EQ(find("blocks.1.k.scales").dtype, DType::f16);
-  EXPECT_EQ(find("blocks.1.k.scales").shape, (std::vector<int64_t>{12, 3}));
+  EXPECT_EQ(find("blocks.1.k.levels").dtype, DType::bf16);
+  EXPECT_EQ(find("blocks.1.k.levels").shape, (std::vector<int64_t>{12 * 5 * 8}));
+  EXPECT_EQ(find("blocks.1.v.widths").shape, (std::vector<int64_t>{24}));
+  EXPECT_EQ(find("blocks.1.v.sparse_columns").dtype, DType::u16);
+  EXPECT_EQ(find("blocks.0.k.scales").dtype, DType::f16);
+  EXPECT_EQ(find("blocks.0.k.scales").shape, (std::vector<int64_t>{12, 3}));
   EXPECT_EQ(find("blocks.0.o.codes").shape, (std::vector<int64_t>{24, 5}));
   EXPECT_EQ(find("blocks.0.o.pattern").shape, (std::vector<int64_t>{24, 3}));
   EXPECT_EQ(find("blocks.0.up.weight").shape, (std::vector<int64_t>{20, 24}));
@@ -267,9 +305,18 @@ TEST(QuantizedFolder, RefusesBadFolders) {
   const ErrorCode corrupt = ErrorCode::corrupt, unsupported = ErrorCode::unsupported;
   const float infinity = std::numeric_limits<float>::infinity();
   const BadFolder rows[] = {
-      {"newer version", [](auto& m) { quantization(m)["format_version"] = 3; }, unsupported, {"format_version", "3"}},
+      {"newer version", [](auto& m) { quantization(m)["format_version"] = 4; }, unsupported, {"format_version", "4"}},
       {"version 0", [](auto& m) { quantization(m)["format_version"] = 0; }, corrupt, {"format_version"}},
       {"no version", [](auto& m) { quantization(m).erase("format_version"); }, corrupt, {"format_version"}},
+      {"other widths", overwrite<uint8_t>("blocks.1.v.widths", 0, 9), corrupt, {"blocks.1.v", "widths make"}},
+      {"sparse columns out of order",
+       overwrite<uint16_t>("blocks.1.v.sparse_columns", 3, 24),
+       corrupt,
+       {"blocks.1.v", "sparse column 24 of row 3"}},
+      {"a sparse part beside integers",
+       entry("blocks.0.q", "sparse", 3),
+       unsupported,
+       {"blocks.0.q", "beside int4:row; supported beside learned levels"}},
       {"no spec", [](auto& m) { quantization(m).erase("spec"); }, corrupt, {"spec"}},
       {"no recipe", [](auto& m) { quantization(m).erase("recipe"); }, corrupt, {"recipe"}},
       {"no linears", [](auto& m) { quantization(m).erase("linears"); }, corrupt, {"linears"}},
@@ -337,9 +384,9 @@ TEST(QuantizedFolder, RefusesBadFolders) {
        corrupt,
        {"blocks.0.q.weight", "missing"}},
       {"tensor removed",
-       [](auto& m) { std::erase_if(m.tensors, [](auto& t) { return t.name == "blocks.1.v.offsets"; }); },
+       [](auto& m) { std::erase_if(m.tensors, [](auto& t) { return t.name == "blocks.0.v.offsets"; }); },
        corrupt,
-       {"blocks.1.v.offsets", "missing"}},
+       {"blocks.0.v.offsets", "missing"}},
       {"tensor too many",
        [](auto& m) { m.tensors.push_back(testing::scattered("blocks.0.q.zeros", {1})); },
        corrupt,

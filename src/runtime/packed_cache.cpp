@@ -39,7 +39,8 @@ Json shape_json(const PackedShape& shape) {
           {"kept", shape.kept_columns},
           {"kept_as", shape.kept_levels == Levels::bf16 ? "bf16" : "f16"},
           {"bias", shape.bias},
-          {"rotation", shape.rotation}};
+          {"rotation", shape.rotation},
+          {"sparse", shape.sparse}};
 }
 
 Result<std::vector<int32_t>> read_columns(const Json* list, const std::string& where) {
@@ -66,6 +67,7 @@ Result<PackedShape> read_shape(JsonReader& reader) {
   shape.kept_levels = kept_as == "bf16" ? Levels::bf16 : Levels::f16;
   NIBBLE_TRY(shape.bias, reader.boolean("bias"));
   NIBBLE_TRY(shape.rotation, reader.integer("rotation", 0, kMaxRotation, 0));
+  NIBBLE_TRY(shape.sparse, reader.integer("sparse", 0, INT32_MAX, 0));
   return shape;
 }
 

@@ -14,7 +14,7 @@ Result<NumberFormat> parse(std::string_view text, std::string_view what, std::st
 Result<NumberFormat> parse_weights(std::string_view text, std::string_view where) {
   NIBBLE_TRY(const NumberFormat format, parse(text, "weights", where));
   if (serves_weights(format) || format.is_profiled()) return format;
-  return fail(ErrorCode::usage, "{}: \"weights\" is \"{}\"; weights share scales by row, gN or bN", where, text);
+  return fail(ErrorCode::usage, "{}: \"weights\" is \"{}\"; weights share scales by row, col, gN or bN", where, text);
 }
 
 Result<NumberFormat> parse_activations(std::string_view text, std::string_view where) {
@@ -23,7 +23,7 @@ Result<NumberFormat> parse_activations(std::string_view text, std::string_view w
   if ((serves_activations(format) && !integer_per_row) || format.is_profiled()) return format;
   return fail(
       ErrorCode::usage,
-      "{}: \"activations\" is \"{}\"; activations are f32, intN:token[:asym] or a block format whose scale needs "
+      "{}: \"activations\" is \"{}\"; activations are f32, bf16, intN:token[:asym] or a block format whose scale needs "
       "no search",
       where, text);
 }

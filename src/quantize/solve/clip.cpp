@@ -81,7 +81,6 @@ struct RatioSum {
 };
 
 double clip_ratio(std::span<const float> values, const Grid& grid, const NumberFormat& format) {
-  if (format.is_block()) return 1;
   const Range range = range_of(values);
   if (range.least == range.greatest) return 1;
   return std::min(1.0, static_cast<double>(grid.scale) / static_cast<double>(stored_grid(range, format).scale));
@@ -90,6 +89,7 @@ double clip_ratio(std::span<const float> values, const Grid& grid, const NumberF
 RatioSum row_ratios(std::span<const float> dense, const LinearWeight& solved, int64_t n) {
   const auto columns = static_cast<int64_t>(dense.size()), size = solved.format.group_size(columns);
   RatioSum ratios;
+  if (!solved.format.is_integer()) return {static_cast<double>(solved.groups()), 1};
   for (int64_t g = 0; g < solved.groups(); ++g) {
     const auto begin = static_cast<size_t>(g * size), count = static_cast<size_t>(std::min(size, columns - g * size));
     const double ratio = clip_ratio(dense.subspan(begin, count), solved.grid(n, g), solved.format);

@@ -35,7 +35,7 @@ double rounding_cost(std::span<const float> values, const Grid& grid, double nor
 // How much of the weights' range the grids of a solved layer hold. The ratio of one grid is its scale over the scale
 // that the original weights of its run would get without clipping: the p that `Clip` searches for, whether the grid
 // is symmetric or not. 1 where nothing is clipped: also for a run of zeros, for a grid with room to spare, and for
-// block formats.
+// levels that are not integers under a float scale.
 struct ClipRatios {
   double mean = 1, least = 1;  // over the grids of all rows
 };

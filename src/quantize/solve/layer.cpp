@@ -59,7 +59,13 @@ LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form) {
   weight.kept_levels = form.kept_levels;
   weight.rotation = form.rotation;
   weight.bias = layer.bias;
-  const RowSizes row = row_sizes(form.weights, weight.dense_columns(), form.sparse24);
+  weight.widths = form.widths;
+  const MixedSizes mixed = MixedSizes::of(form.widths);
+  const RowSizes row = row_sizes(form.weights, weight.dense_columns(), form.sparse24, mixed.code_bits);
+  weight.levels.assign(
+      static_cast<size_t>(form.widths.empty() ? form.weights.table_levels(layer.rows, weight.dense_columns())
+                                              : mixed.levels),
+      0.0f);
   weight.codes.resize(static_cast<size_t>(layer.rows * row.codes));
   weight.pattern.resize(static_cast<size_t>(layer.rows * row.pattern));
   weight.scales.assign(static_cast<size_t>(layer.rows * row.groups), 1.0f);
@@ -103,6 +109,8 @@ void store_row(LinearWeight& weight, int64_t n, const SolvedRow& row) {
   if (weight.sparse24) {
     pack_codes(present_codes(row), weight.format.bits, codes);
     store_pattern(row, row_of(weight.pattern, n, weight.rows));
+  } else if (!weight.widths.empty()) {
+    pack_codes(row.codes, weight.widths, codes);
   } else {
     pack_codes(row.codes, weight.format.bits, codes);
   }

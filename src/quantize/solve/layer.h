@@ -40,6 +40,7 @@ struct LayerForm {
   Levels kept_levels = Levels::f16;  // or bf16
   float outer = 1;                   // for formats with an outer scale
   int64_t rotation = 0;              // that the layer's dense columns have been through
+  std::vector<uint8_t> widths;       // bits of each dense column, where the format leaves them open
 };
 
 // Solved values of one row, dense columns in stored order.
@@ -52,7 +53,7 @@ struct SolvedRow {
   explicit SolvedRow(const LinearWeight& weight);
 };
 
-// A quantized layer of the right sizes, every code zero.
+// A quantized layer of the right sizes, every code and every learned level zero, without a sparse part.
 LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form);
 // Packs a row. Distinct rows may be stored by different threads at once.
 void store_row(LinearWeight& weight, int64_t n, const SolvedRow& row);

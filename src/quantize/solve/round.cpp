@@ -70,12 +70,11 @@ Result<LinearWeight> round_to_nearest(const FloatLayer& layer, const LayerForm& 
 
 LinearWeight round_on_grids_of(const LinearWeight& solved, const FloatLayer& layer, ThreadPool& pool) {
   const LayerForm form{solved.format,      solved.activations, solved.kept_columns, solved.sparse24,
-                       solved.kept_levels, solved.outer,       solved.rotation};
-  return round_rows(layer, form, pool, [&](int64_t n, std::span<const float>) {
-    std::vector<Grid> grids;
-    for (int64_t g = 0; g < solved.groups(); ++g) grids.push_back(solved.grid(n, g));
-    return grids;
-  });
+                       solved.kept_levels, solved.outer,       solved.rotation,     solved.widths};
+  LinearWeight out = round_rows(layer, form, pool, [&](int64_t n, std::span<const float>) { return solved.grids(n); });
+  out.levels = solved.levels;
+  out.sparse = solved.sparse;
+  return out;
 }
 
 }  // namespace nibble
