@@ -84,10 +84,10 @@ std::string plan_text(const FitOutcome& outcome) {
                      chosen.bits, kl_text(chosen));
   out += fmt::format("weight files: {}, {} of which are the blocks' linears\n", human_bytes(sizes.files),
                      human_bytes(sizes.linears));
-  out += fmt::format(
-      "memory: {} = linears {} + other weights {} + KV cache {} ({} x {} tokens in {}) + workspace {}\n",
-      human_bytes(sizes.memory), human_bytes(sizes.packed_linears), human_bytes(sizes.packed_rest),
-      human_bytes(sizes.cache), outcome.batch, outcome.context, chosen.cache, human_bytes(sizes.workspace));
+  out +=
+      fmt::format("memory: {} = linears {} + other weights {} + KV cache {} ({} x {} tokens in {}) + workspace {}\n",
+                  human_bytes(sizes.memory), human_bytes(sizes.packed_linears), human_bytes(sizes.packed_rest),
+                  human_bytes(sizes.cache), outcome.batch, outcome.context, chosen.cache, human_bytes(sizes.workspace));
   if (outcome.limit_bytes > 0)
     out += fmt::format("of the budget of {}, {} are left\n", human_bytes(outcome.limit_bytes),
                        human_bytes(outcome.left_bytes));
@@ -160,6 +160,8 @@ void add_fit_options(CLI::App& command, FitSettings& settings) {
   add("--fit-samples", request.text_samples, "Samples of it", "N")->capture_default_str();
   add("--fit-window", request.text_window, "Tokens per sample of it; 0: min(256, the model's positions)", "W")
       ->capture_default_str();
+  add("--rounds", request.rounds, "Rounds after the first measure around the model found before", "N")
+      ->capture_default_str();
   command.add_flag("--allow-slow", request.allow_slow, "Also formats that only the reference multiplies here")
       ->group(kGroup);
   command.add_flag("--measure", settings.measure, "Measure the KL of the model that was written, too")->group(kGroup);
@@ -205,8 +207,8 @@ Result<CheckedFit> check_fit(const FittedRecipe& fitted, const FitSettings& sett
   const auto kl = measure_fit(fitted.request, quantize.output);
   if (!kl) return error_of(kl);
   out.json["written_kl"] = *kl;
-  out.text += fmt::format("KL of the written model: {:.5f}, predicted {:.5f}\n", *kl,
-                          fitted.outcome.chosen.predicted_kl);
+  out.text +=
+      fmt::format("KL of the written model: {:.5f}, predicted {:.5f}\n", *kl, fitted.outcome.chosen.predicted_kl);
   return out;
 }
 

@@ -135,7 +135,8 @@ Status run(Options& options, const Session& session) {
     options.request.recipe = fitted->recipe_file;
     options.request.sets.clear();  // they are in the recipe
   }
-  if (options.request.recipe.empty()) return failure(ErrorCode::usage, "--recipe is required, or a budget: --fit, --size or --bits");
+  if (options.request.recipe.empty())
+    return failure(ErrorCode::usage, "--recipe is required, or a budget: --fit, --size or --bits");
   const auto plan = estimate(options.request);
   if (!plan) return error_of(plan);
   if (options.dry_run) return session.json ? print_json(plan_json(*plan)) : print(plan_text(*plan) + "\n");

@@ -43,18 +43,19 @@ struct FitRequest {
 
   // Folder of what was measured, one file for each model, text and recipe; empty: default_sensitivities().
   std::filesystem::path sensitivities;
+  int rounds = 1;  // after the first, everything is measured again around the model found, for this budget alone
   std::filesystem::path recipe_file;  // to write; empty: none
-  bool predict_only = false;   // do not measure the chosen model as a whole, nor the uniform ones
-  std::filesystem::path plot;  // SVG: bits, and tokens per second as a model, against KL; empty: none
+  bool predict_only = false;          // do not measure the chosen model as a whole, nor the uniform ones
+  std::filesystem::path plot;         // SVG: bits, and tokens per second as a model, against KL; empty: none
 };
 
 // Bytes.
 struct FitSizes {
-  int64_t files = 0;                       // all weight files
-  int64_t linears = 0;                     // of which: matrices of the blocks' linears
+  int64_t files = 0;                            // all weight files
+  int64_t linears = 0;                          // of which: matrices of the blocks' linears
   int64_t packed_linears = 0, packed_rest = 0;  // in memory
-  int64_t cache = 0, workspace = 0;        // at the context and batch asked for
-  int64_t memory = 0;                      // the sum of the last four
+  int64_t cache = 0, workspace = 0;             // at the context and batch asked for
+  int64_t memory = 0;                           // the sum of the last four
 };
 
 // A model that was considered. KL from the float model: means over the text's tokens, nats.
@@ -76,10 +77,10 @@ struct FitOutcome {
   std::vector<Sensitivity> sensitivities;
   int64_t limit_bytes = 0, left_bytes = 0;  // of the budget; 0 for `bits`
   int64_t context = 0, batch = 0;
-  std::string recipe_name;     // that the fit went out from
-  std::string recipe;          // a recipe file
-  std::string picture;         // formats by block and role, for a terminal
-  std::filesystem::path log;   // of what was measured
+  std::string recipe_name;    // that the fit went out from
+  std::string recipe;         // a recipe file
+  std::string picture;        // formats by block and role, for a terminal
+  std::filesystem::path log;  // of what was measured
   std::vector<std::string> notes;
   int64_t tokens = 0;                // that every KL is a mean over
   int64_t measured = 0, reused = 0;  // models run; results taken from the log

@@ -29,7 +29,8 @@ Status take_budget(const FitRequest& request, search::FitOptions& options) {
   const int given = int{request.memory.has_value() || request.any_memory} + int{request.size.has_value()} +
                     int{request.bits.has_value()};
   if (given == 0) return fail(ErrorCode::usage, "there is no budget: give --fit, --size or --bits");
-  if (given > 1) return fail(ErrorCode::usage, "several budgets are given: --fit, --size and --bits exclude each other");
+  if (given > 1)
+    return fail(ErrorCode::usage, "several budgets are given: --fit, --size and --bits exclude each other");
   if (request.bits) {
     options.limit = search::Limit::bits;
     options.bits = *request.bits;
@@ -64,7 +65,8 @@ Result<search::FitOptions> options_of(const FitRequest& request) {
   options.context = request.context;
   options.batch = request.batch;
   const Json& source = options.recipe.source;
-  const bool open = options.limit == search::Limit::memory && !source.contains("cache") && !source.contains("attention");
+  const bool open =
+      options.limit == search::Limit::memory && !source.contains("cache") && !source.contains("attention");
   options.cache = request.cache.empty() && open ? "auto" : request.cache;
   options.calibration = quantize.calibration;
   options.samples = quantize.samples;
@@ -74,6 +76,7 @@ Result<search::FitOptions> options_of(const FitRequest& request) {
   options.text_samples = request.text_samples;
   options.text_length = request.text_window;
   options.sensitivities = request.sensitivities.empty() ? default_sensitivities() : request.sensitivities;
+  options.rounds = request.rounds;
   options.predict_only = request.predict_only;
   options.progress = quantize.progress;
   return options;
@@ -118,8 +121,8 @@ FitOutcome outcome_of(search::FitReport& report) {
          static_cast<double>(variable.bits[static_cast<size_t>(number)]) / static_cast<double>(variable.values)});
   }
   for (const search::FitSingle& single : report.singles)
-    out.sensitivities.push_back({space.variables[single.variable].name,
-                                 format_of(space, single.variable, single.candidate), single.kl});
+    out.sensitivities.push_back(
+        {space.variables[single.variable].name, format_of(space, single.variable, single.candidate), single.kl});
   out.limit_bytes = report.limit_bytes;
   out.left_bytes = report.left_bytes;
   out.context = report.context;
@@ -154,9 +157,9 @@ Result<FitOutcome> fit(const FitRequest& request) {
     double bandwidth = 0;
     if (!request.plot.empty()) {
       NIBBLE_TRY(bandwidth, bandwidth_of_reading(pool));
-      NIBBLE_DO(write_durably(request.plot,
-                              search::fit_svg(report, fmt::format("{}: bits, speed and divergence", options.name),
-                                              bandwidth)));
+      NIBBLE_DO(write_durably(
+          request.plot,
+          search::fit_svg(report, fmt::format("{}: bits, speed and divergence", options.name), bandwidth)));
     }
     if (!request.recipe_file.empty()) NIBBLE_DO(write_durably(request.recipe_file, report.recipe));
     FitOutcome outcome = outcome_of(report);

@@ -105,8 +105,7 @@ class Fitter {
   Status open() {
     NIBBLE_TRY(source_, open_model(options_.model));
     if (source_->quantization() != nullptr)
-      return fail(ErrorCode::unsupported, "{} is quantized already; a fit needs the original",
-                  options_.model.string());
+      return fail(ErrorCode::unsupported, "{} is quantized already; a fit needs the original", options_.model.string());
     spec_ = source_->spec();
     NIBBLE_DO(check());
     NIBBLE_DO(read_palette_of());
@@ -138,6 +137,7 @@ class Fitter {
     if (options_.context < 0 || context_ > spec_.max_positions)
       return fail(ErrorCode::usage, "--context is {}; expected 1 to {}, the model's positions", options_.context,
                   spec_.max_positions);
+    if (options_.rounds < 1) return fail(ErrorCode::usage, "--rounds is {}; expected at least 1", options_.rounds);
     if (options_.batch < 1) return fail(ErrorCode::usage, "--batch is {}; expected at least 1", options_.batch);
     if (options_.limit == Limit::bits && !(options_.bits > 0 && options_.bits <= 64))
       return fail(ErrorCode::usage, "--bits is {}; expected more than 0, and 64 at most", options_.bits);
@@ -148,8 +148,7 @@ class Fitter {
   Status read_palette_of() {
     const bool named = is_palette(options_.palette);
     auto read = read_palette(named ? options_.palette : "", named ? "" : options_.palette, "f32");
-    if (!read)
-      return fail(read.error().code, "--palette {}: {}", options_.palette, read.error().message);
+    if (!read) return fail(read.error().code, "--palette {}: {}", options_.palette, read.error().message);
     palette_ = *std::move(read);
     NIBBLE_TRY(const BlockWeights block, source_->block(0));
     const NumberFormat& stored = block[Role::q].format;
@@ -176,9 +175,9 @@ class Fitter {
     const Shape head = shape_of(spec_, Global::head);
     NIBBLE_TRY(const GlobalWeights globals, source_->globals());
     const LinearWeight& matrix = globals.head ? *globals.head : globals.embedding;
-    NIBBLE_TRY(head_bytes_, options_.recipe.head ? packing.bytes(head, options_.recipe.head->weights,
-                                                                 options_.recipe.head->activations)
-                                                 : packing.bytes(head, matrix.format, NumberFormat()));
+    NIBBLE_TRY(head_bytes_, options_.recipe.head
+                                ? packing.bytes(head, options_.recipe.head->weights, options_.recipe.head->activations)
+                                : packing.bytes(head, matrix.format, NumberFormat()));
     workspace_ = workspace_bytes(spec_, context_, options_.batch, pool_.size());
     NIBBLE_DO(read_caches());
     Budget endless;
@@ -212,10 +211,11 @@ class Fitter {
   }
 
   static Status refuse_slow(const LinearPlan& linear, Isa isa, const std::string& explanation) {
-    return fail(ErrorCode::unsupported,
-                "{}: weights {} with input {} have no kernel on this machine ({}), only the reference; leave them out of "
-                "--palette, or give --allow-slow\n{}",
-                linear.name, to_string(linear.weights), to_string(linear.activations), to_string(isa), explanation);
+    return fail(
+        ErrorCode::unsupported,
+        "{}: weights {} with input {} have no kernel on this machine ({}), only the reference; leave them out of "
+        "--palette, or give --allow-slow\n{}",
+        linear.name, to_string(linear.weights), to_string(linear.activations), to_string(isa), explanation);
   }
 
   Status read_caches() {
@@ -344,8 +344,8 @@ class Fitter {
     const bool own = !options_.text.empty();
     const auto& files = own ? options_.text : options_.calibration;
     if (files.empty()) return {};
-    NIBBLE_TRY(text_, draw_samples(files, tokenizer, options_.text_samples, text_length_,
-                                   options_.seed + (own ? 0 : 1), "measuring"));
+    NIBBLE_TRY(text_, draw_samples(files, tokenizer, options_.text_samples, text_length_, options_.seed + (own ? 0 : 1),
+                                   "measuring"));
     return {};
   }
 
@@ -357,8 +357,8 @@ class Fitter {
       if (error)
         return fail(ErrorCode::io, "cannot make the folder {}: {}", options_.sensitivities.string(), error.message());
       const std::string model = first["model"].get<std::string>();
-      report_.log = options_.sensitivities / fmt::format("{}-{}.jsonl", model,
-                                                         sha256(dump_json(first)).substr(0, kIdLength));
+      report_.log =
+          options_.sensitivities / fmt::format("{}-{}.jsonl", model, sha256(dump_json(first)).substr(0, kIdLength));
       if (!fs::exists(report_.log, error)) note_others(first, model + "-");
     }
     return Log::open(report_.log, first, true, false);
@@ -378,9 +378,10 @@ class Fitter {
       for (const auto& item : ours.items()) {
         const Json* theirs = find_path(*first, {item.key()});
         if (theirs != nullptr && *theirs == item.value()) continue;
-        report_.notes.push_back(fmt::format("the sensitivities in {} are not used: they were measured with another "
-                                            "\"{}\"",
-                                            path.string(), item.key()));
+        report_.notes.push_back(
+            fmt::format("the sensitivities in {} are not used: they were measured with another "
+                        "\"{}\"",
+                        path.string(), item.key()));
         break;
       }
     }
@@ -449,7 +450,8 @@ class Fitter {
     NIBBLE_DO(log_->enter(space_));
     if (auto known = known_losses()) {
       losses_ = *std::move(known);
-      for (const auto& variable : losses_) report_.reused += variable.size() > 1 ? static_cast<int64_t>(variable.size()) : 0;
+      for (const auto& variable : losses_)
+        report_.reused += variable.size() > 1 ? static_cast<int64_t>(variable.size()) : 0;
     } else {
       NIBBLE_DO(start_engine(true));
       Measurements measuring = measurements(space_);
@@ -538,7 +540,8 @@ class Fitter {
       std::optional<FitPlan> best;
       for (const CacheOption& cache : caches_) {
         FitPlan plan = planned(space_.uniform(static_cast<int>(k), 0), kUniform, cache);
-        const bool better = !best || std::pair(!plan.fits, plan.predicted_kl) < std::pair(!best->fits, best->predicted_kl);
+        const bool better =
+            !best || std::pair(!plan.fits, plan.predicted_kl) < std::pair(!best->fits, best->predicted_kl);
         if (better) best = std::move(plan);
       }
       report_.uniform.push_back(std::move(*best));
@@ -562,8 +565,33 @@ class Fitter {
       if (rival->measured && report_.chosen.measured && rival->measured->kl < report_.chosen.measured->kl)
         report_.chosen = *rival;
     }
+    for (int round = 1; round < options_.rounds && !options_.predict_only; ++round) {
+      NIBBLE_TRY(const bool better, go_round());
+      if (!better) break;
+    }
     draw_curve();
     return {};
+  }
+
+  // Measures around the chosen model, and takes the optimum of that where it is better.
+  Result<bool> go_round() {
+    const CacheOption& cache = cache_named(report_.chosen.cache);
+    Space space = space_;
+    if (!cache.plain()) space.attention = cache.attention;
+    NIBBLE_DO(log_->enter(space));
+    NIBBLE_DO(start_engine(true));
+    Measurements measuring = measurements(space);
+    measuring.show(measuring.work_of_losses(report_.chosen.choice) + measuring.work_of_trial(), options_.progress);
+    NIBBLE_TRY(const Losses losses, measuring.losses(report_.chosen.choice));
+    count(measuring);
+    Limits limits = limits_of(space_);
+    limits[0] = limit_bits(cache);
+    FitPlan plan = planned(best_choice(space_, losses, limits), kKnapsack, cache);
+    if (plan.choice == report_.chosen.choice) return false;
+    NIBBLE_TRY(plan.measured, measure(plan));
+    if (plan.measured->kl >= report_.chosen.measured->kl) return false;
+    report_.chosen = std::move(plan);
+    return true;
   }
 
   // The uniform models that might be better than the optimum of the sums.
@@ -572,7 +600,7 @@ class Fitter {
     for (FitPlan& plan : report_.uniform)
       if (plan.fits && plan.choice != report_.chosen.choice) out.push_back(&plan);
     std::stable_sort(out.begin(), out.end(), [](auto* a, auto* b) { return a->predicted_kl < b->predicted_kl; });
-    out.resize(std::min(out.size(), kContenders));
+    while (out.size() > kContenders) out.pop_back();
     return out;
   }
 
@@ -588,10 +616,10 @@ class Fitter {
   Result<FitReport> finish() {
     const FitPlan& chosen = report_.chosen;
     const std::string summary =
-        fmt::format("fitted: weights of {:.3f} bits on average, KV cache {}; predicted mean KL {:.5f} nats", chosen.bits,
-                    chosen.cache, chosen.predicted_kl);
-    NIBBLE_TRY(report_.recipe, fitted_recipe_text(spec_, space_, chosen.choice, options_.recipe.source, chosen.cache,
-                                                  options_.name, summary));
+        fmt::format("fitted: weights of {:.3f} bits on average, KV cache {}; predicted mean KL {:.5f} nats",
+                    chosen.bits, chosen.cache, chosen.predicted_kl);
+    NIBBLE_TRY(report_.recipe, fitted_recipe_text(spec_, space_, chosen.choice, options_.recipe.source,
+                                                  options_.cache.empty() ? "" : chosen.cache, options_.name, summary));
     NIBBLE_DO(expect_activations());
     report_.spec = spec_;
     report_.context = context_;
@@ -631,8 +659,8 @@ class Fitter {
   std::unique_ptr<ModelSource> source_;
   Spec spec_;
   Palette palette_;
-  std::vector<Recipe> recipes_;                                // by format
-  std::vector<std::vector<std::vector<SitePlan>>> plans_;      // by format and block
+  std::vector<Recipe> recipes_;                                  // by format
+  std::vector<std::vector<std::vector<SitePlan>>> plans_;        // by format and block
   std::vector<std::vector<std::array<Priced, kRoles>>> priced_;  // by format, block and role
   bool observes_ = false;
   int64_t length_ = 0, text_length_ = 0, context_ = 0;

@@ -38,17 +38,19 @@ struct FitOptions {
   Limit limit = Limit::bits;
   double bits = 0;    // Limit::bits
   int64_t bytes = 0;  // the others
-  int64_t context = 0, batch = 1;  // tokens of each of the sequences in the KV cache; 0: min(4096, the model's positions)
-  std::string cache;               // a format, "auto", or empty: the recipe's
+  int64_t context = 0,
+          batch = 1;  // tokens of each of the sequences in the KV cache; 0: min(4096, the model's positions)
+  std::string cache;  // a format, "auto", or empty: the recipe's
 
   std::vector<std::filesystem::path> calibration;  // as for quantizing: statistics for the solver
   int64_t samples = 128, length = 0;               // of it; 0: min(2048, the model's positions)
   uint64_t seed = 0;
-  std::vector<std::filesystem::path> text;         // to measure on; none: other places of the calibration text
-  int64_t text_samples = 16, text_length = 0;      // 0: min(256, the model's positions)
+  std::vector<std::filesystem::path> text;     // to measure on; none: other places of the calibration text
+  int64_t text_samples = 16, text_length = 0;  // 0: min(256, the model's positions)
 
   std::filesystem::path sensitivities;  // folder of logs, made if need be; empty: nothing is kept
-  bool predict_only = false;            // whole models are not measured, but for those that the log has
+  int rounds = 1;  // after the first everything is measured again around the model found, for this budget alone
+  bool predict_only = false;  // whole models are not measured, but for those that the log has
   ProgressCallback progress;
 };
 
@@ -68,8 +70,8 @@ struct FitPlan {
   std::string cache;  // format
   double bits = 0;    // average of the blocks' linears
   FitBytes bytes;
-  double predicted_kl = 0;             // the sum of what was measured of each linear, and of the cache
-  std::optional<Fidelity> measured;    // as a whole, on the text
+  double predicted_kl = 0;           // the sum of what was measured of each linear, and of the cache
+  std::optional<Fidelity> measured;  // as a whole, on the text
   bool fits = false;
 };
 

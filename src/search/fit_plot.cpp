@@ -68,13 +68,15 @@ class Drawing {
     if (most == 0) least = 0.1, most = 1;
     low_ = std::max(std::floor(std::log10(least)), std::floor(std::log10(most)) - 5);
     high_ = std::max(low_ + 1, std::ceil(std::log10(most)));
-    put("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\">\n",
+    put("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" "
+        "role=\"img\">\n",
         kWidth, kHeight);
     put("<title>{}</title>\n", escaped(title));
     out_ += kStyle;
     put("<rect class=\"ground\" width=\"{}\" height=\"{}\"/>\n", kWidth, kHeight);
     put("<text class=\"ink head\" x=\"{}\" y=\"32\">{}</text>\n", kFirst, escaped(title));
-    put("<text class=\"soft\" x=\"{}\" y=\"54\">line: optima of all budgets; dots: one format in all linears; ring: the "
+    put("<text class=\"soft\" x=\"{}\" y=\"54\">line: optima of all budgets; dots: one format in all linears; ring: "
+        "the "
         "one chosen, {:.3f} bits, predicted KL {:.5f}</text>\n",
         kFirst, report.chosen.bits, report.chosen.predicted_kl);
   }

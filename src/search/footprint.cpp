@@ -16,9 +16,9 @@
 namespace nibble::search {
 namespace {
 
-constexpr int64_t kTriedRows = 32;   // two panels of the layouts: their sizes grow by so many rows
-constexpr int64_t kPrompt = 512;     // tokens that a prompt is read in at a time (engine/generate.h)
-constexpr int64_t kAttentionScratch = int64_t{2} << 20;  // bytes for a thread
+constexpr int64_t kTriedRows = 32;  // two panels of the layouts: their sizes grow by so many rows
+constexpr int64_t kPrompt = 512;    // tokens that a prompt is read in at a time (engine/generate.h)
+constexpr int64_t kAttentionScratch = int64_t{2} << 20;       // bytes for a thread
 constexpr int64_t kHeaderOfShard = 52, kHeaderOfTensor = 88;  // JSON with a name, a type, a shape and two offsets
 
 int64_t bytes_of(const NamedTensors& tensors) {
@@ -123,8 +123,8 @@ int64_t header_bytes(const Spec& spec, int64_t tensors) {
 int64_t tensors_of(const LinearPlan& plan, int64_t kept) {
   if (!plan.quantized()) return 1;
   const NumberFormat& format = plan.weights;
-  return 1 + int{format.scale != ScaleCodec::none} + int{format.offset} + int{format.outer} + int{plan.sparse24} +
-         (kept > 0 ? 2 : 0);
+  return 1 + int{format.scale != ScaleCodec::none} + int{format.is_learned()} + int{format.offset} + int{format.outer} +
+         int{plan.sparse24} + (kept > 0 ? 2 : 0);
 }
 
 int64_t cache_bytes(const Spec& spec, std::span<const AttentionFormats> attention, int64_t context, int64_t batch) {

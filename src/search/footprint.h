@@ -21,7 +21,7 @@ namespace nibble::search {
 // A linear as it is packed.
 struct PackedFacts {
   int64_t bytes = 0;
-  bool slow = false;  // only the reference multiplies it here
+  bool slow = false;        // only the reference multiplies it here
   std::string explanation;  // of its kernels
 };
 

@@ -73,8 +73,8 @@ Result<Layers> Layers::make(const ModelSource& source, const Model& model, const
                             std::vector<Recipe> recipes, Observer* observer) {
   for (const Recipe& recipe : recipes)
     if (!recipe.model_steps.empty())
-      return fail(ErrorCode::usage, "a search looks at the model as it is, but a step of the recipe {} changes all of it",
-                  recipe.name);
+      return fail(ErrorCode::usage,
+                  "a search looks at the model as it is, but a step of the recipe {} changes all of it", recipe.name);
   Layers layers(source, model, palette, Json::array());
   layers.recipes_ = std::move(recipes);
   layers.observer_ = observer;

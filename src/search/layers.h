@@ -74,7 +74,8 @@ class Layers {
     SitePlan site;
     LinearPlan linear;
   };
-  // The site of the linear solved last, as its steps left it: what solvers find out serves its other linears and formats.
+  // The site of the linear solved last, as its steps left it: what solvers find out serves its other linears and
+  // formats.
   struct CurrentSite {
     std::tuple<int64_t, size_t, std::string> key{-1, 0, ""};  // block, number, input
     SiteStatistics statistics;

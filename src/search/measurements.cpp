@@ -84,14 +84,15 @@ std::string Measurements::base_of(const std::string& around, const Variable& var
 
 double Measurements::work_of_trial() const { return static_cast<double>(model_->spec().layers) + head_; }
 
-double Measurements::work_of_losses() const {
+double Measurements::work_of_losses(const std::optional<Choice>& base) const {
+  const std::string around = name_of_base(*space_, base);
   double work = 0;
   for (const Variable& variable : space_->variables) {
     if (!is_open(*space_, variable)) continue;
     const double each = static_cast<double>(model_->spec().layers - variable.block) + head_;
     const int first = variable.operand == Operand::activations ? kAsStored : 0;
     for (int k = first; k < static_cast<int>(space_->candidates(variable).size()); ++k)
-      if (!log_->single(base_of("", variable), variable.name, format_of(variable, k))) work += each;
+      if (!log_->single(base_of(around, variable), variable.name, format_of(variable, k))) work += each;
   }
   return work;
 }

@@ -30,15 +30,16 @@ class Measurements {
   Measurements(const Space& space, const Model& model, Layers& layers, Yardstick& yardstick, Log& log,
                ThreadPool& pool);
 
-  // Blocks that are still to be run for the losses around the float model, and for one whole model; the head counts as
-  // the blocks that have as many weights.
-  double work_of_losses() const;
+  // Blocks that are still to be run for the losses around the float model or a choice, and for one whole model; the
+  // head counts as the blocks that have as many weights.
+  double work_of_losses(const std::optional<Choice>& base = std::nullopt) const;
   double work_of_trial() const;
   void show(double work, const ProgressCallback& progress) { meter_.emplace(work, progress); }
 
   // `again`: a line in the log even if the study has such a trial.
   Result<Fidelity> trial(const Choice& choice, const std::string& study, bool again = false);
-  // The float model with attention computed, and keys and values cached, in these formats, by block. `name`: in the log.
+  // The float model with attention computed, and keys and values cached, in these formats, by block. `name`: in the
+  // log.
   Result<Fidelity> attended(std::span<const AttentionFormats> attention, const std::string& name);
   // Around the float model, or around a choice (which was measured). Variables with one candidate have no loss. The
   // float model has no kernels for quantized inputs of float weights: there activations are tried with the weights of

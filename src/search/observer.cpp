@@ -35,8 +35,7 @@ Status Observer::embed(ThreadPool& pool) {
   for (int64_t i = 0; i < text_.count; ++i) {
     sequences_[0].clear();
     const Segment segment{&sequences_[0], text_.length, 0};
-    NIBBLE_DO(
-        model_->embedder().embed(text_.sample(i), {&segment, 1}, states_.data() + i * each, workspace_, pool));
+    NIBBLE_DO(model_->embedder().embed(text_.sample(i), {&segment, 1}, states_.data() + i * each, workspace_, pool));
   }
   return {};
 }
@@ -64,8 +63,8 @@ Status Observer::pass(std::span<const unsigned> wanted, ThreadPool& pool) {
     float* const hidden = states_.data() + first * text_.length * one_block_.hidden;
     if (wanted.empty()) forward_block(one_block_, block, 0, segments, hidden, model_->isa(), workspace_, pool);
     for (size_t site = 0; site < wanted.size(); ++site) {
-      const float* const x = stage_input(one_block_, block, site, hidden, count * text_.length, model_->isa(),
-                                         workspace_, pool);
+      const float* const x =
+          stage_input(one_block_, block, site, hidden, count * text_.length, model_->isa(), workspace_, pool);
       NIBBLE_DO(look(x, count, site, wanted[site], pool));
       forward_stage(one_block_, block, site, 0, segments, hidden, model_->isa(), workspace_, pool);
     }

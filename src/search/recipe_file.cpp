@@ -153,7 +153,8 @@ std::vector<std::string> patterns_of(Role role, const std::vector<int64_t>& bloc
   };
   for (int64_t block : blocks) {
     if (list.size() > kLongestList) end_list();
-    list += (list.empty() ? "" : "|") + std::to_string(block);
+    if (!list.empty()) list += '|';
+    list += std::to_string(block);
   }
   end_list();
   return out;
@@ -199,14 +200,20 @@ Json overrides_of(const Space& space, const Choice& choice, int usual) {
   return out;
 }
 
+void drop_cached(Json& entry) {
+  const auto found = entry.find("attention");
+  if (found == entry.end() || !found->is_object()) return;
+  found->erase("k");
+  found->erase("v");
+  if (found->empty()) entry.erase("attention");
+}
+
 // Keys and values in the cache's formats, whatever the recipe had.
 void set_cache(Json& recipe, const std::string& cache) {
   recipe["cache"] = cache;
-  const auto found = recipe.find("attention");
-  if (found == recipe.end()) return;
-  found->erase("k");
-  found->erase("v");
-  if (found->empty()) recipe.erase("attention");
+  drop_cached(recipe);
+  if (recipe.contains("except"))
+    for (Json& entry : recipe["except"]) drop_cached(entry);
 }
 
 Status expect_weights(const Json& source, const Spec& spec, const Space& space, const Choice& choice) {
@@ -263,10 +270,11 @@ Result<std::string> fitted_recipe_text(const Spec& spec, const Space& space, con
   for (const auto& item : base.items())
     if (!out.contains(item.key()) && item.key() != "paper" && item.key() != "except" && item.key() != "overrides")
       out[item.key()] = item.value();
-  set_cache(out, cache);
   const Json none = Json::array();
-  if (Json left = without_weights(base.value("except", none), {"activations", "set", "attention"}); !left.empty())
-    out["except"] = std::move(left);
+  out["except"] = base.value("except", none);
+  if (!cache.empty()) set_cache(out, cache);
+  out["except"] = without_weights(out["except"], {"activations", "set", "attention"});
+  if (out["except"].empty()) out.erase("except");
   Json overrides = without_weights(base.value("overrides", none), {"activations"});
   for (Json& entry : overrides_of(space, choice, usual)) overrides.push_back(std::move(entry));
   if (!overrides.empty()) out["overrides"] = std::move(overrides);

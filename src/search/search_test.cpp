@@ -443,7 +443,13 @@ class FitOfAModel : public SearchOfAModel {
 
 TEST_F(FitOfAModel, TheModelIsAsLargeAndAsGoodAsItSays) {
   for (const Limit limit : {Limit::bits, Limit::files, Limit::memory}) {
-    const FitOptions asked = fitting(rounding(), limit, 4.9, limit == Limit::files ? 250'000 : 3'300'000);
+    FitOptions asked = fitting(rounding(), limit, 4.9, INT64_MAX / 32);
+    asked.predict_only = true;
+    const Result<FitReport> ample = run_fit(asked, pool_);
+    expect_ok(ample);
+    const FitBytes &narrow = ample->uniform[2].bytes, &wide = ample->uniform[3].bytes;  // 4 and 8 bits
+    asked.bytes = limit == Limit::files ? (narrow.files + wide.files) / 2 : (narrow.memory() + wide.memory()) / 2;
+    asked.predict_only = false;
     const Result<FitReport> found = run_fit(asked, pool_);
     expect_ok(found);
     const FitPlan& chosen = found->chosen;
@@ -498,6 +504,7 @@ TEST_F(FitOfAModel, MeasuresOnceWhatSolversMakeOfIt) {
   EXPECT_LT(resumed.measured, found->measured);
 
   // Another model of the same name is another file, which a note says.
+  fs::create_directories(folder_ / "elsewhere");
   write_llama(folder_ / "elsewhere" / "model", 2);
   asked.model = folder_ / "elsewhere" / "model";
   const FitReport other = *run_fit(asked, pool_);
@@ -516,8 +523,9 @@ TEST_F(FitOfAModel, ChoosesTheCache) {
   const FitReport ample = *run_fit(asked, pool_);
   EXPECT_EQ(ample.chosen.cache, "f16");
   EXPECT_LT(ample.chosen.predicted_kl, 1e-5);  // everything as it is, but for the cache
-  asked.bytes = ample.uniform[0].bytes.memory() - ample.uniform[0].bytes.cache;  // room for weights of two bits
-  asked.bytes += ample.uniform[0].bytes.cache / 3;
+  const AttentionFormats narrow = *with_cache({}, "bfp4:b16", "here");
+  const FitBytes& least = ample.uniform[0].bytes;  // weights of two bits
+  asked.bytes = least.memory() - least.cache + cache_bytes(llama_spec(), std::vector(kLayers, narrow), 40, 1);
   const FitReport tight = *run_fit(asked, pool_);
   EXPECT_EQ(tight.chosen.cache, "bfp4:b16");
   EXPECT_NE(tight.recipe.find("\"cache\": \"bfp4:b16\""), std::string::npos) << tight.recipe;

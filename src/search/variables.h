@@ -71,7 +71,7 @@ struct Variable {
   std::string_view attention;  // "q", "k", "p" or "v"
   bool cached = false;         // what the KV cache holds
   int64_t values = 0;  // numbers in the format: N K; for each token, K once for every linear, or those of all heads
-  std::vector<int64_t> bits;  // by candidate: of all of them, with all that they share
+  std::vector<int64_t> bits;     // by candidate: of all of them, with all that they share
   std::vector<int64_t> charged;  // by candidate: what a budget counts; empty: as `bits`
 };
 

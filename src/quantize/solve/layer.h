@@ -40,7 +40,7 @@ struct LayerForm {
   Levels kept_levels = Levels::f16;  // or bf16
   float outer = 1;                   // for formats with an outer scale
   int64_t rotation = 0;              // that the layer's dense columns have been through
-  std::vector<uint8_t> widths;       // bits of each dense column, where the format leaves them open
+  std::vector<uint8_t> widths{};     // bits of each dense column, where the format leaves them open
 };
 
 // Solved values of one row, dense columns in stored order.
