@@ -469,6 +469,8 @@ TEST(Cli, FitsAModelIntoABudget) {
   expect_error(quantize(fresh("fit"), {"--size", "10M", "--bits", "4"}), 2, "exclude");
   expect_error(quantize(fresh("fit"), {"--fit", "1X"}), 2, "1X");
   expect_error(nibble_run({"quantize", model(), "-o", fresh("fit"), "--json"}), 2, "--recipe is required");
+  const Arguments slow = {"quantize", model(), "-o", fresh("fit"), "--bits", "4", "--palette", "int3:g32", "--json"};
+  expect_error(nibble_run(slow, {{"NIBBLE_ISA", "portable"}}), 4, "--allow-slow");
 }
 
 // The effective weights, run as an ordinary float model, must score like the weight-only quantized model itself.

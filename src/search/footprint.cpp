@@ -18,6 +18,8 @@ namespace {
 
 constexpr int64_t kTriedRows = 32;  // two panels of the layouts: their sizes grow by so many rows
 constexpr int64_t kPrompt = 512;    // tokens that a prompt is read in at a time (engine/generate.h)
+constexpr int64_t kStrideRoom =
+    64;  // between the rows of a prepared input, so that they do not fall into the same cache sets
 constexpr int64_t kAttentionScratch = int64_t{2} << 20;       // bytes for a thread
 constexpr int64_t kHeaderOfShard = 52, kHeaderOfTensor = 88;  // JSON with a name, a type, a shape and two offsets
 
@@ -140,7 +142,7 @@ int64_t workspace_bytes(const Spec& spec, int64_t context, int64_t batch, int th
   const int64_t d = spec.hidden, heads = spec.heads * spec.head_dim, cached = spec.kv_heads * spec.head_dim;
   // The residual stream, and what the linears read and write.
   int64_t values = 3 * d + 2 * heads + 2 * cached + (int{spec.gated} + 1) * spec.ffn;
-  values += std::max({d, heads, spec.ffn});  // an input, as it is prepared
+  values += std::max({d, heads, spec.ffn}) + kStrideRoom;  // an input, as it is prepared
   if (spec.embedding != d) values += spec.embedding;
   int64_t bytes = 4 * tokens * values + 4 * batch * spec.vocabulary;
   bytes += 4 * (spec.positions == Positions::alibi ? spec.heads * context : spec.head_dim * context);

@@ -145,19 +145,17 @@ constexpr size_t kLongestList = 200;  // of block numbers in a pattern, which ma
 
 // "blocks\\.(0|3|5)\\.q" for some blocks, as many patterns as it takes.
 std::vector<std::string> patterns_of(Role role, const std::vector<int64_t>& blocks) {
-  std::vector<std::string> out;
-  std::string list;
-  const auto end_list = [&] {
-    if (!list.empty()) out.push_back(fmt::format("blocks\\.({})\\.{}", list, name_of(role)));
-    list.clear();
-  };
+  std::vector<std::string> lists;
   for (int64_t block : blocks) {
-    if (list.size() > kLongestList) end_list();
-    if (!list.empty()) list += '|';
-    list += std::to_string(block);
+    if (lists.empty() || lists.back().size() > kLongestList) lists.emplace_back();
+    if (!lists.back().empty()) lists.back() += '|';
+    lists.back() += std::to_string(block);
   }
-  end_list();
-  return out;
+  for (std::string& list : lists) {
+    const bool several = list.find('|') != std::string::npos;
+    list = fmt::format("blocks\\.{}{}{}\\.{}", several ? "(" : "", list, several ? ")" : "", name_of(role));
+  }
+  return lists;
 }
 
 // Without formats of weights; entries that say nothing any more are left out.

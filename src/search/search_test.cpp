@@ -532,8 +532,8 @@ TEST_F(FitOfAModel, ChoosesTheCache) {
 }
 
 TEST_F(FitOfAModel, NamesTheLeastThatIsPossible) {
-  expect_error(run_fit(fitting(rounding(), Limit::bits, 2.4, 0), pool_), ErrorCode::usage, "impossible", "2.6250");
-  expect_ok(run_fit(fitting(rounding(), Limit::bits, 2.625, 0), pool_));
+  expect_error(run_fit(fitting(rounding(), Limit::bits, 2.7, 0), pool_), ErrorCode::usage, "impossible", "2.7500");
+  expect_ok(run_fit(fitting(rounding(), Limit::bits, 2.75, 0), pool_));  // a scale of 16 and an offset of 8 bits for 32
   expect_error(run_fit(fitting(rounding(), Limit::files, 0, 1000), pool_), ErrorCode::usage, "--size 1000",
                "embeddings");
   const auto memory = run_fit(fitting(rounding(), Limit::memory, 0, 1000), pool_);
