@@ -3,6 +3,7 @@
 
 accuracy.py SHARED > docs/accuracy.md
 accuracy.py SHARED --page blocks > docs/accuracy-blocks.md
+accuracy.py SHARED --page levels --fisher FOLDER     the tables of docs/learned-levels.md; FOLDER: what tools/fisher.py wrote, MODEL.safetensors
 SHARED holds models/ (checkpoints), models/eval/wikitext2_test_200k.txt and data/text/{c4,wikitext2-train-1MB}.txt.
 The quantized models are kept in build/accuracy/ and made again on every run.
 """
@@ -42,22 +43,22 @@ class Bench:
         return found["prefill_tokens_per_second"], found["decode_tokens_per_second"]
 
     def quantize(self, name, recipe, *more):
-        out = OUT / name / pathlib.Path(str(recipe)).stem
+        out = OUT / name / "-".join([pathlib.Path(str(recipe)).stem, *(m for m in map(str, more) if "=" in m)])
         out.parent.mkdir(exist_ok=True)
         report = self.nibble("quantize", self.model(name), "-o", out, "--recipe", recipe, "--force",
                              "--calibration", self.shared / "data/text/c4.txt", "--samples", SAMPLES, "--length", LENGTH, *more)
         return out, report
 
     def rows(self, name, recipes, speed=False):
-        """A row for each (label, recipe), and one for the model itself."""
+        """A row for each (label, recipe, options ...), and one for the model itself."""
         models = []
-        for label, recipe in recipes:
+        for label, recipe, *more in recipes:
             print(f"{name}: {label}", file=sys.stderr, flush=True)
-            models.append(self.quantize(name, recipe)[0])
+            models.append(self.quantize(name, recipe, *more)[0])
         scores, reference = self.compare(name, models)
         shape = self.nibble("inspect", self.model(name))
         rows = [["unquantized", "", f"{shape['bits_per_weight']:.2f}", f"{reference:.3f}", "", ""]]
-        for (label, _), model, score in zip(recipes, models, scores):
+        for (label, *_), model, score in zip(recipes, models, scores):
             shape = self.nibble("inspect", model)
             rows.append([label, f"{shape['quantized_bits_per_weight']:.2f}", f"{shape['bits_per_weight']:.2f}",
                          f"{score['candidate_perplexity']:.3f}", change(score["candidate_perplexity"], reference),
@@ -148,8 +149,45 @@ def solver_worth(bench):
     print(table(["model", "q", "k", "v", "o", "gate", "up", "down", "largest", "below 1"], rows))
 
 
-def is_integer(nibble, recipe):
-    return nibble("recipe", "show", recipe)["weights"].startswith("int")
+# What learned levels are compared with, at the stored bits that they come to.
+LEVELS = [
+    ("int2:g32:asym, GPTQ", "gptq-w4a16-g128", "--set", "weights=int2:g32:asym"),
+    ("gptqt-2", "gptqt-2"),
+    ("code2:row, k-means, GPTQ", "squeezellm-3-dense+gptq", "--set", "weights=code2:row"),
+    ("int3:g64:asym, nearest", "rtn-w4a16-g128", "--set", "weights=int3:g64:asym"),
+    ("int3:g64:asym, GPTQ", "gptq-w4a16-g128", "--set", "weights=int3:g64:asym"),
+    ("int3:g32:asym, GPTQ", "gptq-w4a16-g128", "--set", "weights=int3:g32:asym"),
+    ("gptqt-3", "gptqt-3"),
+    ("code3:row, unweighted", "squeezellm-3-dense", "--set", "levels.weighted_by=none"),
+    ("squeezellm-3-dense", "squeezellm-3-dense"),
+    ("squeezellm-3-dense+gptq", "squeezellm-3-dense+gptq"),
+    ("squeezellm-3", "squeezellm-3"),
+    ("squeezellm-fisher-3", "squeezellm-fisher-3"),
+    ("squeezellm-3+gptq", "squeezellm-3+gptq"),
+    ("int4:g128:asym, nearest", "rtn-w4a16-g128", "--set", "weights=int4:g128:asym"),
+    ("int4:g128:asym, GPTQ", "gptq-w4a16-g128"),
+    ("int4:g32:asym, GPTQ", "gptq-w4a16-g128", "--set", "weights=int4:g32:asym"),
+    ("squeezellm-4", "squeezellm-4"),
+    ("squeezellm-fisher-4", "squeezellm-fisher-4"),
+    ("squeezellm-4+gptq", "squeezellm-4+gptq"),
+]
+
+
+def levels(bench, fisher):
+    for name in MODELS:
+        recipes = []
+        for label, recipe, *more in LEVELS:
+            if "fisher" in recipe:
+                if fisher is None:
+                    continue
+                more = [*more, "--sensitivity", fisher / f"{name}.safetensors"]
+            recipes.append((label, recipe, *more))
+        print(f"### {name}\n\n{table(HEADER, bench.rows(name, recipes))}\n", flush=True)
+
+
+def page_of(nibble, recipe):
+    weights = nibble("recipe", "show", recipe)["weights"]
+    return "integers" if weights.startswith("int") else "levels" if weights.startswith("code") else "blocks"
 
 
 def integers(bench, recipes, printed_by):
@@ -186,13 +224,16 @@ def main():
     pages = {"integers": integers, "blocks": blocks}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared")
-    parser.add_argument("--page", choices=list(pages), default="integers")
+    parser.add_argument("--page", choices=[*pages, "levels"], default="integers")
+    parser.add_argument("--fisher", type=pathlib.Path)
     parser.add_argument("--program", default=ROOT / "build" / "release" / "nibble")
     options = parser.parse_args()
     page, nibble = options.page, Nibble(options.program)
+    if page == "levels":
+        return levels(Bench(options.shared, nibble), options.fisher)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     recipes = [r["name"] for r in nibble("recipe", "list")["recipes"]]
-    pages[page](Bench(options.shared, nibble), [r for r in recipes if is_integer(nibble, r) == (page == "integers")],
+    pages[page](Bench(options.shared, nibble), [r for r in recipes if page_of(nibble, r) == page],
                 f"""Everything below is printed by `tools/accuracy.py SHARED --page {page}` (commit {commit}). Perplexity and mean KL from the
 unquantized model (nats): the first 200,000 bytes of the WikiText-2 test text, windows of {WINDOW} tokens. Calibration, where a recipe
 asks for it: {SAMPLES} samples of {LENGTH} tokens of C4, seed 0. The models are small (4 to 7 million parameters) and really trained; the

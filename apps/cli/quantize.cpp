@@ -178,6 +178,10 @@ void add_text_options(CLI::App& command, QuantizeRequest& request) {
       ->type_name("TEXT");
   command.add_option("--validation", request.validation, "Text files on which output errors are also measured")
       ->type_name("TEXT");
+  command
+      .add_option("--sensitivity", request.sensitivity,
+                  "Sensitivities of weights, for recipes that read them (tools/fisher.py)")
+      ->type_name("FILE");
   command.add_option("--samples", request.samples, "Calibration samples")->type_name("N")->capture_default_str();
   command.add_option("--length", request.length, "Tokens per sample; 0: min(2048, the model's positions)")
       ->type_name("L")

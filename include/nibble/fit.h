@@ -16,9 +16,9 @@
 namespace nibble {
 
 struct FitRequest {
-  // Of it, `model`, `output` (whose name the recipe gets), `recipe` and `sets`, `calibration`, `samples`, `length`,
-  // `seed`, `threads` and `progress` are used. The recipe supplies everything but the weights' formats; it must have no
-  // `overrides`. Empty: "gptq-w4a16-g128", or "rtn-w4a16-g128" without calibration text.
+  // Of it, `model`, `output` (whose name the recipe gets), `recipe` and `sets`, `calibration`, `sensitivity`,
+  // `samples`, `length`, `seed`, `threads` and `progress` are used. The recipe supplies everything but the weights'
+  // formats; it must have no `overrides`. Empty: "gptq-w4a16-g128", or "rtn-w4a16-g128" without calibration text.
   QuantizeRequest quantize;
 
   // The budget, one of them. `memory`: packed weights, KV cache of `batch` sequences of `context` tokens, workspace;

@@ -21,6 +21,7 @@ struct QuantizeRequest {
   // Text files, joined. Data-free recipes need none; what they are given serves the report alone.
   std::vector<std::filesystem::path> calibration;
   std::vector<std::filesystem::path> validation;  // optional: output errors are also measured on this text
+  std::filesystem::path sensitivity;              // of weights (docs/learned-levels.md), for recipes that read it
   int64_t samples = 128;                          // of the calibration text
   int64_t length = 0;                             // tokens per sample; 0: min(2048, the model's positions)
   uint64_t seed = 0;                              // of where the samples start

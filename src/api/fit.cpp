@@ -69,6 +69,7 @@ Result<search::FitOptions> options_of(const FitRequest& request) {
       options.limit == search::Limit::memory && !source.contains("cache") && !source.contains("attention");
   options.cache = request.cache.empty() && open ? "auto" : request.cache;
   options.calibration = quantize.calibration;
+  options.sensitivity = quantize.sensitivity;
   options.samples = quantize.samples;
   options.length = quantize.length;
   options.seed = quantize.seed;

@@ -32,6 +32,7 @@ Result<QuantizeOptions> options_of(const QuantizeRequest& request) {
   options.output = request.output;
   options.calibration = request.calibration;
   options.validation = request.validation;
+  options.sensitivity = request.sensitivity;
   options.samples = request.samples;
   options.length = request.length;
   options.seed = request.seed;

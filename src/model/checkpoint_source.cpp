@@ -56,6 +56,7 @@ class CheckpointSource : public ModelSource {
   Result<GlobalWeights> globals() const override;
   Result<BlockWeights> block(int64_t index) const override;
   int64_t file_bytes() const override { return checkpoint_.file_bytes(); }
+  CheckpointPlace place_of(int64_t block, Role role) const override;
 
  private:
   Status check_expected(const std::vector<ExpectedTensor>& tensors, std::set<std::string_view>& seen) const;
@@ -186,6 +187,17 @@ Result<BlockWeights> CheckpointSource::block(int64_t index) const {
     out[names.role] = float_linear(names.rows.rows(), columns, levels, std::move(values), std::move(bias_of_rows));
   }
   release(map.tensors);
+  return out;
+}
+
+CheckpointPlace CheckpointSource::place_of(int64_t block, Role role) const {
+  CheckpointPlace out;
+  for (const std::string_view base : layout_.bases)
+    for (const LinearNames& names : block_map(spec_, layout_, base, block).linears) {
+      if (names.role != role) continue;
+      out.names.push_back(names.weight);
+      out.rows = names.rows;
+    }
   return out;
 }
 

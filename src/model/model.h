@@ -12,6 +12,7 @@
 #include "core/result.h"
 #include "format/attention_formats.h"
 #include "format/linear_weight.h"
+#include "model/families.h"
 #include "model/spec.h"
 
 namespace nibble {
@@ -40,6 +41,13 @@ struct GlobalWeights {
   NormWeight final_norm;
 };
 
+// Where a linear lies in a Hugging Face checkpoint: in which rows of a tensor, by the names that the family knows for
+// it.
+struct CheckpointPlace {
+  std::vector<std::string> names;
+  RowRuns rows;
+};
+
 class ModelSource {
  public:
   virtual ~ModelSource() = default;
@@ -53,6 +61,8 @@ class ModelSource {
   // Reads and, for a checkpoint, splits fused tensors and checks that all values are finite (names the tensor).
   virtual Result<BlockWeights> block(int64_t index) const = 0;
   virtual int64_t file_bytes() const = 0;  // of the weight files
+  // Without names where the weights are not those of a checkpoint as they lie there.
+  virtual CheckpointPlace place_of(int64_t /*block*/, Role /*role*/) const { return {}; }
 
  protected:
   std::filesystem::path folder_;

@@ -13,6 +13,7 @@
 #include "model/end_tokens.h"
 #include "model/globals.h"
 #include "model/storage.h"
+#include "quantize/observe/sensitivity.h"
 #include "quantize/pipeline/block.h"
 #include "quantize/pipeline/estimate.h"
 #include "quantize/pipeline/fingerprint.h"
@@ -40,6 +41,7 @@ struct Preparation {
   int64_t length = 0;
   int64_t tokens = 0;     // of text that runs through the blocks
   bool observed = false;  // the recipe needs calibration text
+  std::optional<SensitivityFile> sensitivities;
 
   // Work on a site, and on the first blocks, in operations.
   double work_on(size_t block, size_t site) const { return work_of(plans[block], site, source->spec(), tokens); }
@@ -89,6 +91,41 @@ Status expect_elsewhere(const fs::path& model, const fs::path& output) {
   return {};
 }
 
+// Its input is rotated.
+bool turns(const SitePlan& site) {
+  return std::any_of(site.steps.begin(), site.steps.end(), [](const PlannedStep& step) { return step.step->turns(); });
+}
+
+// The file of sensitivities, with all that steps will read of it; none where no step reads any.
+Result<std::optional<SensitivityFile>> sensitivities_of(const QuantizeOptions& options, const ModelSource& source,
+                                                        const std::vector<std::vector<SitePlan>>& plans) {
+  std::optional<SensitivityFile> file;
+  if (!options.sensitivity.empty()) {
+    NIBBLE_TRY(file, SensitivityFile::open(options.sensitivity, source));
+  }
+  bool read = false;
+  for (size_t block = 0; block < plans.size(); ++block)
+    for (const SitePlan& site : plans[block])
+      for (const LinearPlan& linear : site.linears) {
+        if (!linear.reads_sensitivities()) continue;
+        read = true;
+        if (!file)
+          return fail(ErrorCode::usage,
+                      "recipe {} needs the sensitivities of weights; give them with --sensitivity "
+                      "(tools/fisher.py computes them)",
+                      options.recipe.name);
+        if (!options.recipe.model_steps.empty() || turns(site))
+          return fail(ErrorCode::usage,
+                      "recipe {}: sensitivities belong to weights as they are in the checkpoint; expected "
+                      "no step that gathers or rotates channels",
+                      options.recipe.name);
+        NIBBLE_DO(file->check(static_cast<int64_t>(block), linear.role));
+      }
+  if (file && !read)
+    return fail(ErrorCode::usage, "recipe {} reads no sensitivities; expected no --sensitivity", options.recipe.name);
+  return file;
+}
+
 Result<Preparation> prepare(const QuantizeOptions& options, int threads) {
   Preparation out;
   NIBBLE_DO(expect_elsewhere(options.model, options.output));
@@ -100,6 +137,7 @@ Result<Preparation> prepare(const QuantizeOptions& options, int threads) {
   NIBBLE_TRY(out.attention, attention_of_recipe(options.recipe, out.source->spec()));
   NIBBLE_TRY(out.length, sample_length(options, out.source->spec()));
   out.observed = observes(out.plans);
+  NIBBLE_TRY(out.sensitivities, sensitivities_of(options, *out.source, out.plans));
   out.tokens = options.samples * out.length * (int{!options.calibration.empty()} + int{!options.validation.empty()});
   NIBBLE_TRY(out.needs, needs_of(options, *out.source, out.plans, out.length, threads));
   return out;
@@ -339,11 +377,13 @@ Status Run::quantize_one(int64_t index) {
   NIBBLE_TRY(BlockWeights original, prepared_.source->block(index));
   const Streams text{calibration_stream_ ? &*calibration_stream_ : nullptr,
                      validation_stream_ ? &*validation_stream_ : nullptr};
-  NIBBLE_TRY(BlockResult block,
-             quantize_block(spec(), plan, index, std::move(original), text, isa_, pool_, [&](size_t site) {
-               meter_.advance(prepared_.work_on(static_cast<size_t>(index), site),
-                              fmt::format("block {} of {}, {}", index + 1, spec().layers, plan[site].site.name));
-             }));
+  const SensitivityFile* sensitivities = prepared_.sensitivities ? &*prepared_.sensitivities : nullptr;
+  NIBBLE_TRY(
+      BlockResult block,
+      quantize_block(spec(), plan, index, std::move(original), text, sensitivities, isa_, pool_, [&](size_t site) {
+        meter_.advance(prepared_.work_on(static_cast<size_t>(index), site),
+                       fmt::format("block {} of {}, {}", index + 1, spec().layers, plan[site].site.name));
+      }));
   NIBBLE_DO(write_shard(block_tensors(block.weights, index), index + 1));
   NIBBLE_DO(advance_prompt(index, block.weights));
   for (Role role : kAllRoles)

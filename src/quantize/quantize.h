@@ -25,6 +25,7 @@ struct QuantizeOptions {
   // Text files, joined. Data-free recipes need none; where they are given some, it is used for the report alone.
   std::vector<std::filesystem::path> calibration;
   std::vector<std::filesystem::path> validation;  // optional: errors are also measured on this text
+  std::filesystem::path sensitivity;              // observe/sensitivity.h, for recipes that read it; else empty
   int64_t samples = 128;
   int64_t length = 0;        // tokens per sample; 0: min(2048, the model's positions)
   uint64_t seed = 0;         // of the samples' starting points

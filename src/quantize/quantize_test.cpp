@@ -42,6 +42,8 @@ class CheckpointWriter {
     shapes_[name] = std::move(shape);
   }
   std::vector<float>& operator[](const std::string& name) { return values_.at(name); }
+  void remove(const std::string& name) { values_.erase(name); }
+  void reshape(const std::string& name, std::vector<int64_t> shape) { shapes_.at(name) = std::move(shape); }
 
   void write(const fs::path& path) const {
     std::vector<TensorView> tensors;
@@ -77,6 +79,25 @@ CheckpointWriter random_llama(bool tied = false) {
   }
   out.add("model.norm.weight", {kHidden}, 1, 0.1f);
   if (!tied) out.add("lm_head.weight", {kVocabulary, kHidden}, 0, 0.2f);
+  return out;
+}
+
+// Sensitivities of all its weights, under canonical names or those of the checkpoint.
+CheckpointWriter random_fisher(uint64_t seed, bool canonical) {
+  CheckpointWriter out(seed);
+  const std::pair<const char*, const char*> names[] = {
+      {"q", "self_attn.q_proj"}, {"k", "self_attn.k_proj"}, {"v", "self_attn.v_proj"}, {"o", "self_attn.o_proj"},
+      {"gate", "mlp.gate_proj"}, {"up", "mlp.up_proj"},     {"down", "mlp.down_proj"}};
+  for (int64_t i = 0; i < kLayers; ++i)
+    for (const auto& [role, tensor] : names) {
+      const bool wide = std::string_view(tensor).starts_with("mlp"), narrow = role[0] == 'k' || role[0] == 'v';
+      const bool down = std::string_view(role) == "down";
+      const int64_t rows = narrow ? kHidden / 2 : wide && !down ? kFfn : kHidden, columns = down ? kFfn : kHidden;
+      const std::string name =
+          canonical ? fmt::format("blocks.{}.{}", i, role) : fmt::format("model.layers.{}.{}.weight", i, tensor);
+      out.add(name, {rows, columns}, 0, 1e-6f);
+      for (float& value : out[name]) value *= value;
+    }
   return out;
 }
 
@@ -141,6 +162,7 @@ class Quantize : public ::testing::Test {
     write_model(folder_ / "model", random_llama());
     testing::put(folder_ / "calibration.txt", words(1, 400));
     testing::put(folder_ / "validation.txt", words(2, 400));
+    random_fisher(3, true).write(folder_ / "fisher.safetensors");
   }
 
   QuantizeOptions options(const std::string& recipe, const std::string& out) const {
@@ -148,6 +170,7 @@ class Quantize : public ::testing::Test {
     options.model = folder_ / "model";
     options.output = folder_ / out;
     options.recipe = *load_recipe(recipe);
+    if (recipe.find("fisher") != std::string::npos) options.sensitivity = folder_ / "fisher.safetensors";
     options.calibration = {folder_ / "calibration.txt"};
     options.samples = 6;
     options.length = 40;
@@ -241,7 +264,7 @@ TEST_F(Quantize, AHeadMayHaveAFormatOfItsOwn) {
 }
 
 TEST_F(Quantize, BytesDoNotDependOnThreadsOrMemory) {
-  for (const char* recipe : {"quik-4b", "quik-4b-sparse24", "gptq-w4a16-g128", "rtn-w4a4"}) {
+  for (const char* recipe : {"quik-4b", "quik-4b-sparse24", "gptq-w4a16-g128", "rtn-w4a4", "squeezellm-3"}) {
     ASSERT_TRUE(run(options(recipe, fmt::format("{}-1", recipe)), 1));
     ASSERT_TRUE(run(options(recipe, fmt::format("{}-2", recipe)), 2));
     ASSERT_TRUE(run(options(recipe, fmt::format("{}-4", recipe)), 4));
@@ -475,6 +498,59 @@ TEST_F(Quantize, RefusesWhatCannotWork) {
   const auto report = run(wrong);
   ASSERT_FALSE(report);
   EXPECT_NE(report.error().message.find("blocks.0.qkv: the recipe keeps 32 of 32"), std::string::npos);
+}
+
+// By either name, and nothing but their ratios count.
+TEST_F(Quantize, SensitivitiesDecideTheLevels) {
+  const auto shard_with = [&](const CheckpointWriter& fisher, const std::string& out) {
+    fisher.write(folder_ / (out + ".safetensors"));
+    QuantizeOptions wanted = options("squeezellm-fisher-3", out);
+    wanted.calibration.clear();
+    wanted.sensitivity = folder_ / (out + ".safetensors");
+    const auto report = run(wanted);
+    EXPECT_TRUE(report) << report.error().message;
+    return *sha256_file(wanted.output / "model-00003-of-00004.safetensors");
+  };
+  CheckpointWriter twice = random_fisher(3, true);
+  for (int64_t i = 0; i < kLayers; ++i)
+    for (float& value : twice[fmt::format("blocks.{}.up", i)]) value *= 2;
+  const std::string expected = shard_with(random_fisher(3, true), "canonical");
+  EXPECT_EQ(shard_with(random_fisher(3, false), "checkpoint"), expected);
+  EXPECT_EQ(shard_with(twice, "twice"), expected);
+  EXPECT_NE(shard_with(random_fisher(4, true), "other"), expected);
+}
+
+TEST_F(Quantize, SensitivitiesThatDoNotFitAreNamed) {
+  const auto expect = [&](const std::string& recipe, ErrorCode code, const auto& edit, auto... fragments) {
+    CheckpointWriter fisher = random_fisher(3, true);
+    edit(fisher);
+    fisher.write(folder_ / "bad.safetensors");
+    QuantizeOptions wanted = options(recipe, "out");
+    wanted.sensitivity = folder_ / "bad.safetensors";
+    testing::expect_error(run(wanted), code, fragments...);
+    EXPECT_FALSE(fs::exists(wanted.output));
+  };
+  const auto as_it_is = [](CheckpointWriter&) {};
+  const auto with = [](float value) {
+    return [value](CheckpointWriter& fisher) { fisher["blocks.1.k"][2 * kHidden + 3] = value; };
+  };
+  const char* const fisher = "squeezellm-fisher-3";
+  expect(
+      fisher, ErrorCode::corrupt, [](auto& f) { f.remove("blocks.2.down"); }, "bad.safetensors",
+      "no sensitivities of blocks.2.down", "model.layers.2.mlp.down_proj.weight");
+  expect(
+      fisher, ErrorCode::corrupt,
+      [](auto& f) {
+        f.reshape("blocks.1.up", {kHidden, kFfn});
+      },
+      "bad.safetensors", "\"blocks.1.up\"", "has the shape [32, 48]; the model's weights have [48, 32]");
+  expect(fisher, ErrorCode::corrupt, with(-1), "bad.safetensors", "\"blocks.1.k\", row 2, column 3: -1");
+  expect(fisher, ErrorCode::corrupt, with(NAN), "bad.safetensors", "\"blocks.1.k\", row 2, column 3: nan");
+  expect("squeezellm-3", ErrorCode::usage, as_it_is, "squeezellm-3 reads no sensitivities");
+  expect("squeezellm-fisher-3+gather", ErrorCode::usage, as_it_is, "as they are in the checkpoint");
+  QuantizeOptions without = options(fisher, "out");
+  without.sensitivity.clear();
+  testing::expect_error(run(without), ErrorCode::usage, "needs the sensitivities of weights", "--sensitivity");
 }
 
 TEST_F(Quantize, RefusesAnExistingOutputAndAQuantizedModel) {

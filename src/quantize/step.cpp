@@ -17,12 +17,23 @@ float largest_weight(const FloatLayer& layer, std::span<const int32_t> columns) 
 
 }  // namespace
 
-Status Step::check(const NumberFormat&, int64_t, std::string_view) const { return {}; }
+Status Step::check(const NumberFormat&, const NumberFormat&, int64_t, std::string_view) const { return {}; }
 
 Result<LayerForm> form_of(const LinearWork& work, bool sparse24) {
   const SiteWork& site = work.site;
-  LayerForm form{work.weights, work.activations, site.kept, sparse24, site.kept_levels};
+  LayerForm form{};
+  form.weights = work.weights;
+  form.activations = work.activations;
+  form.kept = site.kept;
+  form.sparse24 = sparse24;
+  form.kept_levels = site.kept_levels;
+  form.widths = work.widths;
+  form.levels = work.levels;
+  form.sparse = work.sparse;
   form.rotation = site.rotation;
+  if (form.weights.is_learned() && form.weights.bits == 0 && form.widths.empty())
+    return fail(ErrorCode::usage, "{}: weights in {} leave open how many bits a column has, and no step says it",
+                work.layer.name, to_string(form.weights));
   const std::vector<int32_t> dense = dense_columns_of(work.layer.columns, form.kept);
   if (form.weights.outer || form.weights.is_profiled()) {
     const float most = largest_weight(work.layer, dense);

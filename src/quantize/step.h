@@ -49,6 +49,13 @@ struct LinearWork {
   NumberFormat weights, activations;
   std::optional<LinearWeight> solved;
   double damping = -1;  // that a solver really used; negative: none
+  // Decided before solving, for learned levels: bits of each dense column where the format leaves them open, the tables
+  // as in LinearWeight, and the places of single weights that are kept apart (row_ends and columns).
+  std::vector<uint8_t> widths{};
+  std::vector<float> levels{};
+  SparseWeights sparse{};
+  // [N x K], of the file of sensitivities; only where a step asks for them.
+  std::vector<float> sensitivities{};
 };
 
 // How the linear is to be stored, as far as its site and its formats say: a format's outer scale is that of the
@@ -63,10 +70,17 @@ class Step {
   // Statistics).
   virtual unsigned observes() const { return kNoStatistics; }
   virtual unsigned needs() const { return kNoStatistics; }
+  // Reads LinearWork::sensitivities.
+  virtual bool needs_sensitivities() const { return false; }
+  // Single weights that it keeps apart of so many dense ones, at most; for layers in learned levels.
+  virtual int64_t most_sparse(int64_t /*weights*/) const { return 0; }
+  // The site's input is rotated.
+  virtual bool turns() const { return false; }
   // The solved weights have a 2:4 pattern.
   virtual bool sparse24() const { return false; }
-  // What can be said before any work about a linear with such inputs. `where` starts the message.
-  virtual Status check(const NumberFormat& activations, int64_t inputs, std::string_view where) const;
+  // What can be said before any work about a linear in these formats. `where` starts the message.
+  virtual Status check(const NumberFormat& weights, const NumberFormat& activations, int64_t inputs,
+                       std::string_view where) const;
   // One of the three does the work, as the row's scope says.
   virtual Status apply_to_model(ModelWork&, ThreadPool&) const { return {}; }
   virtual Status apply_to_site(SiteWork&, ThreadPool&) const { return {}; }

@@ -12,6 +12,7 @@
 #include "format/attention_formats.h"
 #include "measure/divergence.h"
 #include "model/globals.h"
+#include "quantize/observe/sensitivity.h"
 #include "quantize/pipeline/estimate.h"
 #include "quantize/quantize.h"
 #include "runtime/packed_cache.h"
@@ -119,7 +120,29 @@ class Fitter {
     }
     if (observes_ && options_.calibration.empty())
       return fail(ErrorCode::usage, "the recipe {} needs calibration text: give --calibration", options_.recipe.name);
-    return {};
+    return open_sensitivities();
+  }
+
+  // What steps read of single weights, as for quantizing.
+  Status open_sensitivities() {
+    bool reads = false;
+    for (const auto& blocks : plans_)
+      for (size_t block = 0; block < blocks.size(); ++block)
+        for (const SitePlan& site : blocks[block])
+          for (const LinearPlan& linear : site.linears) {
+            if (!linear.reads_sensitivities()) continue;
+            reads = true;
+            if (options_.sensitivity.empty())
+              return fail(ErrorCode::usage, "the recipe {} needs the sensitivities of weights: give --sensitivity",
+                          options_.recipe.name);
+            if (!weights_) {
+              NIBBLE_TRY(weights_, SensitivityFile::open(options_.sensitivity, *source_));
+            }
+            NIBBLE_DO(weights_->check(static_cast<int64_t>(block), linear.role));
+          }
+    if (reads || options_.sensitivity.empty()) return {};
+    return fail(ErrorCode::usage, "the recipe {} reads no sensitivities with these formats; expected no --sensitivity",
+                options_.recipe.name);
   }
 
   Status check() {
@@ -332,6 +355,10 @@ class Fitter {
                  draw_samples(options_.calibration, tokenizer, count, length_, options_.seed, "calibration"));
       out["calibration"] = {{"samples", count}, {"length", length_}, {"tokens", calibration_->hash}};
     }
+    if (weights_) {
+      NIBBLE_TRY(const std::string hash, sha256_file(options_.sensitivity));
+      out["sensitivity"] = hash;
+    }
     NIBBLE_DO(draw_text(tokenizer));
     out["text"] = {{"samples", options_.text_samples}, {"length", text_length_}};
     if (text_) out["text"]["tokens"] = text_->hash;
@@ -404,8 +431,9 @@ class Fitter {
     }
     if (!measuring) return {};
     if (calibration_) engine_->observer.emplace(engine_->model, *calibration_);
-    NIBBLE_TRY(Layers layers, Layers::make(*source_, engine_->model, palette_, recipes_,
-                                           calibration_ ? &*engine_->observer : nullptr));
+    NIBBLE_TRY(Layers layers,
+               Layers::make(*source_, engine_->model, palette_, recipes_, calibration_ ? &*engine_->observer : nullptr,
+                            weights_ ? &*weights_ : nullptr));
     engine_->layers.emplace(std::move(layers));
     NIBBLE_TRY(Yardstick yardstick, Yardstick::make(engine_->model, engine_->text, pool_));
     engine_->yardstick.emplace(std::move(yardstick));
@@ -662,6 +690,7 @@ class Fitter {
   std::vector<Recipe> recipes_;                                  // by format
   std::vector<std::vector<std::vector<SitePlan>>> plans_;        // by format and block
   std::vector<std::vector<std::array<Priced, kRoles>>> priced_;  // by format, block and role
+  std::optional<SensitivityFile> weights_;                       // of single weights, from outside
   bool observes_ = false;
   int64_t length_ = 0, text_length_ = 0, context_ = 0;
   Beside beside_;

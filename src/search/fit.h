@@ -43,7 +43,8 @@ struct FitOptions {
   std::string cache;  // a format, "auto", or empty: the recipe's
 
   std::vector<std::filesystem::path> calibration;  // as for quantizing: statistics for the solver
-  int64_t samples = 128, length = 0;               // of it; 0: min(2048, the model's positions)
+  std::filesystem::path sensitivity;               // of weights, for recipes that read it
+  int64_t samples = 128, length = 0;               // of the calibration text; 0: min(2048, the model's positions)
   uint64_t seed = 0;
   std::vector<std::filesystem::path> text;     // to measure on; none: other places of the calibration text
   int64_t text_samples = 16, text_length = 0;  // 0: min(256, the model's positions)

@@ -70,8 +70,11 @@ Result<PackedFacts> Packing::facts(const Layer& layer) {
 }
 
 Result<PackedFacts> Packing::of(const Spec& spec, const LinearPlan& plan, int64_t kept) {
-  return facts({shape_of(spec, plan.role), plan.weights, plan.quantized() ? plan.activations : NumberFormat(),
-                plan.quantized() ? kept : 0, spec.bias[static_cast<size_t>(plan.role)]});
+  const Shape shape = shape_of(spec, plan.role);
+  NIBBLE_TRY(PackedFacts out, facts({shape, plan.weights, plan.quantized() ? plan.activations : NumberFormat(),
+                                     plan.quantized() ? kept : 0, spec.bias[static_cast<size_t>(plan.role)]}));
+  if (const int64_t sparse = sparse_of(plan, shape, kept); sparse > 0) out.bytes += 8 * sparse + 4 * shape.rows;
+  return out;
 }
 
 Result<int64_t> Packing::bytes(const Shape& shape, const NumberFormat& weights, const NumberFormat& activations) {
@@ -122,11 +125,18 @@ int64_t header_bytes(const Spec& spec, int64_t tensors) {
   return (spec.layers + 1) * kHeaderOfShard + tensors * kHeaderOfTensor;
 }
 
+int64_t sparse_of(const LinearPlan& plan, const Shape& shape, int64_t kept) {
+  if (!plan.weights.is_learned()) return 0;
+  int64_t most = 0;
+  for (const PlannedStep& step : plan.steps) most += step.step->most_sparse(shape.rows * (shape.columns - kept));
+  return most;
+}
+
 int64_t tensors_of(const LinearPlan& plan, int64_t kept) {
   if (!plan.quantized()) return 1;
   const NumberFormat& format = plan.weights;
   return 1 + int{format.scale != ScaleCodec::none} + int{format.is_learned()} + int{format.offset} + int{format.outer} +
-         int{plan.sparse24} + (kept > 0 ? 2 : 0);
+         int{plan.sparse24} + (kept > 0 ? 2 : 0) + (sparse_of(plan, {1 << 20, 1 << 20}, 0) > 0 ? 3 : 0);
 }
 
 int64_t cache_bytes(const Spec& spec, std::span<const AttentionFormats> attention, int64_t context, int64_t batch) {

@@ -29,7 +29,7 @@ struct PackedFacts {
 class Packing {
  public:
   Packing(Isa isa, ThreadPool& pool) : isa_(isa), pool_(&pool) {}
-  // `kept` columns of the site's input stay in 16 bits.
+  // `kept` columns of the site's input stay in 16 bits. Single weights that are kept apart are in it.
   Result<PackedFacts> of(const Spec& spec, const LinearPlan& plan, int64_t kept);
   // Of the output matrix and others outside the blocks.
   Result<int64_t> bytes(const Shape& shape, const NumberFormat& weights, const NumberFormat& activations);
@@ -59,6 +59,8 @@ Result<Beside> beside_linears(const ModelSource& source, const Recipe& recipe, P
 // Bytes of the headers of the files that `nibble quantize` writes, within a few percent. `tensors`: of all matrices of
 // the blocks' linears.
 int64_t header_bytes(const Spec& spec, int64_t tensors);
+// Single weights that are kept apart, at most.
+int64_t sparse_of(const LinearPlan& plan, const Shape& shape, int64_t kept);
 // How many a linear's matrix is stored in.
 int64_t tensors_of(const LinearPlan& plan, int64_t kept);
 

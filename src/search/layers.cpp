@@ -70,7 +70,7 @@ Result<Layers> Layers::make(const ModelSource& source, const Model& model, const
 }
 
 Result<Layers> Layers::make(const ModelSource& source, const Model& model, const Palette& palette,
-                            std::vector<Recipe> recipes, Observer* observer) {
+                            std::vector<Recipe> recipes, Observer* observer, const SensitivityFile* sensitivities) {
   for (const Recipe& recipe : recipes)
     if (!recipe.model_steps.empty())
       return fail(ErrorCode::usage,
@@ -78,6 +78,7 @@ Result<Layers> Layers::make(const ModelSource& source, const Model& model, const
   Layers layers(source, model, palette, Json::array());
   layers.recipes_ = std::move(recipes);
   layers.observer_ = observer;
+  layers.sensitivities_ = sensitivities;
   return layers;
 }
 
@@ -138,6 +139,9 @@ Result<LinearWeight> Layers::solve(const Planned& planned, const FloatLayer& ori
   }
   const FloatLayer& layer = turned ? *turned : original;
   LinearWork work{*site, layer, plan.weights, plan.activations, {}, -1};
+  if (plan.reads_sensitivities() && sensitivities_ != nullptr) {
+    NIBBLE_TRY(work.sensitivities, sensitivities_->read(planned.block, plan.role));
+  }
   for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_linear(work, pool));
   NIBBLE_DO(work.solved->validate(plan.name));
   return std::move(*work.solved);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "model/model.h"
+#include "quantize/observe/sensitivity.h"
 #include "quantize/recipe/plan.h"
 #include "quantize/recipe/recipe.h"
 #include "quantize/solve/layer.h"
@@ -50,10 +51,10 @@ class Layers {
   static Result<Layers> make(const ModelSource& source, const Model& model, const Palette& palette, const Json& steps);
 
   // As recipes solve them: one for each format of the palette's weights, in that order, which gives it to all linears;
-  // inputs are what the recipe makes them, whatever a setting says. `observer`: null where no step observes. `usage`
-  // for steps that change the whole model.
+  // inputs are what the recipe makes them, whatever a setting says. `observer` and `sensitivities`: null where no step
+  // reads them. `usage` for steps that change the whole model.
   static Result<Layers> make(const ModelSource& source, const Model& model, const Palette& palette,
-                             std::vector<Recipe> recipes, Observer* observer);
+                             std::vector<Recipe> recipes, Observer* observer, const SensitivityFile* sensitivities);
 
   // Every pair of formats on every width of input of the model: `unsupported` naming the pair that no kernel runs,
   // `usage` for one that the width does not allow.
@@ -94,6 +95,7 @@ class Layers {
   Json steps_;
   std::vector<Recipe> recipes_;  // by format; none: rounding by steps_
   Observer* observer_ = nullptr;
+  const SensitivityFile* sensitivities_ = nullptr;
   CurrentSite site_;
   int64_t room_;  // bytes of packed layers that may still be kept
   std::map<Key, PackedLinear> kept_;

@@ -47,6 +47,7 @@ void Observer::clear(std::span<const unsigned> wanted) {
     SiteStatistics& of = statistics_.emplace_back();
     of.absmax.assign(static_cast<size_t>(width), 0);
     if (wanted[site] & kGram) of.gram = Gram(width);
+    if (wanted[site] & kSquares) of.squares.assign(static_cast<size_t>(width), 0);
   }
 }
 
@@ -81,6 +82,7 @@ Status Observer::look(const float* x, int64_t samples, size_t site, unsigned wan
     NIBBLE_DO(observe_absmax(sample, text_.length, out.absmax,
                              fmt::format("blocks.{}.{}", next_, sites_of(one_block_)[site].name), pool));
     if (wanted & kGram) out.gram.add(sample, text_.length, pool);
+    if (wanted & kSquares) observe_squares(sample, text_.length, out.squares, pool);
   }
   return {};
 }

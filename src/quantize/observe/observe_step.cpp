@@ -18,10 +18,10 @@ Result<StepPointer> read_observe(JsonReader& parameters) {
   NIBBLE_TRY(const std::vector<std::string> names, parameters.strings("statistics"));
   unsigned statistics = kNoStatistics;
   for (const std::string& name : names) {
-    if (name != "absmax" && name != "gram")
-      return fail(ErrorCode::usage, "{}: unknown statistic \"{}\"; there are absmax and gram", parameters.where(),
-                  name);
-    statistics |= name == "gram" ? kGram : kAbsmax;
+    if (name != "absmax" && name != "gram" && name != "squares")
+      return fail(ErrorCode::usage, "{}: unknown statistic \"{}\"; there are absmax, gram and squares",
+                  parameters.where(), name);
+    statistics |= name == "gram" ? kGram : name == "absmax" ? kAbsmax : kSquares;
   }
   return std::make_shared<Observe>(statistics);
 }

@@ -119,14 +119,43 @@ void Gram::rotate(std::span<const int32_t> kept, int64_t rotation, ThreadPool& p
   });
 }
 
+namespace {
+
+void rotate_squares(SiteStatistics& statistics, std::span<const int32_t> kept, int64_t rotation) {
+  std::vector<double>& squares = statistics.squares;
+  for (const std::vector<int32_t>& piece : pieces_of(static_cast<int64_t>(squares.size()), kept, rotation)) {
+    double sum = 0;
+    for (const int32_t column : piece) sum += squares[static_cast<size_t>(column)];
+    for (const int32_t column : piece)
+      squares[static_cast<size_t>(column)] =
+          statistics.gram.empty() ? sum / static_cast<double>(piece.size()) : statistics.gram.at(column, column);
+  }
+}
+
+}  // namespace
+
 void rotate(SiteStatistics& statistics, std::span<const int32_t> kept, int64_t rotation, ThreadPool& pool) {
-  if (rotation == 0 || statistics.gram.empty()) return;
-  statistics.gram.rotate(kept, rotation, pool);
+  if (rotation == 0) return;
+  if (!statistics.gram.empty()) statistics.gram.rotate(kept, rotation, pool);
+  if (!statistics.squares.empty()) rotate_squares(statistics, kept, rotation);
+  if (statistics.gram.empty()) return;
   if (statistics.absmax.empty()) return;
   const auto tokens = static_cast<double>(statistics.gram.tokens());
   for (int32_t column : dense_columns_of(statistics.gram.width(), kept))
     statistics.absmax[static_cast<size_t>(column)] =
         static_cast<float>(std::sqrt(std::max(0.0, statistics.gram.at(column, column)) / tokens));
+}
+
+void observe_squares(const float* x, int64_t count, std::vector<double>& squares, ThreadPool& pool) {
+  const auto width = static_cast<int64_t>(squares.size());
+  constexpr int64_t kColumns = 64;
+  pool.run_ranges(width, kColumns, [&](int64_t begin, int64_t end) {
+    for (int64_t m = 0; m < count; ++m)
+      for (int64_t k = begin; k < end; ++k) {
+        const auto value = static_cast<double>(x[m * width + k]);
+        squares[static_cast<size_t>(k)] += value * value;
+      }
+  });
 }
 
 Status observe_absmax(const float* x, int64_t count, std::vector<float>& absmax, std::string_view site,

@@ -43,22 +43,28 @@ class Gram {
   int64_t tokens_ = 0;
 };
 
-// Which statistics; bits of a set. Steps ask for absmax and gram.
-enum Statistics : unsigned { kNoStatistics = 0, kAbsmax = 1, kGram = 2, kMoments = 4, kRows = 8 };
+// Which statistics; bits of a set. Steps ask for absmax, gram and squares.
+enum Statistics : unsigned { kNoStatistics = 0, kAbsmax = 1, kGram = 2, kMoments = 4, kRows = 8, kSquares = 16 };
 
 struct SiteStatistics {
-  std::vector<float> absmax;  // [K]; empty when not observed
-  Gram gram;                  // empty() when not observed
-  Moments moments;            // of all values; count is 0 when not observed
-  RowSample rows;             // empty() when not observed
+  std::vector<float> absmax;    // [K]; empty when not observed
+  std::vector<double> squares;  // [K], sums of x^2 over all tokens; empty when not observed
+  Gram gram;                    // empty() when not observed
+  Moments moments;              // of all values; count is 0 when not observed
+  RowSample rows;               // empty() when not observed
 };
 
 // Statistics of the rotated input: its Gram matrix. The largest |x| is not known of what is rotated; there, the root
-// of the mean square stands for it (where there is a Gram matrix), to sort channels by. `rows` are not rotated.
+// of the mean square stands for it (where there is a Gram matrix), to sort channels by. Without a Gram matrix the
+// squares of a rotated block are their mean, as if its channels had nothing to do with each other. `rows` are not
+// rotated.
 void rotate(SiteStatistics& statistics, std::span<const int32_t> kept, int64_t rotation, ThreadPool& pool);
 
 // The largest |x| of the channels of every site, by block and by site in execution order.
 using ModelStatistics = std::vector<std::vector<std::vector<float>>>;
+
+// squares[k] += x[m][k]^2, token by token.
+void observe_squares(const float* x, int64_t count, std::vector<double>& squares, ThreadPool& pool);
 
 // absmax[k] = max(absmax[k], |x[m][k]|); `failure` naming the site and the channel when a value is NaN or infinite.
 Status observe_absmax(const float* x, int64_t count, std::vector<float>& absmax, std::string_view site,

@@ -52,9 +52,9 @@ Result<LinearWeight> converted(const FloatLayer& layer, Levels levels) {
 
 class BlockQuantizer {
  public:
-  BlockQuantizer(const Spec& spec, int64_t index, BlockWeights original, const Streams& streams, Isa isa,
-                 ThreadPool& pool)
-      : spec_(spec), index_(index), streams_(streams), isa_(isa), pool_(pool) {
+  BlockQuantizer(const Spec& spec, int64_t index, BlockWeights original, const Streams& streams,
+                 const SensitivityFile* sensitivities, Isa isa, ThreadPool& pool)
+      : spec_(spec), index_(index), streams_(streams), sensitivities_(sensitivities), isa_(isa), pool_(pool) {
     result_.weights = std::move(original);
   }
 
@@ -102,12 +102,14 @@ class BlockQuantizer {
   Status observe(HiddenStream& stream, const SitePlan& plan, size_t at, unsigned statistics, SiteStatistics& out) {
     out.absmax.assign(static_cast<size_t>(plan.inputs), 0);
     if (statistics & kGram) out.gram = Gram(plan.inputs);
+    if (statistics & kSquares) out.squares.assign(static_cast<size_t>(plan.inputs), 0);
     if (statistics & kRows) out.rows = RowSample(stream.tokens(), plan.inputs);
     Status seen;
     const SampleTap tap = [&](const float* x, int64_t length, int64_t width) {
       // Always looked at: a value that is not finite would spoil every statistic.
       if (seen) seen = observe_absmax(x, length, out.absmax, plan.name, pool_);
       if (seen && statistics & kGram) out.gram.add(x, length, pool_);
+      if (seen && statistics & kSquares) observe_squares(x, length, out.squares, pool_);
       if (seen && statistics & kMoments) observe_moments(x, length, width, out.moments, pool_);
       if (seen && statistics & kRows) out.rows.add(x, length);
     };
@@ -125,6 +127,9 @@ class BlockQuantizer {
     NIBBLE_TRY(FloatLayer layer, float_layer(weight, plan.name, pool_));
     rotate(layer, site.kept, site.rotation, pool_);
     LinearWork work{site, layer, plan.weights, plan.activations, {}, -1};
+    if (plan.reads_sensitivities()) {
+      NIBBLE_TRY(work.sensitivities, sensitivities_->read(index_, plan.role));
+    }
     for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_linear(work, pool_));
     weight = std::move(*work.solved);
     NIBBLE_DO(weight.validate(plan.name));
@@ -192,6 +197,7 @@ class BlockQuantizer {
   const Spec& spec_;
   int64_t index_;
   Streams streams_;
+  const SensitivityFile* sensitivities_;
   Isa isa_;
   ThreadPool& pool_;
   BlockResult result_;
@@ -201,9 +207,9 @@ class BlockQuantizer {
 }  // namespace
 
 Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan, int64_t index,
-                                   BlockWeights original, const Streams& streams, Isa isa, ThreadPool& pool,
-                                   const std::function<void(size_t)>& told) {
-  BlockQuantizer quantizer(spec, index, std::move(original), streams, isa, pool);
+                                   BlockWeights original, const Streams& streams, const SensitivityFile* sensitivities,
+                                   Isa isa, ThreadPool& pool, const std::function<void(size_t)>& told) {
+  BlockQuantizer quantizer(spec, index, std::move(original), streams, sensitivities, isa, pool);
   NIBBLE_DO(quantizer.prepare());
   for (size_t site = 0; site < plan.size(); ++site) {
     NIBBLE_DO(quantizer.quantize_site(plan[site], site));

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "quantize/observe/sensitivity.h"
 #include "quantize/pipeline/hidden_stream.h"
 #include "quantize/quantize.h"
 #include "quantize/recipe/plan.h"
@@ -29,9 +30,9 @@ struct BlockResult {
   std::vector<float> absmax;
 };
 
-// `told` is called after each site with its number.
+// `told` is called after each site with its number. `sensitivities`: null where no step reads any.
 Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan, int64_t index,
-                                   BlockWeights original, const Streams& streams, Isa isa, ThreadPool& pool,
-                                   const std::function<void(size_t)>& told);
+                                   BlockWeights original, const Streams& streams, const SensitivityFile* sensitivities,
+                                   Isa isa, ThreadPool& pool, const std::function<void(size_t)>& told);
 
 }  // namespace nibble

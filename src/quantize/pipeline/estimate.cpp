@@ -36,8 +36,12 @@ int64_t most_kept(const SitePlan& plan, const Spec& spec) {
 int64_t stored_bytes(const LinearPlan& plan, const Shape& shape, int64_t kept) {
   if (!plan.quantized()) return shape.rows * shape.columns * (plan.weights.bits / 8);
   const RowSizes row = row_sizes(plan.weights, shape.columns - kept, plan.sparse24);
+  int64_t sparse = 0;
+  if (plan.weights.is_learned())
+    for (const PlannedStep& step : plan.steps) sparse += step.step->most_sparse(shape.rows * (shape.columns - kept));
   return shape.rows * (row.bytes() + 2 * kept) + 4 * kept + (plan.weights.outer ? 4 : 0) +
-         2 * plan.weights.table_levels(shape.rows, shape.columns - kept);
+         2 * plan.weights.table_levels(shape.rows, shape.columns - kept) +
+         sparse * (2 + sparse_column_bytes(shape.columns - kept)) + (sparse > 0 ? 4 * shape.rows : 0);
 }
 
 namespace {

@@ -220,6 +220,9 @@ Result<Json> inputs_of(const QuantizeOptions& options, const Samples* calibratio
     inputs["model"][file.filename().string()] = std::move(entry);
   }
   inputs["recipe"] = options.recipe.source;
+  if (!options.sensitivity.empty()) {
+    NIBBLE_TRY(inputs["sensitivity"], sha256_file(options.sensitivity));
+  }
   if (calibration != nullptr) inputs["calibration"] = sampling_of(*calibration, options.seed);
   if (validation != nullptr) inputs["validation"] = sampling_of(*validation, options.seed);
   return inputs;

@@ -33,8 +33,10 @@ bool is_block_list(const Json& blocks) {
 }
 
 std::string missing_statistics(unsigned missing) {
-  if (missing == kGram) return "\"gram\"";
-  return missing == kAbsmax ? "\"absmax\"" : "\"absmax\" and \"gram\"";
+  std::string names;
+  for (const auto& [statistic, name] : {std::pair(kAbsmax, "absmax"), {kGram, "gram"}, {kSquares, "squares"}})
+    if (missing & statistic) names += fmt::format("{}\"{}\"", names.empty() ? "" : " and ", name);
+  return names;
 }
 
 std::string_view works_on(const PlannedStep& step) {

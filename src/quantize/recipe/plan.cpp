@@ -123,12 +123,15 @@ Result<LinearPlan> plan_linear(const Recipe& recipe, const Target& target, std::
   NIBBLE_TRY(const auto steps, steps_of(settings, fmt::format("recipe {}, {}", recipe.name, target.name)));
   const std::string where = fmt::format("recipe {}, {}", recipe.name, target.name);
   for (const PlannedStep& step : steps)
-    NIBBLE_DO(step.step->check(plan.activations, shape_of(target.spec, target.role).columns,
+    NIBBLE_DO(step.step->check(plan.weights, plan.activations, shape_of(target.spec, target.role).columns,
                                fmt::format("{}, step {}", where, step.id)));
   site_steps = of_scope(steps, Scope::site);
   plan.steps = of_scope(steps, Scope::linear);
   plan.sparse24 =
       std::any_of(plan.steps.begin(), plan.steps.end(), [](const PlannedStep& s) { return s.step->sparse24(); });
+  if (plan.sparse24 && plan.weights.is_learned())
+    return fail(ErrorCode::usage, "{}: a 2:4 pattern needs levels with a zero, which weights in {} have not", where,
+                to_string(plan.weights));
   if (plan.sparse24 && plan.weights.sharing == Sharing::group && plan.weights.group % 4 != 0)
     return fail(ErrorCode::usage,
                 "recipe {}, {}: a 2:4 pattern with weights {}: 4 must divide the size of the groups, so that no four "
@@ -199,6 +202,11 @@ Result<std::vector<AttentionFormats>> attention_of_recipe(const Recipe& recipe, 
     out.push_back(formats);
   }
   return out;
+}
+
+bool LinearPlan::reads_sensitivities() const {
+  return weights.is_learned() && std::any_of(steps.begin(), steps.end(),
+                                             [](const PlannedStep& step) { return step.step->needs_sensitivities(); });
 }
 
 unsigned SitePlan::statistics() const {

@@ -20,6 +20,7 @@ struct LinearPlan {
   bool sparse24 = false;
 
   bool quantized() const { return weights.has_codes(); }
+  bool reads_sensitivities() const;
 };
 
 struct SitePlan {

@@ -47,7 +47,7 @@ Recipe good() {
 }
 
 TEST(Recipe, ShippedOnesParseAndFitEveryFamily) {
-  EXPECT_EQ(shipped_recipes().size(), 25u);
+  EXPECT_EQ(shipped_recipes().size(), 32u);
   for (const ShippedRecipe& shipped : shipped_recipes()) {
     const auto recipe = load_recipe(std::string(shipped.name));
     ASSERT_TRUE(recipe) << recipe.error().message;
@@ -433,7 +433,8 @@ TEST(Recipe, MistakesAreNamed) {
       {"/steps", "{}", "\"steps\" must be a list"},
       {"/steps", "[]", "no step solves"},
       {"/steps/0", "{\"rotate\": {}}",
-       "test, steps[0]: unknown step \"rotate\"; there are gather, observe, split, hadamard, round, gptq"},
+       "test, steps[0]: unknown step \"rotate\"; there are gather, observe, split, hadamard, sparse, kmeans, "
+       "binary, round, gptq"},
       {"/steps/0", "{\"id\": \"x\"}", "names no step"},
       {"/steps/0", "{\"observe\": {\"statistics\": []}, \"split\": {}}", "a step does one thing"},
       {"/steps/0", "{\"observe\": {\"statistics\": [\"mean\"]}}", "unknown statistic \"mean\""},

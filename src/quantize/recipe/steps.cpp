@@ -2,6 +2,7 @@
 
 #include "quantize/observe/observe_step.h"
 #include "quantize/solve/gptq_step.h"
+#include "quantize/solve/levels_steps.h"
 #include "quantize/solve/round_step.h"
 #include "quantize/solve/split_step.h"
 #include "quantize/transform/gather_step.h"
@@ -11,9 +12,11 @@ namespace nibble {
 namespace {
 
 constexpr StepRow kSteps[] = {
-    {"gather", Scope::model, false, read_gather}, {"observe", Scope::site, false, read_observe},
-    {"split", Scope::site, false, read_split},    {"hadamard", Scope::site, false, read_hadamard},
-    {"round", Scope::linear, true, read_round},   {"gptq", Scope::linear, true, read_gptq},
+    {"gather", Scope::model, false, read_gather},  {"observe", Scope::site, false, read_observe},
+    {"split", Scope::site, false, read_split},     {"hadamard", Scope::site, false, read_hadamard},
+    {"sparse", Scope::linear, false, read_sparse}, {"kmeans", Scope::linear, false, read_kmeans},
+    {"binary", Scope::linear, false, read_binary}, {"round", Scope::linear, true, read_round},
+    {"gptq", Scope::linear, true, read_gptq},
 };
 
 }  // namespace

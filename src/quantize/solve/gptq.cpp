@@ -7,6 +7,7 @@
 #include "core/checked.h"
 #include "kernels/product.h"
 #include "quantize/solve/cholesky.h"
+#include "quantize/solve/levels.h"
 #include "quantize/solve/round.h"
 
 namespace nibble {
@@ -55,7 +56,7 @@ Problem::Problem(const FloatLayer& of, const LayerForm& into, const GptqFactor& 
   for (const int32_t at : stored) group_of.push_back(static_cast<int32_t>(at / group));
   const bool stored_order = form.sparse24 || options.order == ColumnOrder::natural ||
                             (options.order == ColumnOrder::kept_last && form.kept.empty());
-  fit_groups_late = form.weights.sharing == Sharing::group && stored_order;
+  fit_groups_late = form.weights.sharing == Sharing::group && stored_order && !form.weights.is_learned();
 }
 
 int64_t Problem::batch_end(int64_t begin) const {
@@ -79,6 +80,7 @@ class Rows {
         work_(count_ * problem.columns),
         errors_(left_size(tile_, count_, problem.dense_count)),
         right_(right_size(tile_, kStrip, kRun)) {
+    if (out_.format.sharing == Sharing::column) grids_of_columns_ = out_.grids(begin_);
     for (int64_t r = 0; r < count_; ++r) {
       error_rows_.push_back(r / tile_.rows * tile_.rows * problem.dense_count + r % tile_.rows);
       load(r);
@@ -122,8 +124,10 @@ class Rows {
 
   void load(int64_t r) {
     const auto original = problem_.layer.row(begin_ + r);
-    solved_.emplace_back(out_);
-    if (!problem_.fit_groups_late) {
+    solved_.emplace_back(out_, begin_ + r);
+    if (out_.format.is_learned()) {
+      if (grids_of_columns_.empty()) solved_.back().grids = out_.grids(begin_ + r);
+    } else if (!problem_.fit_groups_late) {
       std::vector<float> dense(problem_.dense.size());
       for (size_t i = 0; i < dense.size(); ++i) dense[i] = original[static_cast<size_t>(problem_.dense[i])];
       solved_.back().grids = choose_grids(dense, problem_.form.weights, problem_.options.clip, problem_.form.outer);
@@ -166,12 +170,15 @@ class Rows {
     double* const w = row(r);
     if (problem_.form.sparse24 && p % 4 == 0) prune(r, p);
     const auto at = static_cast<size_t>(problem_.stored[static_cast<size_t>(p)]);
-    const Grid& grid = solved.grids[static_cast<size_t>(problem_.group_of[static_cast<size_t>(p)])];
+    const std::vector<Grid>& grids = grids_of_columns_.empty() ? solved.grids : grids_of_columns_;
+    const Grid& grid = grids[static_cast<size_t>(problem_.group_of[static_cast<size_t>(p)])];
     const bool pruned = problem_.form.sparse24 && !solved.present[at];
     const int32_t code = pruned ? grid.zero() : grid.encode(static_cast<float>(w[p]));
     solved.codes[at] = static_cast<uint8_t>(code);
     const double* const u = problem_.factor.upper.row(p);
-    const double error = (static_cast<double>(grid.decode(code)) - w[p]) / u[p];
+    auto value = static_cast<double>(grid.decode(code));
+    if (!out_.sparse.empty()) value += solved.set_apart(out_, begin_ + r, static_cast<int32_t>(at), w[p] - value);
+    const double error = (value - w[p]) / u[p];
     errors_of(r)[p * tile_.rows] = error;
     kernels_.add_scaled({error, u + p + 1, w + p + 1, end - p - 1});
   }
@@ -212,6 +219,7 @@ class Rows {
   AlignedBuffer<double> work_, errors_, right_;  // [row][K]; packed to the left; a piece of U, packed to the right
   std::vector<int64_t> error_rows_;              // where each row's errors begin
   std::vector<SolvedRow> solved_;
+  std::vector<Grid> grids_of_columns_;  // where all rows share them
 };
 
 int64_t rows_per_task(int64_t rows, int threads) {
@@ -285,7 +293,7 @@ int64_t gptq_scratch_bytes(int64_t rows, int64_t columns, int threads) {
 Result<LinearWeight> gptq(const FloatLayer& layer, const LayerForm& form, const GptqFactor& factor,
                           const GptqOptions& options, ThreadPool& pool) {
   const Problem problem(layer, form, factor, options);
-  LinearWeight weight = empty_layer(layer, form);
+  LinearWeight weight = begin_layer(layer, form, pool);
   pool.run_ranges(layer.rows, rows_per_task(layer.rows, pool.size()),
                   [&](int64_t begin, int64_t end) { Rows(problem, weight, begin, end).solve(); });
   NIBBLE_DO(check_kept(weight, layer.name));

@@ -52,7 +52,8 @@ struct GptqOptions {
 };
 
 // Scales are chosen before anything is updated, from the original weights of the dense columns; only groups solved in
-// natural order are fitted when the solver reaches them, to the weights as they are then. With a 2:4 pattern the two
+// natural order are fitted when the solver reaches them, to the weights as they are then. Learned levels are those of
+// the form (solve/levels.h); weights that are kept apart take over what their level leaves. With a 2:4 pattern the two
 // columns of every four with the least w^2 / U_kk^2 are dropped when the solver reaches the four (block must be a
 // multiple of 4). Kept columns are rounded to float16 at the end.
 Result<LinearWeight> gptq(const FloatLayer& layer, const LayerForm& form, const GptqFactor& factor,

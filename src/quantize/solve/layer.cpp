@@ -41,11 +41,23 @@ void rotate(FloatLayer& layer, std::span<const int32_t> kept, int64_t rotation, 
   });
 }
 
-SolvedRow::SolvedRow(const LinearWeight& weight)
+SolvedRow::SolvedRow(const LinearWeight& weight, int64_t n)
     : codes(static_cast<size_t>(weight.dense_columns())),
-      grids(static_cast<size_t>(weight.groups())),
+      grids(weight.format.sharing == Sharing::column ? 0 : static_cast<size_t>(weight.groups())),
       present(weight.sparse24 ? codes.size() : 0),
-      kept(weight.kept_columns.size()) {}
+      kept(weight.kept_columns.size()),
+      sparse(weight.sparse.empty() ? 0 : static_cast<size_t>(weight.sparse.end(n) - weight.sparse.begin(n))) {}
+
+double SolvedRow::set_apart(const LinearWeight& weight, int64_t n, int32_t column, double left) {
+  if (sparse.empty()) return 0;
+  const auto first = weight.sparse.columns.begin() + weight.sparse.begin(n),
+             last = weight.sparse.columns.begin() + weight.sparse.end(n);
+  const auto at = std::lower_bound(first, last, column);
+  if (at == last || *at != column) return 0;
+  const float value = bf16_to_f32(f32_to_bf16(static_cast<float>(left)));
+  sparse[static_cast<size_t>(at - first)] = value;
+  return static_cast<double>(value);
+}
 
 LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form) {
   LinearWeight weight;
@@ -119,6 +131,8 @@ void store_row(LinearWeight& weight, int64_t n, const SolvedRow& row) {
     weight.scales[at] = row.grids[g].scale;
     if (weight.format.offset) weight.offsets[at] = static_cast<uint8_t>(row.grids[g].offset);
   }
+  if (!row.sparse.empty())
+    std::copy(row.sparse.begin(), row.sparse.end(), weight.sparse.values.begin() + weight.sparse.begin(n));
   for (size_t i = 0; i < row.kept.size(); ++i)
     weight.kept[static_cast<size_t>(n) * row.kept.size() + i] = round_kept(row.kept[i], weight.kept_levels);
 }

@@ -41,21 +41,27 @@ struct LayerForm {
   float outer = 1;                   // for formats with an outer scale
   int64_t rotation = 0;              // that the layer's dense columns have been through
   std::vector<uint8_t> widths{};     // bits of each dense column, where the format leaves them open
+  std::vector<float> levels{};       // of a format with learned levels, as in LinearWeight; empty: to be learned
+  SparseWeights sparse{};            // row_ends and columns of the weights that are kept apart, or nothing
 };
 
 // Solved values of one row, dense columns in stored order.
 struct SolvedRow {
   std::vector<uint8_t> codes;    // I
-  std::vector<Grid> grids;       // G
+  std::vector<Grid> grids;       // G; columns of learned levels share theirs, so that rows need none
   std::vector<uint8_t> present;  // I, only with a 2:4 pattern: exactly two of every four
   std::vector<float> kept;       // |kept|
+  std::vector<float> sparse;     // the weights of row n that are kept apart, in order
 
-  explicit SolvedRow(const LinearWeight& weight);
+  SolvedRow(const LinearWeight& weight, int64_t n);
+  // What a level leaves of the weight at dense column `column` is kept apart if the place is among those of row n:
+  // rounded to bf16 and returned; 0 elsewhere.
+  double set_apart(const LinearWeight& weight, int64_t n, int32_t column, double left);
 };
 
 // A quantized layer of the right sizes, every code and every learned level zero, without a sparse part.
 LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form);
-// Packs a row. Distinct rows may be stored by different threads at once.
+// Packs row n. Distinct rows may be stored by different threads at once.
 void store_row(LinearWeight& weight, int64_t n, const SolvedRow& row);
 // `failure` naming the layer when a kept value does not fit float16.
 Status check_kept(const LinearWeight& weight, std::string_view name);

@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 
+#include "quantize/solve/levels.h"
+
 namespace nibble {
 namespace {
 
@@ -23,27 +25,36 @@ void prune_by_magnitude(std::span<const float> dense, SolvedRow& row) {
 }
 
 void round_row(LinearWeight& weight, int64_t n, std::span<const float> dense, std::span<const float> kept,
-               std::vector<Grid> grids) {
-  SolvedRow row(weight);
-  row.grids = std::move(grids);
+               std::span<const Grid> grids) {
+  SolvedRow row(weight, n);
+  if (!weight.format.is_learned()) row.grids.assign(grids.begin(), grids.end());
   const auto size = static_cast<size_t>(weight.format.group_size(weight.dense_columns()));
-  for (size_t k = 0; k < dense.size(); ++k) row.codes[k] = static_cast<uint8_t>(row.grids[k / size].encode(dense[k]));
+  for (size_t k = 0; k < dense.size(); ++k) {
+    const Grid& grid = grids[k / size];
+    row.codes[k] = static_cast<uint8_t>(grid.encode(dense[k]));
+    row.set_apart(weight, n, static_cast<int32_t>(k), static_cast<double>(dense[k] - grid.decode(row.codes[k])));
+  }
   if (weight.sparse24) prune_by_magnitude(dense, row);
   std::copy(kept.begin(), kept.end(), row.kept.begin());
   store_row(weight, n, row);
 }
 
+// `weight` begun, its rows to be filled. Learned levels bring their grids along, for others grids_of() gives them.
 template <class GridsOf>
-LinearWeight round_rows(const FloatLayer& layer, const LayerForm& form, ThreadPool& pool, const GridsOf& grids_of) {
-  LinearWeight weight = empty_layer(layer, form);
-  const std::vector<int32_t> columns = dense_columns_of(layer.columns, form.kept);
+void round_rows(const FloatLayer& layer, LinearWeight& weight, ThreadPool& pool, const GridsOf& grids_of) {
+  const std::vector<int32_t> columns = dense_columns_of(layer.columns, weight.kept_columns);
+  const bool learned = weight.format.is_learned(), by_column = weight.format.sharing == Sharing::column;
+  const std::vector<Grid> of_all_rows = by_column ? weight.grids(0) : std::vector<Grid>();
   pool.run_ranges(layer.rows, 4, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const std::vector<float> dense = gather(layer.row(n), columns);
-      round_row(weight, n, dense, gather(layer.row(n), form.kept), grids_of(n, dense));
+      const std::vector<float> dense = gather(layer.row(n), columns), kept = gather(layer.row(n), weight.kept_columns);
+      if (by_column) {
+        round_row(weight, n, dense, kept, of_all_rows);
+      } else {
+        round_row(weight, n, dense, kept, learned ? weight.grids(n) : grids_of(n, dense));
+      }
     }
   });
-  return weight;
 }
 
 }  // namespace
@@ -61,7 +72,8 @@ std::vector<Grid> choose_grids(std::span<const float> dense, const NumberFormat&
 
 Result<LinearWeight> round_to_nearest(const FloatLayer& layer, const LayerForm& form, const Clip& clip,
                                       ThreadPool& pool) {
-  LinearWeight weight = round_rows(layer, form, pool, [&](int64_t, std::span<const float> dense) {
+  LinearWeight weight = begin_layer(layer, form, pool);
+  round_rows(layer, weight, pool, [&](int64_t, std::span<const float> dense) {
     return choose_grids(dense, form.weights, clip, form.outer);
   });
   NIBBLE_DO(check_kept(weight, layer.name));
@@ -69,12 +81,13 @@ Result<LinearWeight> round_to_nearest(const FloatLayer& layer, const LayerForm& 
 }
 
 LinearWeight round_on_grids_of(const LinearWeight& solved, const FloatLayer& layer, ThreadPool& pool) {
-  const LayerForm form{solved.format,      solved.activations, solved.kept_columns, solved.sparse24,
-                       solved.kept_levels, solved.outer,       solved.rotation,     solved.widths};
-  LinearWeight out = round_rows(layer, form, pool, [&](int64_t n, std::span<const float>) { return solved.grids(n); });
-  out.levels = solved.levels;
-  out.sparse = solved.sparse;
-  return out;
+  LayerForm form{solved.format,      solved.activations, solved.kept_columns, solved.sparse24,
+                 solved.kept_levels, solved.outer,       solved.rotation,     solved.widths};
+  form.levels = solved.levels;
+  form.sparse = solved.sparse;
+  LinearWeight weight = begin_layer(layer, form, pool);
+  round_rows(layer, weight, pool, [&](int64_t n, std::span<const float>) { return solved.grids(n); });
+  return weight;
 }
 
 }  // namespace nibble

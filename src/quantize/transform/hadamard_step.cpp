@@ -9,7 +9,8 @@ class Hadamard final : public Step {
  public:
   explicit Hadamard(int64_t block) : block_(block) {}
 
-  Status check(const NumberFormat& activations, int64_t inputs, std::string_view where) const override {
+  Status check(const NumberFormat&, const NumberFormat& activations, int64_t inputs,
+               std::string_view where) const override {
     const int64_t block = block_of(activations);
     if (block == 0)
       return fail(ErrorCode::usage, "{}: activations in {} have no blocks to rotate; give \"block\"", where,
@@ -26,8 +27,10 @@ class Hadamard final : public Step {
     return {};
   }
 
+  bool turns() const override { return true; }
+
   Status apply_to_site(SiteWork& site, ThreadPool&) const override {
-    NIBBLE_DO(check(site.activations, site.inputs, site.name));
+    NIBBLE_DO(check({}, site.activations, site.inputs, site.name));
     site.rotation = block_of(site.activations);
     return {};
   }

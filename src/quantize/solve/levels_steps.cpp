@@ -1,0 +1,132 @@
+#include "quantize/solve/levels_steps.h"
+
+#include <algorithm>
+
+#include "quantize/solve/binary.h"
+#include "quantize/solve/sparse.h"
+
+namespace nibble {
+namespace {
+
+enum class WeightedBy : uint8_t { moments, fisher, none };
+
+Result<WeightedBy> read_weighted_by(JsonReader& parameters) {
+  NIBBLE_TRY(const std::string name, parameters.string("weighted_by", "moments"));
+  if (name == "moments") return WeightedBy::moments;
+  if (name == "fisher") return WeightedBy::fisher;
+  if (name == "none") return WeightedBy::none;
+  return fail(ErrorCode::usage, "{}: \"weighted_by\" is \"{}\"; there are moments, fisher and none", parameters.where(),
+              name);
+}
+
+Importance importance_of(const LinearWork& work, WeightedBy by) {
+  Importance out;
+  if (by == WeightedBy::fisher) {
+    out.weights = work.sensitivities;
+    out.width = work.layer.columns;
+  } else if (by == WeightedBy::moments) {
+    const std::vector<double>& squares = work.site.statistics->squares;
+    const double most = *std::max_element(squares.begin(), squares.end());
+    for (const double square : squares) out.channels.push_back(static_cast<float>(most > 0 ? square / most : 1));
+  }
+  return out;
+}
+
+// What the three steps have in common.
+class LevelsStep : public Step {
+ public:
+  explicit LevelsStep(WeightedBy by) : by_(by) {}
+  unsigned needs() const override { return by_ == WeightedBy::moments ? kSquares : kNoStatistics; }
+  bool needs_sensitivities() const override { return by_ == WeightedBy::fisher; }
+
+  Status apply_to_linear(LinearWork& work, ThreadPool& pool) const override {
+    if (!work.weights.is_learned()) return {};
+    NIBBLE_TRY(LayerForm form, form_of(work, false));
+    apply(work, form, importance_of(work, by_), pool);
+    return {};
+  }
+
+ private:
+  virtual void apply(LinearWork& work, LayerForm& form, const Importance& importance, ThreadPool& pool) const = 0;
+
+  WeightedBy by_;
+};
+
+class KMeansStep final : public LevelsStep {
+ public:
+  using LevelsStep::LevelsStep;
+
+ private:
+  void apply(LinearWork& work, LayerForm& form, const Importance& importance, ThreadPool& pool) const override {
+    work.levels = learn_levels(work.layer, form, importance, make_kmeans, pool);
+  }
+};
+
+class BinaryStep final : public LevelsStep {
+ public:
+  BinaryStep(WeightedBy by, const BinaryOptions& options) : LevelsStep(by), options_(options) {}
+
+  Status check(const NumberFormat& weights, const NumberFormat&, int64_t, std::string_view where) const override {
+    if (!weights.is_learned()) return {};
+    const int most = std::min(kMostBinaryBits, options_.linear_bits - 1);
+    if (weights.bits >= 1 && weights.bits <= most) return {};
+    return fail(ErrorCode::usage, "{}: binary codings of {} linear bits are for 1 to {} bits, not for weights in {}",
+                where, options_.linear_bits, most, to_string(weights));
+  }
+
+ private:
+  void apply(LinearWork& work, LayerForm& form, const Importance& importance, ThreadPool& pool) const override {
+    work.levels = learn_levels(work.layer, form, importance, make_binary(options_), pool);
+  }
+
+  BinaryOptions options_;
+};
+
+class SparseStep final : public LevelsStep {
+ public:
+  SparseStep(WeightedBy by, const SparseShares& shares) : LevelsStep(by), shares_(shares) {}
+  int64_t most_sparse(int64_t weights) const override { return nibble::most_sparse(shares_, weights); }
+
+ private:
+  void apply(LinearWork& work, LayerForm& form, const Importance& importance, ThreadPool& pool) const override {
+    choose_sparse(work.layer, form, shares_, importance, make_kmeans, pool);
+    work.sparse = std::move(form.sparse);
+  }
+
+  SparseShares shares_;
+};
+
+}  // namespace
+
+Result<StepPointer> read_kmeans(JsonReader& parameters) {
+  NIBBLE_TRY(const WeightedBy by, read_weighted_by(parameters));
+  return std::make_shared<KMeansStep>(by);
+}
+
+Result<StepPointer> read_binary(JsonReader& parameters) {
+  NIBBLE_TRY(const WeightedBy by, read_weighted_by(parameters));
+  BinaryOptions options;
+  NIBBLE_TRY(const int64_t bits, parameters.integer("linear_bits", 3, kMostLinearBits, options.linear_bits));
+  NIBBLE_TRY(const int64_t scales, parameters.integer("scales", 0, 25, options.scales));
+  options.linear_bits = static_cast<int>(bits);
+  options.scales = static_cast<int>(scales);
+  return std::make_shared<BinaryStep>(by, options);
+}
+
+Result<StepPointer> read_sparse(JsonReader& parameters) {
+  NIBBLE_TRY(const WeightedBy by, read_weighted_by(parameters));
+  SparseShares shares;
+  for (const auto& [key, share] : {std::pair("sensitive", &shares.sensitive),
+                                   {"effect", &shares.effect},
+                                   {"magnitude", &shares.magnitude},
+                                   {"loss", &shares.loss}}) {
+    NIBBLE_TRY(*share, parameters.number(key, 0, 0.1, 0));
+  }
+  if (shares.empty())
+    return fail(ErrorCode::usage,
+                "{}: expected a share of \"sensitive\", \"effect\", \"magnitude\" or \"loss\" above 0",
+                parameters.where());
+  return std::make_shared<SparseStep>(by, shares);
+}
+
+}  // namespace nibble
