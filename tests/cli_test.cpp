@@ -416,6 +416,63 @@ TEST(Cli, RooflineQuick) {
   EXPECT_TRUE(contents(plot).starts_with("<svg "));
 }
 
+// Sensitivities are measured once; the recipe that comes of them makes the same model again.
+TEST(Cli, FitsAModelIntoABudget) {
+  const std::string out = fresh("fit"), again = fresh("fit"), kept = fresh("sensitivities"), plot = fresh("fit.svg");
+  const Arguments common = {"--recipe",
+                            "gptq-w4a16-g128",
+                            "--palette",
+                            "int2:g32:asym,int3:g32:asym,int5:g32",
+                            "--calibration",
+                            text_file(),
+                            "--samples",
+                            "4",
+                            "--length",
+                            "32",
+                            "--json",
+                            "--fit-samples",
+                            "2",
+                            "--fit-window",
+                            "24",
+                            "--sensitivities",
+                            kept,
+                            "--allow-slow"};
+  const auto quantize = [&](const std::string& folder, Arguments more) {
+    Arguments arguments = {"quantize", model(), "-o", folder};
+    arguments.insert(arguments.end(), common.begin(), common.end());
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return nibble_run(arguments);
+  };
+  const Outcome made = quantize(out, {"--bits", "4.5", "--measure", "--plot", plot});
+  ASSERT_EQ(made.code, 0) << made.err << made.out;
+  const Json& fit = made.json["fit"];
+  expect_keys(fit, {"base", "recipe_file", "chosen", "uniform", "curve", "operands", "sensitivities", "written_kl"});
+  EXPECT_LE(fit["chosen"]["bits"].get<double>(), 4.5);
+  EXPECT_NEAR(fit["chosen"]["sizes"]["file_bytes"].get<double>() / made.json["file_bytes"].get<double>(), 1, 0.01);
+  EXPECT_GT(fit["written_kl"].get<double>(), 0);
+  EXPECT_TRUE(contents(plot).starts_with("<svg "));
+
+  const std::string recipe = fit["recipe_file"];
+  EXPECT_EQ(recipe, out + ".recipe.json");
+  ASSERT_EQ(nibble_run({"quantize", model(), "-o", again, "--recipe", recipe, "--calibration", text_file(), "--samples",
+                        "4", "--length", "32"})
+                .code,
+            0);
+  EXPECT_EQ(sha256_file(fs::path(out) / "model-00002-of-00003.safetensors").value(),
+            sha256_file(fs::path(again) / "model-00002-of-00003.safetensors").value());
+
+  const Outcome planned = quantize(fresh("fit"), {"--fit", "64M", "--context", "32", "--dry-run"});
+  ASSERT_EQ(planned.code, 0) << planned.err << planned.out;
+  EXPECT_LE(planned.json["fit"]["measured"].get<int>(), 4);  // caches only
+  EXPECT_GT(planned.json["fit"]["left_bytes"].get<int64_t>(), 0);
+  expect_error(quantize(fresh("fit"), {"--size", "10K"}), 2, "at least");
+  expect_error(quantize(fresh("fit"), {"--size", "10M", "--bits", "4"}), 2, "exclude");
+  expect_error(quantize(fresh("fit"), {"--fit", "1X"}), 2, "1X");
+  expect_error(nibble_run({"quantize", model(), "-o", fresh("fit"), "--json"}), 2, "--recipe is required");
+  const Arguments slow = {"quantize", model(), "-o", fresh("fit"), "--bits", "4", "--palette", "int3:g32", "--json"};
+  expect_error(nibble_run(slow, {{"NIBBLE_ISA", "portable"}}), 4, "--allow-slow");
+}
+
 // The effective weights, run as an ordinary float model, must score like the weight-only quantized model itself.
 TEST(Cli, DequantizedModelScoresTheSame) {
   const std::string small = fresh("w4a16"), plain = fresh("plain");

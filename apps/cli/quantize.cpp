@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "commands.h"
+#include "fit.h"
 #include "options.h"
 #include "progress_line.h"
 
@@ -21,10 +23,13 @@ constexpr const char* kFooter =
     "  nibble quantize llama -o llama-fp4 --recipe mxfp4+gptq+hadamard --calibration c4.txt\n"
     "  nibble quantize llama -o out --recipe quik-4b --calibration a.txt b.txt --samples 64 --length 1024 \\\n"
     "         --set solve.damp=0.05 --override 'blocks\\.0\\..*=f16' --memory-limit 8G\n"
-    "  nibble quantize llama -o out --recipe my-recipe.json --calibration c4.txt --dry-run\n";
+    "  nibble quantize llama -o out --recipe my-recipe.json --calibration c4.txt --dry-run\n"
+    "  nibble quantize llama -o out --fit 3.5G --context 8192 --calibration c4.txt     # the best that fits\n"
+    "  nibble quantize llama -o out --bits 3.25 --calibration c4.txt --dry-run\n";
 
 struct Options {
   QuantizeRequest request;
+  FitSettings fit;
   std::string memory_limit;
   bool dry_run = false;
 };
@@ -120,6 +125,18 @@ Status run(Options& options, const Session& session) {
     if (!limit) return error_of(limit);
     options.request.memory_limit = *limit;
   }
+  std::optional<FittedRecipe> fitted;
+  if (options.fit.asked()) {
+    auto found = fit_recipe(options.fit, options.request, options.dry_run, session);
+    if (!found) return error_of(found);
+    fitted = *std::move(found);
+    if (options.dry_run) return session.json ? print_json({{"fit", fitted->json}}) : print(fitted->text);
+    session.note(fitted->text);
+    options.request.recipe = fitted->recipe_file;
+    options.request.sets.clear();  // they are in the recipe
+  }
+  if (options.request.recipe.empty())
+    return failure(ErrorCode::usage, "--recipe is required, or a budget: --fit, --size or --bits");
   const auto plan = estimate(options.request);
   if (!plan) return error_of(plan);
   if (options.dry_run) return session.json ? print_json(plan_json(*plan)) : print(plan_text(*plan) + "\n");
@@ -129,15 +146,22 @@ Status run(Options& options, const Session& session) {
   if (outcome->discarded)
     session.note(fmt::format("{}.partial of an interrupted run was thrown away; --resume would have gone on with it",
                              options.request.output.string()));
-  if (session.json) return print_json(outcome_json(options.request, *plan, *outcome));
-  return print(outcome_text(options.request, *outcome));
+  Json json = outcome_json(options.request, *plan, *outcome);
+  std::string text = outcome_text(options.request, *outcome);
+  if (fitted) {
+    const auto checked = check_fit(*fitted, options.fit, outcome->file_bytes, options.request);
+    if (!checked) return error_of(checked);
+    json["fit"] = checked->json;
+    text += checked->text;
+  }
+  return session.json ? print_json(json) : print(text);
 }
 
 void add_recipe_options(CLI::App& command, QuantizeRequest& request) {
   command
       .add_option("-r,--recipe", request.recipe,
-                  "Name of a recipe (see `nibble recipe list`) or a file, +gptq, +hadamard or +gather added to it")
-      ->required()
+                  "Name of a recipe (see `nibble recipe list`) or a file, +gptq, +hadamard or +gather added to it; "
+                  "required without a budget")
       ->type_name("NAME|FILE[+MODIFIER]");
   command.add_option("--set", request.sets, "Change a parameter of a step of the recipe, e.g. solve.damp=0.05")
       ->allow_extra_args(false)
@@ -188,6 +212,7 @@ void add_quantize(CLI::App& program, Session& session) {
   add_recipe_options(*command, options->request);
   add_text_options(*command, options->request);
   add_run_options(*command, *options);
+  add_fit_options(*command, options->fit);
   add_output_options(*command, session);
   command->footer(kFooter);
   set_action(*command, session, [options, &session] { return run(*options, session); });

@@ -26,6 +26,7 @@
 #include <nibble/bench.h>
 #include <nibble/compare.h>
 #include <nibble/evaluate.h>
+#include <nibble/fit.h>
 #include <nibble/inspect.h>
 #include <nibble/language_model.h>
 #include <nibble/quantize.h>

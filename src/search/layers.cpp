@@ -4,7 +4,6 @@
 #include <set>
 
 #include "core/memory.h"
-#include "quantize/recipe/recipe.h"
 
 namespace nibble::search {
 namespace {
@@ -70,34 +69,79 @@ Result<Layers> Layers::make(const ModelSource& source, const Model& model, const
   return layers;
 }
 
+Result<Layers> Layers::make(const ModelSource& source, const Model& model, const Palette& palette,
+                            std::vector<Recipe> recipes, Observer* observer, const SensitivityFile* sensitivities) {
+  for (const Recipe& recipe : recipes)
+    if (!recipe.model_steps.empty())
+      return fail(ErrorCode::usage,
+                  "a search looks at the model as it is, but a step of the recipe {} changes all of it", recipe.name);
+  Layers layers(source, model, palette, Json::array());
+  layers.recipes_ = std::move(recipes);
+  layers.observer_ = observer;
+  layers.sensitivities_ = sensitivities;
+  return layers;
+}
+
 Result<Layers::Planned> Layers::plan(int64_t block, Role role, int weights, int activations) const {
-  const NumberFormat& format = palette_->weights[static_cast<size_t>(weights)];
-  // Float weights read float inputs.
-  const std::string inputs = format.is_float() ? "f32" : format_name(palette_->activations, activations);
-  NIBBLE_TRY(const Recipe recipe, parse_recipe(recipe_source(to_string(format), inputs, steps_), "search"));
-  NIBBLE_TRY(const std::vector<SitePlan> sites, plan_block(recipe, source_->spec(), block));
-  for (const SitePlan& site : sites)
-    for (const LinearPlan& linear : site.linears)
-      if (linear.role == role) return Planned{site.steps, linear};
+  std::vector<SitePlan> sites;
+  if (recipes_.empty()) {
+    const NumberFormat& format = palette_->weights[static_cast<size_t>(weights)];
+    // Float weights read float inputs.
+    const std::string inputs = format.is_float() ? "f32" : format_name(palette_->activations, activations);
+    NIBBLE_TRY(const Recipe recipe, parse_recipe(recipe_source(to_string(format), inputs, steps_), "search"));
+    NIBBLE_TRY(sites, plan_block(recipe, source_->spec(), block));
+  } else {
+    NIBBLE_TRY(sites, plan_block(recipes_[static_cast<size_t>(weights)], source_->spec(), block));
+  }
+  Planned out;
+  out.block = block;
+  for (const SitePlan& site : sites) out.observed.push_back(site.statistics());
+  for (size_t number = 0; number < sites.size(); ++number)
+    for (const LinearPlan& linear : sites[number].linears)
+      if (linear.role == role) {
+        out.number = number;
+        out.linear = linear;
+        out.site = sites[number];
+        return out;
+      }
   return fail(ErrorCode::failure, "block {} has no {}", block, name_of(role));
 }
 
-Result<LinearWeight> Layers::solve(const Planned& planned, const FloatLayer& original, ThreadPool& pool) const {
+Result<SiteWork*> Layers::prepare_site(const Planned& planned, ThreadPool& pool) {
+  const SitePlan& plan = planned.site;
+  const std::tuple key{planned.block, planned.number, to_string(plan.activations())};
+  if (site_.key == key) return &site_.work;
+  site_ = CurrentSite();
+  SiteWork& work = site_.work;
+  work.name = plan.name;
+  work.inputs = plan.inputs;
+  work.hidden = source_->spec().hidden;
+  work.sparse24 = plan.sparse24();
+  work.activations = plan.activations();
+  if (observer_ != nullptr) {
+    NIBBLE_TRY(site_.statistics, observer_->take(planned.block, planned.number, planned.observed, pool));
+    work.statistics = &site_.statistics;
+  }
+  for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_site(work, pool));
+  if (work.statistics != nullptr) nibble::rotate(site_.statistics, work.kept, work.rotation, pool);
+  site_.key = key;
+  return &work;
+}
+
+Result<LinearWeight> Layers::solve(const Planned& planned, const FloatLayer& original, ThreadPool& pool) {
   const LinearPlan& plan = planned.linear;
   if (!plan.quantized()) return converted(original, plan.weights.levels);
-  SiteWork site;
-  site.name = plan.name;
-  site.inputs = original.columns;
-  site.hidden = source_->spec().hidden;
-  site.activations = plan.activations;
-  for (const PlannedStep& step : planned.site_steps) NIBBLE_DO(step.step->apply_to_site(site, pool));
+  NIBBLE_TRY(SiteWork* const site, prepare_site(planned, pool));
   std::optional<FloatLayer> turned;
-  if (site.rotation > 0) {
+  if (site->rotation > 0) {
     turned = original;
-    rotate(*turned, site.kept, site.rotation, pool);
+    rotate(*turned, site->kept, site->rotation, pool);
   }
   const FloatLayer& layer = turned ? *turned : original;
-  LinearWork work{site, layer, plan.weights, plan.activations, {}, -1};
+  LinearWork work{*site, layer, plan.weights, plan.activations, {}, -1};
+  if (plan.reads_sensitivities() && sensitivities_ != nullptr) {
+    NIBBLE_TRY(work.sensitivities, sensitivities_->read(planned.block, plan.role));
+  }
   for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_linear(work, pool));
   NIBBLE_DO(work.solved->validate(plan.name));
   return std::move(*work.solved);
@@ -146,7 +190,7 @@ Result<TriedBlock> Layers::block(int64_t index, const BlockSetting& setting, Thr
 }
 
 // One row of small weights is enough to find a kernel.
-Status Layers::try_pair(Role role, int weights, int activations, ThreadPool& pool) const {
+Status Layers::try_pair(Role role, int weights, int activations, ThreadPool& pool) {
   NIBBLE_TRY(const Planned planned, plan(0, role, weights, activations));
   FloatLayer layer{planned.linear.name, 1, shape_of(source_->spec(), role).columns, {}, {}};
   for (int64_t k = 0; k < layer.columns; ++k) layer.values.push_back(static_cast<float>(k % 7) - 3.0f);

@@ -1,18 +1,23 @@
 // The blocks of a model with some of its linears in other formats, packed as they would run.
 //
-// Weights are rounded by the linear steps of a recipe that needs no data. What has been packed is kept as long as a
-// quarter of the machine's free memory lasts: a search asks for the same layers again and again.
+// Weights are solved by the steps of a recipe: rounded, or with what an observer sees of the float model's inputs. What
+// has been packed is kept as long as a quarter of the machine's free memory lasts: a search asks for the same layers
+// again and again.
 #pragma once
 
 #include <array>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <vector>
 
 #include "model/model.h"
+#include "quantize/observe/sensitivity.h"
 #include "quantize/recipe/plan.h"
+#include "quantize/recipe/recipe.h"
 #include "quantize/solve/layer.h"
 #include "runtime/model.h"
+#include "search/observer.h"
 #include "search/variables.h"
 
 namespace nibble::search {
@@ -45,6 +50,12 @@ class Layers {
   // steps need calibration text.
   static Result<Layers> make(const ModelSource& source, const Model& model, const Palette& palette, const Json& steps);
 
+  // As recipes solve them: one for each format of the palette's weights, in that order, which gives it to all linears;
+  // inputs are what the recipe makes them, whatever a setting says. `observer` and `sensitivities`: null where no step
+  // reads them. `usage` for steps that change the whole model.
+  static Result<Layers> make(const ModelSource& source, const Model& model, const Palette& palette,
+                             std::vector<Recipe> recipes, Observer* observer, const SensitivityFile* sensitivities);
+
   // Every pair of formats on every width of input of the model: `unsupported` naming the pair that no kernel runs,
   // `usage` for one that the width does not allow.
   Status check_pairs(ThreadPool& pool);
@@ -56,21 +67,36 @@ class Layers {
  private:
   using Key = std::tuple<int64_t, Role, int, int>;
   Layers(const ModelSource& source, const Model& model, const Palette& palette, Json steps);
-  // A linear, and its site's steps.
+  // A linear, and its site.
   struct Planned {
-    std::vector<PlannedStep> site_steps;
+    int64_t block = 0;
+    size_t number = 0;               // of the site
+    std::vector<unsigned> observed;  // by site of the block
+    SitePlan site;
     LinearPlan linear;
   };
+  // The site of the linear solved last, as its steps left it: what solvers find out serves its other linears and
+  // formats.
+  struct CurrentSite {
+    std::tuple<int64_t, size_t, std::string> key{-1, 0, ""};  // block, number, input
+    SiteStatistics statistics;
+    SiteWork work;
+  };
   Result<Planned> plan(int64_t block, Role role, int weights, int activations) const;
-  Result<LinearWeight> solve(const Planned& plan, const FloatLayer& layer, ThreadPool& pool) const;
+  Result<SiteWork*> prepare_site(const Planned& planned, ThreadPool& pool);
+  Result<LinearWeight> solve(const Planned& planned, const FloatLayer& layer, ThreadPool& pool);
   Result<PackedLinear> linear(const Key& key, ThreadPool& pool);
   Result<const FloatLayer*> original(int64_t block, Role role, ThreadPool& pool);
-  Status try_pair(Role role, int weights, int activations, ThreadPool& pool) const;
+  Status try_pair(Role role, int weights, int activations, ThreadPool& pool);
 
   const ModelSource* source_;
   const Model* model_;
   const Palette* palette_;
   Json steps_;
+  std::vector<Recipe> recipes_;  // by format; none: rounding by steps_
+  Observer* observer_ = nullptr;
+  const SensitivityFile* sensitivities_ = nullptr;
+  CurrentSite site_;
   int64_t room_;  // bytes of packed layers that may still be kept
   std::map<Key, PackedLinear> kept_;
   int64_t read_ = -1;  // the block in `weights_`

@@ -34,6 +34,12 @@ Json content_of(const Space& space) {
   out["weights"] = names_of(space.palette.weights);
   out["activations"] = names_of(space.palette.activations);
   if (space.chooses_attention()) out["attention"] = names_of(space.palette.attention);
+  // What is not chosen but measured with every choice.
+  if (std::any_of(space.attention.begin(), space.attention.end(),
+                  [](const AttentionFormats& formats) { return formats != AttentionFormats(); })) {
+    out["computed"] = Json::array();
+    for (const AttentionFormats& formats : space.attention) out["computed"].push_back(to_json(formats));
+  }
   out["variables"] = Json::array();
   for (const Variable& variable : space.variables) out["variables"].push_back(variable.name);
   return out;

@@ -3,11 +3,14 @@
 //
 //   {"nibble_search": 1, "model": NAME, "samples", "length", "tokens": SHA-256, "fingerprint": SHA-256, "steps": [...]}
 //   {"space": ID, "weights": [FORMAT ...], "activations": [FORMAT ...], "attention": [FORMAT ...], "variables": [NAME
-//    ...]}                                                     "attention" where it is chosen
+//    ...], "computed": [...]}                                  "attention" where it is chosen; "computed", by block,
+//                                                              where it is not, but in other formats than f32
 //   {"single": NAME, "format": FORMAT, "base": TEXT, "kl", "nll"}
 //   {"trial": N, "space": ID, "study": TEXT, "choice": [number of the format ...], "bits", "kl", "nll"}
 //
-// The first line says of what; `fingerprint` is of the float model's own predictions (fidelity.h). A single is the base
+// The first line says of what; `fingerprint` is of the float model's own predictions (fidelity.h). A fit (fit.h) has
+// "measurement", "model", "files", "recipe", "calibration" and "text" there, which are known before the model is
+// loaded; the single "attention" is a whole model with another KV cache. A single is the base
 // ("" for the float model) with one variable changed; a trial is a whole model. Each line is written at once: a last
 // one without its end is what an interruption left, and is cut off.
 #pragma once

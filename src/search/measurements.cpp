@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/hash.h"
+#include "search/knapsack.h"
 
 namespace nibble::search {
 namespace {
@@ -18,6 +19,36 @@ std::string name_of_base(const Space& space, const std::optional<Choice>& base) 
 bool is_open(const Space& space, const Variable& variable) { return space.candidates(variable).size() > 1; }
 
 }  // namespace
+
+Limits limits_of(const Space& space) {
+  Limits out;
+  for (const Pool& pool : space.pools) out.push_back(pool.limit);
+  return out;
+}
+
+Choice best_choice(const Space& space, const Losses& losses, const Limits& limits) {
+  Choice out(space.variables.size(), 0);
+  for (size_t p = 0; p < space.pools.size(); ++p) {
+    const Pool& pool = space.pools[p];
+    std::vector<OptionClass> classes;
+    for (size_t i : pool.variables) {
+      OptionClass options;
+      for (size_t k = 0; k < losses[i].size(); ++k)
+        options.push_back({space.cost(pool, i, static_cast<int>(k)), losses[i][k]});
+      classes.push_back(std::move(options));
+    }
+    const auto numbers = solve_knapsack(classes, limits[p] ? *limits[p] - pool.fixed_bits : INT64_MAX);
+    NIBBLE_CHECK(numbers.has_value());  // make_space has seen that the budget is possible
+    for (size_t j = 0; j < numbers->size(); ++j) out[pool.variables[j]] = (*numbers)[j];
+  }
+  return out;
+}
+
+double sum_of(const Losses& losses, const Choice& choice) {
+  double sum = 0;
+  for (size_t i = 0; i < choice.size(); ++i) sum += losses[i][static_cast<size_t>(choice[i])];
+  return sum;
+}
 
 struct Measurements::Around {
   std::string name;
@@ -53,14 +84,15 @@ std::string Measurements::base_of(const std::string& around, const Variable& var
 
 double Measurements::work_of_trial() const { return static_cast<double>(model_->spec().layers) + head_; }
 
-double Measurements::work_of_losses() const {
+double Measurements::work_of_losses(const std::optional<Choice>& base) const {
+  const std::string around = name_of_base(*space_, base);
   double work = 0;
   for (const Variable& variable : space_->variables) {
     if (!is_open(*space_, variable)) continue;
     const double each = static_cast<double>(model_->spec().layers - variable.block) + head_;
     const int first = variable.operand == Operand::activations ? kAsStored : 0;
     for (int k = first; k < static_cast<int>(space_->candidates(variable).size()); ++k)
-      if (!log_->single(base_of("", variable), variable.name, format_of(variable, k))) work += each;
+      if (!log_->single(base_of(around, variable), variable.name, format_of(variable, k))) work += each;
   }
   return work;
 }
@@ -88,6 +120,22 @@ Result<Fidelity> Measurements::trial(const Choice& choice, const std::string& st
   told(work_of_trial(), fmt::format("model {}, {}, {:.3f} bits, KL {:.5f}", log_->trials().size(),
                                     study.substr(0, study.find(' ')), space_->budget_bits(choice), found->kl));
   return *found;
+}
+
+Result<Fidelity> Measurements::attended(std::span<const AttentionFormats> attention, const std::string& name) {
+  const std::string variable = "attention";
+  if (const auto known = log_->single("", variable, name)) {
+    ++reused_;
+    return *known;
+  }
+  ++measured_;
+  States states = yardstick_->copy(yardstick_->before_first_block());
+  for (int64_t b = 0; b < model_->spec().layers; ++b)
+    yardstick_->run_block(model_->block(b), attention[static_cast<size_t>(b)], states, *pool_);
+  NIBBLE_TRY(const Fidelity measured, yardstick_->measure(states, *pool_));
+  NIBBLE_DO(log_->add_single("", variable, name, measured));
+  told(work_of_trial(), fmt::format("attention, {}", name));
+  return measured;
 }
 
 Result<Losses> Measurements::losses(const std::optional<Choice>& base) {
@@ -168,6 +216,13 @@ Result<Fidelity> Measurements::single(const Around& around, size_t variable, int
   return measured;
 }
 
+// Weights in the type that they have anyway.
+bool Measurements::is_original(const Variable& variable, int candidate) const {
+  if (variable.operand != Operand::weights || candidate == kAsStored) return false;
+  return model_->block(variable.block)[variable.roles[0]].shape().weights ==
+         space_->palette.weights[static_cast<size_t>(candidate)];
+}
+
 BlockSetting Measurements::changed(const Around& around, const Variable& variable, int candidate) const {
   BlockSetting setting;
   if (around.choice) setting = setting_of(*space_, *around.choice, variable.block);
@@ -179,6 +234,7 @@ BlockSetting Measurements::changed(const Around& around, const Variable& variabl
 
 Result<Fidelity> Measurements::run_single(const Around& around, const Variable& variable, int candidate,
                                           const States& before) {
+  if (!around.choice && is_original(variable, candidate)) return Fidelity{0, yardstick_->reference_nll()};
   NIBBLE_TRY(const TriedBlock block, layers_->block(variable.block, changed(around, variable, candidate), *pool_));
   States states = yardstick_->copy(before);
   yardstick_->run_block(block.linears, block.attention, states, *pool_);

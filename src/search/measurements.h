@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,20 +17,30 @@ namespace nibble::search {
 // By variable and candidate: by how much the KL rises above the base's.
 using Losses = std::vector<std::vector<double>>;
 
+// By pool: bits, with what is fixed; nothing where there is no limit.
+using Limits = std::vector<std::optional<int64_t>>;
+Limits limits_of(const Space& space);
+// The exact optimum of each pool. Its cheapest choice must be within the limit.
+Choice best_choice(const Space& space, const Losses& losses, const Limits& limits);
+double sum_of(const Losses& losses, const Choice& choice);
+
 class Measurements {
  public:
   // All must outlive this; `log` has entered the space.
   Measurements(const Space& space, const Model& model, Layers& layers, Yardstick& yardstick, Log& log,
                ThreadPool& pool);
 
-  // Blocks that are still to be run for the losses around the float model, and for one whole model; the head counts as
-  // the blocks that have as many weights.
-  double work_of_losses() const;
+  // Blocks that are still to be run for the losses around the float model or a choice, and for one whole model; the
+  // head counts as the blocks that have as many weights.
+  double work_of_losses(const std::optional<Choice>& base = std::nullopt) const;
   double work_of_trial() const;
   void show(double work, const ProgressCallback& progress) { meter_.emplace(work, progress); }
 
   // `again`: a line in the log even if the study has such a trial.
   Result<Fidelity> trial(const Choice& choice, const std::string& study, bool again = false);
+  // The float model with attention computed, and keys and values cached, in these formats, by block. `name`: in the
+  // log.
+  Result<Fidelity> attended(std::span<const AttentionFormats> attention, const std::string& name);
   // Around the float model, or around a choice (which was measured). Variables with one candidate have no loss. The
   // float model has no kernels for quantized inputs of float weights: there activations are tried with the weights of
   // the site in their widest format, against the same weights with float inputs.
@@ -43,6 +54,7 @@ class Measurements {
   Status block_losses(const Around& around, int64_t block, const States& before, Losses& out);
   Result<Fidelity> single(const Around& around, size_t variable, int candidate, const States& before);
   Result<Fidelity> run_single(const Around& around, const Variable& variable, int candidate, const States& before);
+  bool is_original(const Variable& variable, int candidate) const;
   BlockSetting changed(const Around& around, const Variable& variable, int candidate) const;
   std::string format_of(const Variable& variable, int candidate) const;
   bool has_baseline(const Around& around, const Variable& variable);

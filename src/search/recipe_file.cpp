@@ -139,6 +139,95 @@ Status expect_formats(const Json& source, const Spec& spec, const std::vector<st
   return {};
 }
 
+// --- weights only -------------------------------------------------------------------------------------------------
+
+constexpr size_t kLongestList = 200;  // of block numbers in a pattern, which may have 256 characters
+
+// "blocks\\.(0|3|5)\\.q" for some blocks, as many patterns as it takes.
+std::vector<std::string> patterns_of(Role role, const std::vector<int64_t>& blocks) {
+  std::vector<std::string> lists;
+  for (int64_t block : blocks) {
+    if (lists.empty() || lists.back().size() > kLongestList) lists.emplace_back();
+    if (!lists.back().empty()) lists.back() += '|';
+    lists.back() += std::to_string(block);
+  }
+  for (std::string& list : lists) {
+    const bool several = list.find('|') != std::string::npos;
+    list = fmt::format("blocks\\.{}{}{}\\.{}", several ? "(" : "", list, several ? ")" : "", name_of(role));
+  }
+  return lists;
+}
+
+// Without formats of weights; entries that say nothing any more are left out.
+Json without_weights(const Json& entries, std::initializer_list<const char*> effects) {
+  Json out = Json::array();
+  for (Json entry : entries) {
+    entry.erase("weights");
+    if (std::any_of(effects.begin(), effects.end(), [&](const char* key) { return entry.contains(key); }))
+      out.push_back(std::move(entry));
+  }
+  return out;
+}
+
+// The commonest format. Floats only where there is nothing else: under them the recipe's activations would be lost.
+int usual_of(const Space& space, const Choice& choice) {
+  Choice coded, floats;
+  for (size_t i = 0; i < choice.size(); ++i) {
+    if (space.variables[i].operand != Operand::weights) continue;
+    (space.palette.weights[static_cast<size_t>(choice[i])].is_float() ? floats : coded).push_back(choice[i]);
+  }
+  return commonest(coded.empty() ? floats : coded);
+}
+
+// By role, the blocks of every format that is not the usual one.
+Json overrides_of(const Space& space, const Choice& choice, int usual) {
+  std::map<std::pair<Role, int>, std::vector<int64_t>> others;
+  for (size_t i = 0; i < choice.size(); ++i) {
+    const Variable& variable = space.variables[i];
+    if (variable.operand == Operand::weights && choice[i] != usual)
+      others[{variable.roles[0], choice[i]}].push_back(variable.block);
+  }
+  Json out = Json::array();
+  for (const auto& [key, blocks] : others)
+    for (const std::string& pattern : patterns_of(key.first, blocks)) {
+      Json entry = Json::object();
+      entry["linears"] = pattern;
+      entry["weights"] = to_string(space.palette.weights[static_cast<size_t>(key.second)]);
+      out.push_back(std::move(entry));
+    }
+  return out;
+}
+
+void drop_cached(Json& entry) {
+  const auto found = entry.find("attention");
+  if (found == entry.end() || !found->is_object()) return;
+  found->erase("k");
+  found->erase("v");
+  if (found->empty()) entry.erase("attention");
+}
+
+// Keys and values in the cache's formats, whatever the recipe had.
+void set_cache(Json& recipe, const std::string& cache) {
+  recipe["cache"] = cache;
+  drop_cached(recipe);
+  if (recipe.contains("except"))
+    for (Json& entry : recipe["except"]) drop_cached(entry);
+}
+
+Status expect_weights(const Json& source, const Spec& spec, const Space& space, const Choice& choice) {
+  NIBBLE_TRY(const Recipe recipe, parse_recipe(source, "the recipe that was found"));
+  std::map<std::string, NumberFormat> chosen;
+  for (size_t i = 0; i < choice.size(); ++i)
+    if (space.variables[i].operand == Operand::weights)
+      chosen[space.variables[i].name] = space.palette.weights[static_cast<size_t>(choice[i])];
+  for (int64_t block = 0; block < spec.layers; ++block) {
+    NIBBLE_TRY(const std::vector<SitePlan> sites, plan_block(recipe, spec, block));
+    for (const SitePlan& site : sites)
+      for (const LinearPlan& linear : site.linears) NIBBLE_CHECK(linear.weights == chosen.at(linear.name + ".weights"));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::string> recipe_text(const Spec& spec, const Space& space, const Choice& choice, const Json& recipe,
@@ -166,6 +255,28 @@ Result<std::string> recipe_text(const Spec& spec, const Space& space, const Choi
     if (pair != usual) overrides.push_back(override_of(linear, pair));
   if (!overrides.empty()) out["overrides"] = std::move(overrides);
   NIBBLE_DO(expect_formats(out, spec, formats, attention));
+  return text_of(out);
+}
+
+Result<std::string> fitted_recipe_text(const Spec& spec, const Space& space, const Choice& choice, const Json& base,
+                                       const std::string& cache, const std::string& name, const std::string& summary) {
+  const int usual = usual_of(space, choice);
+  Json out = Json::object();
+  out["name"] = name;
+  out["summary"] = summary;
+  out["weights"] = to_string(space.palette.weights[static_cast<size_t>(usual)]);
+  for (const auto& item : base.items())
+    if (!out.contains(item.key()) && item.key() != "paper" && item.key() != "except" && item.key() != "overrides")
+      out[item.key()] = item.value();
+  const Json none = Json::array();
+  out["except"] = base.value("except", none);
+  if (!cache.empty()) set_cache(out, cache);
+  out["except"] = without_weights(out["except"], {"activations", "set", "attention"});
+  if (out["except"].empty()) out.erase("except");
+  Json overrides = without_weights(base.value("overrides", none), {"activations"});
+  for (Json& entry : overrides_of(space, choice, usual)) overrides.push_back(std::move(entry));
+  if (!overrides.empty()) out["overrides"] = std::move(overrides);
+  NIBBLE_DO(expect_weights(out, spec, space, choice));
   return text_of(out);
 }
 

@@ -15,4 +15,10 @@ namespace nibble::search {
 Result<std::string> recipe_text(const Spec& spec, const Space& space, const Choice& choice, const Json& recipe,
                                 const std::string& name, const std::string& summary);
 
+// The same where only weights are chosen: `base` with the commonest format for all weights and overrides, for the
+// blocks of a role together, for the others. Its own formats of weights go, those of activations stay. `cache`: of keys
+// and values; empty: the recipe's.
+Result<std::string> fitted_recipe_text(const Spec& spec, const Space& space, const Choice& choice, const Json& base,
+                                       const std::string& cache, const std::string& name, const std::string& summary);
+
 }  // namespace nibble::search

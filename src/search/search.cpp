@@ -7,7 +7,6 @@
 
 #include "model/storage.h"
 #include "quantize/recipe/plan.h"
-#include "search/knapsack.h"
 #include "search/layers.h"
 #include "search/log.h"
 #include "search/measurements.h"
@@ -168,40 +167,6 @@ void lower_until_it_fits(const Space& space, Choice& choice, Random& random) {
       choice[i] = *(place - 1);
     }
   }
-}
-
-// By pool: bits, with what is fixed; nothing where there is no limit.
-using Limits = std::vector<std::optional<int64_t>>;
-
-Limits limits_of(const Space& space) {
-  Limits out;
-  for (const Pool& pool : space.pools) out.push_back(pool.limit);
-  return out;
-}
-
-// The exact optimum of each pool.
-Choice best_choice(const Space& space, const Losses& losses, const Limits& limits) {
-  Choice out(space.variables.size(), 0);
-  for (size_t p = 0; p < space.pools.size(); ++p) {
-    const Pool& pool = space.pools[p];
-    std::vector<OptionClass> classes;
-    for (size_t i : pool.variables) {
-      OptionClass options;
-      for (size_t k = 0; k < losses[i].size(); ++k)
-        options.push_back({space.cost(pool, i, static_cast<int>(k)), losses[i][k]});
-      classes.push_back(std::move(options));
-    }
-    const auto numbers = solve_knapsack(classes, limits[p] ? *limits[p] - pool.fixed_bits : INT64_MAX);
-    NIBBLE_CHECK(numbers.has_value());  // make_space has seen that the budget is possible
-    for (size_t j = 0; j < numbers->size(); ++j) out[pool.variables[j]] = (*numbers)[j];
-  }
-  return out;
-}
-
-double sum_of(const Losses& losses, const Choice& choice) {
-  double sum = 0;
-  for (size_t i = 0; i < choice.size(); ++i) sum += losses[i][static_cast<size_t>(choice[i])];
-  return sum;
 }
 
 // --- the search -------------------------------------------------------------------------------------------------

@@ -15,7 +15,10 @@
 #include "quantize/quantize.h"
 #include "quantize/recipe/recipe.h"
 #include "runtime/random_source.h"
+#include "search/fit.h"
+#include "search/footprint.h"
 #include "search/log.h"
+#include "search/observer.h"
 #include "search/plot.h"
 #include "tokenizer/tokenizer.h"
 
@@ -389,6 +392,222 @@ TEST(Palettes, AreReadByName) {
   EXPECT_TRUE(read_palette("mx", "", "")->attention.empty());
   expect_error(read_palette("int", "", "", "palette"), ErrorCode::usage, "--attention", "int");
   expect_error(read_palette("bfp", "", "", "fixed8:f7"), ErrorCode::usage, "--attention");
+}
+
+// --- the best that fits -------------------------------------------------------------------------------------------
+
+Json gptq() {
+  return *parse_json(R"({"name": "g", "weights": "int4:g32:asym", "activations": "f32", "steps": [
+      {"observe": {"statistics": ["gram"]}}, {"gptq": {}}]})",
+                     "g");
+}
+
+class FitOfAModel : public SearchOfAModel {
+ protected:
+  FitOptions fitting(const Json& recipe, Limit limit, double bits, int64_t bytes) const {
+    FitOptions out;
+    out.model = folder_ / "model";
+    out.recipe = *parse_recipe(recipe, "r");
+    out.name = "fitted";
+    out.palette = "int2:g32:asym,int3:g32:asym,int4:g32:asym,int8:g32:asym";
+    out.allow_slow = true;
+    out.limit = limit;
+    out.bits = bits;
+    out.bytes = bytes;
+    out.context = 40;
+    out.calibration = {folder_ / "text"};
+    out.samples = 4;
+    out.length = kLength;
+    out.text_samples = kSamples;
+    out.text_length = kLength;
+    out.sensitivities = folder_ / "kept";
+    return out;
+  }
+
+  QuantizeReport written(const FitReport& report, const FitOptions& fitted) {
+    QuantizeOptions quantizing;
+    quantizing.model = fitted.model;
+    quantizing.output = folder_ / "fitted";
+    quantizing.force = true;
+    quantizing.calibration = fitted.calibration;
+    quantizing.samples = fitted.samples;
+    quantizing.length = fitted.length;
+    const Result<Json> source = parse_json(report.recipe, "fitted");
+    expect_ok(source);
+    quantizing.recipe = *parse_recipe(*source, "fitted");
+    auto out = quantize(quantizing, pool_);
+    expect_ok(out);
+    return *std::move(out);
+  }
+};
+
+TEST_F(FitOfAModel, TheModelIsAsLargeAndAsGoodAsItSays) {
+  for (const Limit limit : {Limit::bits, Limit::files, Limit::memory}) {
+    FitOptions asked = fitting(rounding(), limit, 4.9, INT64_MAX / 32);
+    asked.predict_only = true;
+    const Result<FitReport> ample = run_fit(asked, pool_);
+    expect_ok(ample);
+    const FitBytes &narrow = ample->uniform[2].bytes, &wide = ample->uniform[3].bytes;  // 4 and 8 bits
+    asked.bytes = limit == Limit::files ? (narrow.files + wide.files) / 2 : (narrow.memory() + wide.memory()) / 2;
+    asked.predict_only = false;
+    const Result<FitReport> found = run_fit(asked, pool_);
+    expect_ok(found);
+    const FitPlan& chosen = found->chosen;
+    EXPECT_TRUE(chosen.fits);
+    for (const FitPlan& plan : found->uniform)
+      if (plan.fits && plan.measured) {
+        EXPECT_LE(chosen.measured->kl, plan.measured->kl);
+      }
+    const QuantizeReport report = written(*found, asked);
+    EXPECT_NEAR(static_cast<double>(chosen.bytes.files) / static_cast<double>(report.file_bytes), 1, 0.01);
+    const Model model = *Model::load(folder_ / "fitted", {}, pool_);
+    EXPECT_NEAR(static_cast<double>(chosen.bytes.resident_linears + chosen.bytes.resident_rest) /
+                    static_cast<double>(model.packed_bytes()),
+                1, 1e-3);
+    if (limit == Limit::bits) {
+      EXPECT_LE(chosen.bits, 4.9);
+      EXPECT_GT(chosen.bits, 4.4);
+    } else {
+      EXPECT_LE(limit == Limit::files ? report.file_bytes : chosen.bytes.memory(), asked.bytes);
+      EXPECT_EQ(found->left_bytes >= 0, true);
+    }
+    // The cache of the choice, too: the recipe says it. What is written is what was measured.
+    const Fidelity worth = *measure_written(asked, folder_ / "fitted", pool_);
+    EXPECT_NEAR(worth.kl / chosen.measured->kl, 1, 1e-6);
+  }
+}
+
+TEST_F(FitOfAModel, MeasuresOnceWhatSolversMakeOfIt) {
+  FitOptions asked = fitting(gptq(), Limit::bits, 4.5, 0);
+  const Result<FitReport> found = run_fit(asked, pool_);
+  expect_ok(found);
+  EXPECT_EQ(found->singles.size(), 2u * 7 * 5);
+  // The written model's calibration sees quantized blocks, the measurement's float ones: not the same, but near.
+  written(*found, asked);
+  EXPECT_NEAR(measure_written(asked, folder_ / "fitted", pool_)->kl / found->chosen.measured->kl, 1, 0.25);
+
+  asked.bits = 6;
+  asked.predict_only = true;
+  const FitReport again = *run_fit(asked, pool_);
+  EXPECT_EQ(again.measured, 0);
+  EXPECT_EQ(again.log, found->log);
+  EXPECT_LT(again.chosen.predicted_kl, found->chosen.predicted_kl);
+  ASSERT_EQ(again.singles.size(), found->singles.size());
+  for (size_t i = 0; i < again.singles.size(); ++i) EXPECT_EQ(again.singles[i].kl, found->singles[i].kl);
+
+  // An interrupted measurement goes on.
+  const std::string log = testing::get(found->log);
+  testing::put(found->log, log.substr(0, log.size() / 3));
+  const FitReport resumed = *run_fit(asked, pool_);
+  EXPECT_EQ(resumed.chosen.choice, again.chosen.choice);
+  EXPECT_GT(resumed.measured, 0);
+  EXPECT_LT(resumed.measured, found->measured);
+
+  // Another model of the same name is another file, which a note says.
+  fs::create_directories(folder_ / "elsewhere");
+  write_llama(folder_ / "elsewhere" / "model", 2);
+  asked.model = folder_ / "elsewhere" / "model";
+  const FitReport other = *run_fit(asked, pool_);
+  EXPECT_NE(other.log, found->log);
+  EXPECT_EQ(other.reused, 0);
+  ASSERT_EQ(other.notes.size(), 1u);
+  EXPECT_NE(other.notes[0].find("\"files\""), std::string::npos) << other.notes[0];
+
+  EXPECT_NE(picture(*found).find("int4:g32:asym"), std::string::npos) << picture(*found);
+  EXPECT_NE(fit_svg(*found, "a <b>", 1e9).find("a &lt;b&gt;"), std::string::npos);
+}
+
+TEST_F(FitOfAModel, ChoosesTheCache) {
+  FitOptions asked = fitting(rounding(), Limit::memory, 0, INT64_MAX);
+  asked.cache = "auto";
+  const FitReport ample = *run_fit(asked, pool_);
+  EXPECT_EQ(ample.chosen.cache, "f16");
+  EXPECT_LT(ample.chosen.predicted_kl, 1e-5);  // everything as it is, but for the cache
+  const AttentionFormats narrow = *with_cache({}, "bfp4:b16", "here");
+  const FitBytes& least = ample.uniform[0].bytes;  // weights of two bits
+  asked.bytes = least.memory() - least.cache + cache_bytes(llama_spec(), std::vector(kLayers, narrow), 40, 1);
+  const FitReport tight = *run_fit(asked, pool_);
+  EXPECT_EQ(tight.chosen.cache, "bfp4:b16");
+  EXPECT_NE(tight.recipe.find("\"cache\": \"bfp4:b16\""), std::string::npos) << tight.recipe;
+}
+
+TEST_F(FitOfAModel, NamesTheLeastThatIsPossible) {
+  expect_error(run_fit(fitting(rounding(), Limit::bits, 2.7, 0), pool_), ErrorCode::usage, "impossible", "2.7500");
+  expect_ok(run_fit(fitting(rounding(), Limit::bits, 2.75, 0), pool_));  // a scale of 16 and an offset of 8 bits for 32
+  expect_error(run_fit(fitting(rounding(), Limit::files, 0, 1000), pool_), ErrorCode::usage, "--size 1000",
+               "embeddings");
+  const auto memory = run_fit(fitting(rounding(), Limit::memory, 0, 1000), pool_);
+  expect_error(memory, ErrorCode::usage, "KV cache of 1 x 40 tokens", "workspace");
+  const std::string& message = memory.error().message;
+  const int64_t least = std::stoll(message.substr(message.find("at least ") + 9));
+  expect_error(run_fit(fitting(rounding(), Limit::memory, 0, least - 1), pool_), ErrorCode::usage, "impossible");
+  expect_ok(run_fit(fitting(rounding(), Limit::memory, 0, least), pool_));
+
+  FitOptions untold = fitting(gptq(), Limit::bits, 4, 0);
+  untold.calibration.clear();
+  expect_error(run_fit(untold, pool_), ErrorCode::usage, "calibration");
+  FitOptions wrong = fitting(rounding(), Limit::bits, 4, 0);
+  wrong.palette = "int4:g32,nonsense";
+  expect_error(run_fit(wrong, pool_), ErrorCode::usage, "--palette", "nonsense");
+  wrong = fitting(rounding(), Limit::memory, 0, 1 << 30);
+  wrong.context = 65;
+  expect_error(run_fit(wrong, pool_), ErrorCode::usage, "--context", "64");
+}
+
+TEST_F(FitOfAModel, ObservesWhatTheModelReads) {
+  const Model model = *Model::load(folder_ / "model", {}, pool_);
+  const Tokenizer tokenizer = *Tokenizer::load(folder_ / "model");
+  const Samples text = *draw_samples(std::vector<fs::path>{folder_ / "text"}, tokenizer, 3, kLength, 0, "");
+  const std::vector<unsigned> wanted(4, kGram);
+  Observer observer(model, text), other(model, text);
+  const SiteStatistics first = *observer.take(0, 0, wanted, pool_);
+  EXPECT_EQ(first.gram.tokens(), 3 * kLength);
+  // Rows that RMSNorm has scaled: their squares sum up to the width where gains are 1.
+  double sum = 0, expected = 0;
+  for (int64_t k = 0; k < kHidden; ++k) sum += first.gram.at(k, k);
+  Workspace workspace;
+  Sequence sequence(model.spec(), CacheType::f32);
+  std::vector<float> rows(static_cast<size_t>(kLength * kHidden));
+  for (int64_t i = 0; i < 3; ++i) {
+    sequence.clear();
+    const Segment segment{&sequence, kLength, 0};
+    expect_ok(model.embedder().embed(text.sample(i), {&segment, 1}, rows.data(), workspace, pool_));
+    for (int64_t t = 0; t < kLength; ++t) {
+      const float* const row = rows.data() + t * kHidden;
+      double square = 0, scaled = 0;
+      for (int64_t k = 0; k < kHidden; ++k) {
+        const double gain = model.block(0).attention_norm.gain[static_cast<size_t>(k)];
+        square += static_cast<double>(row[k]) * row[k] / kHidden;
+        scaled += gain * gain * row[k] * row[k];
+      }
+      expected += scaled / (square + model.spec().norm_eps);
+    }
+  }
+  EXPECT_NEAR(sum / expected, 1, 1e-4);
+  // A block is reached in the same state by looking at those before it or not, and again.
+  const SiteStatistics after = *observer.take(1, 2, wanted, pool_), direct = *other.take(1, 2, wanted, pool_);
+  EXPECT_EQ(after.gram.at(3, 5), direct.gram.at(3, 5));
+  EXPECT_EQ(after.absmax, direct.absmax);
+  EXPECT_EQ(observer.take(0, 0, wanted, pool_)->gram.at(3, 5), first.gram.at(3, 5));
+}
+
+// What runtime/block.h's scratch grows to is below what is counted, and not far.
+TEST_F(FitOfAModel, CountsTheWorkspace) {
+  const Model model = *Model::load(folder_ / "model", {}, pool_);
+  Sequence sequence = model.new_sequence();
+  std::vector<int32_t> tokens(60, 65);
+  Segment segment{&sequence, 60, 0};
+  const int64_t last = 59;
+  std::vector<float> logits(static_cast<size_t>(model.spec().vocabulary));
+  Workspace ws;
+  expect_ok(model.forward(tokens, {&segment, 1}, {&last, 1}, logits.data(), ws, pool_));
+  int64_t floats = ws.input.scales.size() + ws.input.kept.size() + ws.input.dense.size();
+  for (const auto* buffer : {&ws.embedded, &ws.hidden, &ws.q, &ws.k, &ws.v, &ws.mixed, &ws.gate, &ws.up, &ws.attention,
+                             &ws.mlp, &ws.normed, &ws.head_rows})
+    floats += buffer->size();
+  const int64_t counted = workspace_bytes(model.spec(), 60, 1, 0);
+  EXPECT_LE(4 * floats, counted);
+  EXPECT_GT(6 * floats, counted);
 }
 
 }  // namespace

@@ -22,6 +22,12 @@ constexpr PaletteRow kPalettes[] = {
      "int4:token:asym,int5:token:asym,int6:token:asym,int7:token:asym,int8:token:asym", ""},
     {"int-weights", "integers of 2 to 8 bits, groups of 32; float activations",
      "int2:g32,int3:g32,int4:g32,int5:g32,int6:g32,int7:g32,int8:g32", "f32", ""},
+    {"int-g128", "integers of 2 to 8 bits with offsets, groups of 128; float activations",
+     "int2:g128:asym,int3:g128:asym,int4:g128:asym,int5:g128:asym,int6:g128:asym,int8:g128:asym", "f32", ""},
+    {"int-groups", "the same, those of up to 4 bits in groups of 64 and 32, too",
+     "int2:g128:asym,int2:g64:asym,int2:g32:asym,int3:g128:asym,int3:g64:asym,int3:g32:asym,int4:g128:asym,"
+     "int4:g64:asym,int4:g32:asym,int5:g128:asym,int6:g128:asym,int8:g128:asym",
+     "f32", ""},
 };
 
 constexpr int64_t kScaleBits = 32, kOffsetBits = 8;  // of a token's
@@ -63,14 +69,22 @@ Result<const PaletteRow*> palette_named(std::string_view name) {
 
 // --- costs ------------------------------------------------------------------------------------------------------
 
-Variable weights_of(const Spec& spec, const Palette& palette, int64_t block, Role role) {
+Variable weights_of(const Spec& spec, const Palette& palette, int64_t block, Role role, const WeightCosts& costs) {
   const Shape shape = shape_of(spec, role);
   Variable out;
   out.name = linear_name(block, role) + ".weights";
   out.block = block;
   out.roles = {role};
   out.values = shape.rows * shape.columns;
-  for (const NumberFormat& format : palette.weights) out.bits.push_back(stored_bits(format, shape.rows, shape.columns));
+  for (size_t k = 0; k < palette.weights.size(); ++k) {
+    if (!costs) {
+      out.bits.push_back(stored_bits(palette.weights[k], shape.rows, shape.columns));
+      continue;
+    }
+    const WeightCost cost = costs(block, role, k);
+    out.bits.push_back(cost.stored);
+    out.charged.push_back(cost.charged);
+  }
   return out;
 }
 
@@ -114,12 +128,13 @@ Variable attention_of(const Spec& spec, const Palette& palette, int64_t block, s
   return out;
 }
 
-std::vector<Variable> variables_of(const Spec& spec, const Palette& palette, const Budget& budget) {
+std::vector<Variable> variables_of(const Spec& spec, const Palette& palette, const Budget& budget,
+                                   const WeightCosts& costs) {
   std::vector<Variable> out;
   for (int64_t block = 0; block < spec.layers; ++block) {
     for (const Site& site : sites_of(spec)) {
       out.push_back(activations_of(spec, palette, block, site));
-      for (Role role : site.roles) out.push_back(weights_of(spec, palette, block, role));
+      for (Role role : site.roles) out.push_back(weights_of(spec, palette, block, role, costs));
     }
     if (palette.attention.empty()) continue;
     for (std::string_view operand : kAttentionOperands)
@@ -153,10 +168,6 @@ int64_t values_of(const Space& space, const Pool& pool) {
     sum += variable.values * (variable.operand == Operand::weights ? 1 : pool.tokens);
   }
   return sum;
-}
-
-int64_t limit_of(double bits, int64_t values) {
-  return static_cast<int64_t>(std::floor(bits * static_cast<double>(values) * (1 + 1e-12)));
 }
 
 // The cheapest choice must fit. `per_value`: how the budget was given.
@@ -230,6 +241,10 @@ double average(const Space& space, const Choice& choice, bool weights) {
 
 }  // namespace
 
+int64_t limit_of(double bits, int64_t values) {
+  return static_cast<int64_t>(std::floor(bits * static_cast<double>(values) * (1 + 1e-12)));
+}
+
 std::span<const PaletteRow> palette_rows() { return kPalettes; }
 
 Result<Palette> read_palette(std::string_view name, std::string_view weights, std::string_view activations,
@@ -267,7 +282,8 @@ int64_t input_bits(const NumberFormat& format, int64_t columns) {
 
 int64_t Space::cost(const Pool& pool, size_t variable, int candidate) const {
   const Variable& of = variables[variable];
-  return of.bits[static_cast<size_t>(candidate)] * (of.operand == Operand::weights ? 1 : pool.tokens);
+  const std::vector<int64_t>& costs = of.charged.empty() ? of.bits : of.charged;
+  return costs[static_cast<size_t>(candidate)] * (of.operand == Operand::weights ? 1 : pool.tokens);
 }
 
 int64_t Space::cost(const Pool& pool, const Choice& choice) const {
@@ -296,12 +312,13 @@ Choice Space::uniform(int weights, int activations, int operands) const {
   return out;
 }
 
-Result<Space> make_space(const Spec& spec, Palette palette, const Budget& budget, const Unchosen& unchosen) {
+Result<Space> make_space(const Spec& spec, Palette palette, const Budget& budget, const Unchosen& unchosen,
+                         const WeightCosts& costs) {
   NIBBLE_DO(check(budget, !palette.attention.empty()));
   Space space;
   space.palette = std::move(palette);
   if (!space.chooses_attention()) space.attention = unchosen.attention;
-  space.variables = variables_of(spec, space.palette, budget);
+  space.variables = variables_of(spec, space.palette, budget, costs);
   make_pools(spec, budget, unchosen, space);
   NIBBLE_DO(check_possible(space, space.pools[0], budget.bits.has_value(), budget.bits ? "--bits" : "--memory"));
   if (space.pools.size() > 1) NIBBLE_DO(check_possible(space, space.pools[1], true, "--activation-bits"));

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -70,7 +71,8 @@ struct Variable {
   std::string_view attention;  // "q", "k", "p" or "v"
   bool cached = false;         // what the KV cache holds
   int64_t values = 0;  // numbers in the format: N K; for each token, K once for every linear, or those of all heads
-  std::vector<int64_t> bits;  // by candidate: of all of them, with all that they share
+  std::vector<int64_t> bits;     // by candidate: of all of them, with all that they share
+  std::vector<int64_t> charged;  // by candidate: what a budget counts; empty: as `bits`
 };
 
 // Costs that have a limit in common.
@@ -108,9 +110,19 @@ struct Space {
   Choice uniform(int weights, int activations, int operands = 0) const;  // of attention: `operands`
 };
 
+// Bits of a linear's weights in a format of the palette: as they are stored, and what a budget counts.
+struct WeightCost {
+  int64_t stored = 0, charged = 0;
+};
+// `format`: its number. Empty: stored_bits() for both.
+using WeightCosts = std::function<WeightCost(int64_t block, Role role, size_t format)>;
+
 // The blocks' linears of a model, and its attention where the palette has formats for it. `usage` for no budget, an
 // ambiguous one, and one that the palette's narrowest formats exceed: the message names the least that is possible.
-Result<Space> make_space(const Spec& spec, Palette palette, const Budget& budget, const Unchosen& unchosen);
+Result<Space> make_space(const Spec& spec, Palette palette, const Budget& budget, const Unchosen& unchosen,
+                         const WeightCosts& costs = {});
+// Average stored bits: what a limit of so many bits on `values` numbers allows.
+int64_t limit_of(double bits, int64_t values);
 
 // Stored bits of a matrix [rows][columns] in a format, as format/linear_weight.h stores it.
 int64_t stored_bits(const NumberFormat& format, int64_t rows, int64_t columns);

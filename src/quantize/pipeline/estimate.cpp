@@ -18,7 +18,9 @@ constexpr int64_t kSlack = 25;  // a twenty-fifth more: allocators and page tabl
 
 int64_t with_slack(int64_t bytes) { return bytes + bytes / kSlack; }
 
-// Columns that a site keeps at most: the steps' own rule, asked with channels that exceed every threshold.
+}  // namespace
+
+// The steps' own rule, asked with channels that exceed every threshold.
 int64_t most_kept(const SitePlan& plan, const Spec& spec) {
   if (plan.steps.empty()) return 0;
   ThreadPool pool(1);
@@ -30,6 +32,8 @@ int64_t most_kept(const SitePlan& plan, const Spec& spec) {
     if (!step.step->apply_to_site(site, pool)) return 0;  // the run itself will say why
   return static_cast<int64_t>(site.kept.size());
 }
+
+namespace {
 
 OpenLinear open_linear(const LinearPlan& plan, const Shape& shape) {
   OpenLinear out{shape.rows, 0, {}};
@@ -48,6 +52,8 @@ int64_t open_bytes(const SitePlan& plan, const LinearPlan& linear, const Shape& 
   return static_cast<int64_t>(bits / 8);
 }
 
+}  // namespace
+
 int64_t stored_bytes(const SitePlan& site, const LinearPlan& plan, const Shape& shape, int64_t kept) {
   if (!plan.quantized()) return shape.rows * shape.columns * float_bytes(plan.weights);
   if (plan.weights.bits == 0) return open_bytes(site, plan, shape);
@@ -59,6 +65,8 @@ int64_t stored_bytes(const SitePlan& site, const LinearPlan& plan, const Shape& 
          2 * plan.weights.table_levels(shape.rows, shape.columns - kept) +
          sparse * (2 + sparse_column_bytes(shape.columns - kept)) + (sparse > 0 ? 4 * shape.rows : 0);
 }
+
+namespace {
 
 int64_t norm_bytes(const Spec& spec) {
   const NormParts parts = norm_parts_of(spec);

@@ -39,6 +39,10 @@ double work_of(const std::vector<SitePlan>& block, size_t site, const Spec& spec
 std::vector<OpenLinear> open_linears(const SitePlan& plan, const Spec& spec);
 // `usage` error naming the least where a site cannot do with the bits that the recipe gives it.
 Status check_budgets(const std::vector<std::vector<SitePlan>>& plans, const Spec& spec);
+// Columns that a site keeps at most: as many as its steps say, whatever the channels are.
+int64_t most_kept(const SitePlan& plan, const Spec& spec);
+// Bytes of a site's linear's matrix as it will be stored, with `kept` columns beside the others.
+int64_t stored_bytes(const SitePlan& site, const LinearPlan& plan, const Shape& shape, int64_t kept);
 
 // One line for each role and way of treating it.
 std::vector<std::string> describe(const Spec& spec, const std::vector<std::vector<SitePlan>>& plans);

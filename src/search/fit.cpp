@@ -1,0 +1,720 @@
+#include "search/fit.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <set>
+
+#include "core/cpu.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "format/attention_formats.h"
+#include "measure/divergence.h"
+#include "model/globals.h"
+#include "quantize/observe/sensitivity.h"
+#include "quantize/pipeline/estimate.h"
+#include "quantize/quantize.h"
+#include "runtime/packed_cache.h"
+#include "search/footprint.h"
+#include "search/layers.h"
+#include "search/log.h"
+#include "search/measurements.h"
+#include "search/observer.h"
+#include "search/recipe_file.h"
+#include "tokenizer/tokenizer.h"
+
+namespace nibble::search {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Of the measurement: numbers of another version do not mean the same.
+constexpr int kMeasurement = 1;
+constexpr size_t kIdLength = 16;
+constexpr int64_t kObservedTokens = 16384;  // of the calibration text that are in memory while formats are tried
+constexpr int64_t kWindow = 256, kContext = 4096;
+constexpr int64_t kEndless = INT64_MAX / 16;  // bytes
+constexpr size_t kContenders = 2;             // uniform models that are measured beside the optimum
+constexpr int64_t kCurve = 40;                // budgets of the curve
+constexpr const char* kCaches[] = {"f16", "bfp8:b16", "bfp8:b16/bfp4:b16", "bfp4:b16"};
+constexpr const char *kKnapsack = "knapsack", *kUniform = "uniform";
+
+bool is_palette(std::string_view name) {
+  const auto rows = palette_rows();
+  return std::any_of(rows.begin(), rows.end(), [&](const PaletteRow& row) { return row.name == name; });
+}
+
+// A linear of the model in one format of the palette.
+struct Priced {
+  int64_t stored = 0, resident = 0;  // bytes
+  int64_t tensors = 0;
+};
+
+// How keys and values may be cached.
+struct CacheOption {
+  std::string name;
+  std::vector<AttentionFormats> attention;  // by block
+  int64_t bytes = 0;
+  double loss = 0;
+  bool plain() const {
+    return std::all_of(attention.begin(), attention.end(), [](const auto& one) { return one == AttentionFormats(); });
+  }
+};
+
+// What measures: there only when something is not in the log.
+struct Engine {
+  Model model;
+  Samples text;
+  std::optional<Observer> observer;
+  std::optional<Layers> layers;
+  std::optional<Yardstick> yardstick;
+};
+
+class Fitter {
+ public:
+  Fitter(const FitOptions& options, ThreadPool& pool) : options_(options), pool_(pool) {}
+
+  Result<FitReport> run() {
+    NIBBLE_DO(prepare());
+    NIBBLE_DO(expect_possible());
+    NIBBLE_TRY(Log log, open_log());
+    log_ = &log;
+    NIBBLE_DO(measure_singles());
+    NIBBLE_DO(choose());
+    return finish();
+  }
+
+  // The original and a written model on the text.
+  Result<Fidelity> compare(const fs::path& folder) {
+    NIBBLE_DO(open());
+    NIBBLE_DO(start_engine(false));
+    NIBBLE_TRY(const Model written, Model::load(folder, {}, pool_));
+    ScoredText scored;
+    scored.ids = engine_->text.tokens;
+    for (int64_t i = 0; i < engine_->text.count; ++i)
+      scored.passages.push_back({i * engine_->text.length, engine_->text.length, 1});
+    ModelLogits expected(engine_->model, scored, pool_), found(written, scored, pool_);
+    LogitSource* const candidates[] = {&found};
+    NIBBLE_TRY(const auto compared, compare_logits(expected, candidates, pool_));
+    return Fidelity{compared[0].mean_kl.value, std::log(compared[0].candidate_perplexity)};
+  }
+
+ private:
+  // --- what there is to choose from -------------------------------------------------------------------------------
+
+  Status open() {
+    NIBBLE_TRY(source_, open_model(options_.model));
+    if (source_->quantization() != nullptr)
+      return fail(ErrorCode::unsupported, "{} is quantized already; a fit needs the original", options_.model.string());
+    spec_ = source_->spec();
+    NIBBLE_DO(check());
+    NIBBLE_DO(read_palette_of());
+    for (const NumberFormat& format : palette_.weights) {
+      NIBBLE_TRY(Recipe recipe, customise(options_.recipe, {}, std::vector{".*=" + to_string(format)}));
+      recipes_.push_back(std::move(recipe));
+      NIBBLE_TRY(auto plans, plan_all(recipes_.back(), spec_));
+      for (const auto& block : plans)
+        for (const SitePlan& site : block) observes_ = observes_ || site.statistics() != kNoStatistics;
+      plans_.push_back(std::move(plans));
+    }
+    if (observes_ && options_.calibration.empty())
+      return fail(ErrorCode::usage, "the recipe {} needs calibration text: give --calibration", options_.recipe.name);
+    return open_sensitivities();
+  }
+
+  // What steps read of single weights, as for quantizing.
+  Status open_sensitivities() {
+    bool reads = false;
+    for (const auto& blocks : plans_)
+      for (size_t block = 0; block < blocks.size(); ++block)
+        for (const SitePlan& site : blocks[block])
+          for (const LinearPlan& linear : site.linears) {
+            if (!linear.reads_sensitivities()) continue;
+            reads = true;
+            if (options_.sensitivity.empty())
+              return fail(ErrorCode::usage, "the recipe {} needs the sensitivities of weights: give --sensitivity",
+                          options_.recipe.name);
+            if (!weights_) {
+              NIBBLE_TRY(weights_, SensitivityFile::open(options_.sensitivity, *source_));
+            }
+            NIBBLE_DO(weights_->check(static_cast<int64_t>(block), linear.role));
+          }
+    if (reads || options_.sensitivity.empty()) return {};
+    return fail(ErrorCode::usage, "the recipe {} reads no sensitivities with these formats; expected no --sensitivity",
+                options_.recipe.name);
+  }
+
+  Status check() {
+    if (options_.samples < 1) return fail(ErrorCode::usage, "samples is {}; expected at least 1", options_.samples);
+    if (options_.text_samples < 1)
+      return fail(ErrorCode::usage, "{} samples to measure on; expected at least 1", options_.text_samples);
+    text_length_ = options_.text_length > 0 ? options_.text_length : std::min(kWindow, spec_.max_positions);
+    if (text_length_ < 2 || text_length_ > spec_.max_positions)
+      return fail(ErrorCode::usage, "windows of {} tokens to measure on; expected 2 to {}, the model's positions",
+                  text_length_, spec_.max_positions);
+    QuantizeOptions quantizing;
+    quantizing.length = options_.length;
+    NIBBLE_TRY(length_, sample_length(quantizing, spec_));
+    context_ = options_.context > 0 ? options_.context : std::min(kContext, spec_.max_positions);
+    if (options_.context < 0 || context_ > spec_.max_positions)
+      return fail(ErrorCode::usage, "--context is {}; expected 1 to {}, the model's positions", options_.context,
+                  spec_.max_positions);
+    if (options_.rounds < 1) return fail(ErrorCode::usage, "--rounds is {}; expected at least 1", options_.rounds);
+    if (options_.batch < 1) return fail(ErrorCode::usage, "--batch is {}; expected at least 1", options_.batch);
+    if (options_.limit == Limit::bits && !(options_.bits > 0 && options_.bits <= 64))
+      return fail(ErrorCode::usage, "--bits is {}; expected more than 0, and 64 at most", options_.bits);
+    return {};
+  }
+
+  // With the type that the checkpoint's linears have.
+  Status read_palette_of() {
+    const bool named = is_palette(options_.palette);
+    auto read = read_palette(named ? options_.palette : "", named ? "" : options_.palette, "f32");
+    if (!read) return fail(read.error().code, "--palette {}: {}", options_.palette, read.error().message);
+    palette_ = *std::move(read);
+    NIBBLE_TRY(const BlockWeights block, source_->block(0));
+    const NumberFormat& stored = block[Role::q].format;
+    if (std::find(palette_.weights.begin(), palette_.weights.end(), stored) == palette_.weights.end())
+      palette_.weights.push_back(stored);
+    return {};
+  }
+
+  const LinearPlan& plan_of(size_t format, int64_t block, Role role) const {
+    const LinearPlan* found = nullptr;
+    for (const SitePlan& site : plans_[format][static_cast<size_t>(block)])
+      for (const LinearPlan& linear : site.linears)
+        if (linear.role == role) found = &linear;
+    NIBBLE_CHECK(found != nullptr);
+    return *found;
+  }
+
+  Status prepare() {
+    NIBBLE_DO(open());
+    NIBBLE_TRY(const Isa isa, selected_isa());
+    Packing packing(isa, pool_);
+    NIBBLE_DO(price(packing, isa));
+    NIBBLE_TRY(beside_, beside_linears(*source_, options_.recipe, packing));
+    const Shape head = shape_of(spec_, Global::head);
+    NIBBLE_TRY(const GlobalWeights globals, source_->globals());
+    const LinearWeight& matrix = globals.head ? *globals.head : globals.embedding;
+    NIBBLE_TRY(head_bytes_, options_.recipe.head
+                                ? packing.bytes(head, options_.recipe.head->weights, options_.recipe.head->activations)
+                                : packing.bytes(head, matrix.format, NumberFormat()));
+    workspace_ = workspace_bytes(spec_, context_, options_.batch, pool_.size());
+    NIBBLE_DO(read_caches());
+    Budget endless;
+    endless.memory = kEndless;
+    const WeightCosts costs = [&](int64_t block, Role role, size_t format) {
+      const Priced& priced = priced_[format][static_cast<size_t>(block)][static_cast<size_t>(role)];
+      return WeightCost{8 * priced.stored, 8 * (options_.limit == Limit::memory ? priced.resident : priced.stored)};
+    };
+    NIBBLE_TRY(space_, make_space(spec_, palette_, endless, {}, costs));
+    return {};
+  }
+
+  Status price(Packing& packing, Isa isa) {
+    for (size_t k = 0; k < palette_.weights.size(); ++k) {
+      auto& blocks = priced_.emplace_back();
+      for (const std::vector<SitePlan>& plan : plans_[k]) {
+        auto& linears = blocks.emplace_back();
+        for (const SitePlan& site : plan) {
+          const int64_t kept = most_kept(site, spec_);
+          for (const LinearPlan& linear : site.linears) {
+            auto facts = packing.of(spec_, linear, kept);
+            if (!facts) return fail(facts.error().code, "{}: {}", linear.name, facts.error().message);
+            if (facts->slow && !options_.allow_slow) return refuse_slow(linear, isa, facts->explanation);
+            linears[static_cast<size_t>(linear.role)] = {stored_bytes(site, linear, shape_of(spec_, linear.role), kept),
+                                                         facts->bytes, tensors_of(linear, kept)};
+          }
+        }
+      }
+    }
+    return {};
+  }
+
+  static Status refuse_slow(const LinearPlan& linear, Isa isa, const std::string& explanation) {
+    return fail(
+        ErrorCode::unsupported,
+        "{}: weights {} with input {} have no kernel on this machine ({}), only the reference; leave them out of "
+        "--palette, or give --allow-slow\n{}",
+        linear.name, to_string(linear.weights), to_string(linear.activations), to_string(isa), explanation);
+  }
+
+  Status read_caches() {
+    NIBBLE_TRY(const std::vector<AttentionFormats> attention, attention_of_recipe(options_.recipe, spec_));
+    const auto add = [&](const std::string& format) -> Status {
+      CacheOption option{format, attention, 0, 0};
+      if (format.empty()) {
+        option.name = cache_name(attention[0]);
+      } else {
+        for (AttentionFormats& block : option.attention) {
+          NIBBLE_TRY(block, with_cache(block, format, "--cache"));
+        }
+        option.name = cache_name(option.attention[0]);
+      }
+      option.bytes = cache_bytes(spec_, option.attention, context_, options_.batch);
+      caches_.push_back(std::move(option));
+      return {};
+    };
+    if (options_.cache != "auto") return add(options_.cache);
+    for (const char* format : kCaches) {
+      NIBBLE_DO(add(format));
+      if (options_.limit != Limit::memory) break;  // it costs nothing: the best
+    }
+    return {};
+  }
+
+  // --- the budget ---------------------------------------------------------------------------------------------------
+
+  int64_t values() const {
+    int64_t sum = 0;
+    for (size_t i : space_.pools[0].variables) sum += space_.variables[i].values;
+    return sum;
+  }
+
+  // Bytes of what is not chosen, in what the budget counts.
+  int64_t fixed(const CacheOption& cache) const {
+    switch (options_.limit) {
+      case Limit::bits: return 0;
+      case Limit::files: return beside_.stored + header_bytes(spec_, most_tensors());
+      case Limit::memory: break;
+    }
+    return beside_.resident + workspace_ + cache.bytes;
+  }
+
+  int64_t most_tensors() const {
+    int64_t sum = 0;
+    for (int64_t block = 0; block < spec_.layers; ++block)
+      for (Role role : kAllRoles) {
+        int64_t most = 0;
+        for (const auto& blocks : priced_)
+          most = std::max(most, blocks[static_cast<size_t>(block)][static_cast<size_t>(role)].tensors);
+        sum += most;
+      }
+    return sum;
+  }
+
+  // Bits that the weights may take.
+  int64_t limit_bits(const CacheOption& cache) const {
+    if (options_.limit == Limit::bits) return limit_of(options_.bits, values());
+    return 8 * (std::min(options_.bytes, kEndless) - fixed(cache));
+  }
+
+  int64_t least_bits() const {
+    int64_t sum = 0;
+    for (size_t i : space_.pools[0].variables)
+      sum += *std::min_element(space_.variables[i].charged.begin(), space_.variables[i].charged.end());
+    return sum;
+  }
+
+  Status expect_possible() const {
+    const CacheOption& least = *std::min_element(
+        caches_.begin(), caches_.end(), [](const CacheOption& a, const CacheOption& b) { return a.bytes < b.bytes; });
+    const int64_t weights = least_bits();
+    if (weights <= limit_bits(least)) return {};
+    const int64_t bytes = (weights + 7) / 8;
+    switch (options_.limit) {
+      case Limit::bits:
+        return fail(ErrorCode::usage, "--bits {} is impossible: the narrowest formats need {:.4f} bits on average",
+                    options_.bits,
+                    std::ceil(static_cast<double>(weights) / static_cast<double>(values()) * 1e4) * 1e-4);
+      case Limit::files:
+        return fail(ErrorCode::usage,
+                    "--size {} is impossible: at least {} bytes are needed: {} for the linears in the narrowest "
+                    "formats, {} for embeddings, head, norms and headers",
+                    options_.bytes, bytes + fixed(least), bytes, fixed(least));
+      case Limit::memory: break;
+    }
+    return fail(ErrorCode::usage,
+                "--fit {} is impossible: at least {} bytes are needed: {} for the linears in the narrowest formats, {} "
+                "for embeddings, head and norms, {} for the KV cache of {} x {} tokens in {}, {} for workspace",
+                options_.bytes, bytes + fixed(least), bytes, beside_.resident, least.bytes, options_.batch, context_,
+                least.name, workspace_);
+  }
+
+  // --- measuring --------------------------------------------------------------------------------------------------
+
+  // What the numbers depend on.
+  Result<Json> header() {
+    const auto folder = fs::absolute(options_.model).lexically_normal();
+    Json out = Json::object();
+    out["nibble_search"] = 1;
+    out["measurement"] = kMeasurement;
+    out["model"] = (folder.has_filename() ? folder : folder.parent_path()).filename().string();
+    NIBBLE_TRY(const Json key, packed_cache_key(options_.model, Isa::portable, ""));
+    out["files"] = key["files"];
+    Json recipe = options_.recipe.source;
+    for (const char* unused : {"name", "summary", "paper", "weights", "cache", "head", "attention"})
+      recipe.erase(unused);
+    out["recipe"] = std::move(recipe);
+    NIBBLE_TRY(const Tokenizer tokenizer, Tokenizer::load(options_.model));
+    if (observes_) {
+      const int64_t count = std::clamp<int64_t>(kObservedTokens / length_, 1, options_.samples);
+      NIBBLE_TRY(calibration_,
+                 draw_samples(options_.calibration, tokenizer, count, length_, options_.seed, "calibration"));
+      out["calibration"] = {{"samples", count}, {"length", length_}, {"tokens", calibration_->hash}};
+    }
+    if (weights_) {
+      NIBBLE_TRY(const std::string hash, sha256_file(options_.sensitivity));
+      out["sensitivity"] = hash;
+    }
+    NIBBLE_DO(draw_text(tokenizer));
+    out["text"] = {{"samples", options_.text_samples}, {"length", text_length_}};
+    if (text_) out["text"]["tokens"] = text_->hash;
+    if (!text_) out["text"]["seed"] = options_.seed;
+    return out;
+  }
+
+  // Other places of the calibration text where no text is given; nothing when the model is to write it.
+  Status draw_text(const Tokenizer& tokenizer) {
+    const bool own = !options_.text.empty();
+    const auto& files = own ? options_.text : options_.calibration;
+    if (files.empty()) return {};
+    NIBBLE_TRY(text_, draw_samples(files, tokenizer, options_.text_samples, text_length_, options_.seed + (own ? 0 : 1),
+                                   "measuring"));
+    return {};
+  }
+
+  Result<Log> open_log() {
+    NIBBLE_TRY(const Json first, header());
+    if (!options_.sensitivities.empty()) {
+      std::error_code error;
+      fs::create_directories(options_.sensitivities, error);
+      if (error)
+        return fail(ErrorCode::io, "cannot make the folder {}: {}", options_.sensitivities.string(), error.message());
+      const std::string model = first["model"].get<std::string>();
+      report_.log =
+          options_.sensitivities / fmt::format("{}-{}.jsonl", model, sha256(dump_json(first)).substr(0, kIdLength));
+      if (!fs::exists(report_.log, error)) note_others(first, model + "-");
+    }
+    return Log::open(report_.log, first, true, false);
+  }
+
+  // Earlier measurements that look as if they were of this model, and why they are not used.
+  void note_others(const Json& ours, const std::string& beginning) {
+    std::error_code error;
+    std::set<fs::path> others;
+    for (const fs::directory_entry& entry : fs::directory_iterator(options_.sensitivities, error))
+      if (entry.path().filename().string().starts_with(beginning)) others.insert(entry.path());
+    for (const fs::path& path : others) {
+      const auto text = read_text(path);
+      if (!text) continue;
+      const auto first = parse_json(std::string_view(*text).substr(0, text->find('\n')), path.string());
+      if (!first || !first->is_object()) continue;
+      for (const auto& item : ours.items()) {
+        const Json* theirs = find_path(*first, {item.key()});
+        if (theirs != nullptr && *theirs == item.value()) continue;
+        report_.notes.push_back(
+            fmt::format("the sensitivities in {} are not used: they were measured with another "
+                        "\"{}\"",
+                        path.string(), item.key()));
+        break;
+      }
+    }
+  }
+
+  Status start_engine(bool measuring) {
+    if (engine_ && (engine_->yardstick || !measuring)) return {};
+    if (!engine_) {
+      NIBBLE_TRY(Model model, Model::load(*source_, {}, pool_));
+      engine_ = std::make_unique<Engine>(Engine{std::move(model), {}, {}, {}, {}});
+      if (!text_) {
+        NIBBLE_TRY(const Tokenizer tokenizer, Tokenizer::load(options_.model));
+        NIBBLE_DO(draw_text(tokenizer));
+      }
+      if (text_) engine_->text = *text_;
+      if (!text_) {
+        NIBBLE_TRY(engine_->text,
+                   write_samples(engine_->model, options_.text_samples, text_length_, options_.seed, pool_));
+      }
+    }
+    if (!measuring) return {};
+    if (calibration_) engine_->observer.emplace(engine_->model, *calibration_);
+    NIBBLE_TRY(Layers layers,
+               Layers::make(*source_, engine_->model, palette_, recipes_, calibration_ ? &*engine_->observer : nullptr,
+                            weights_ ? &*weights_ : nullptr));
+    engine_->layers.emplace(std::move(layers));
+    NIBBLE_TRY(Yardstick yardstick, Yardstick::make(engine_->model, engine_->text, pool_));
+    engine_->yardstick.emplace(std::move(yardstick));
+    return {};
+  }
+
+  Measurements measurements(const Space& space) {
+    return Measurements(space, engine_->model, *engine_->layers, *engine_->yardstick, *log_, pool_);
+  }
+
+  void count(const Measurements& done) {
+    report_.measured += done.measured();
+    report_.reused += done.reused();
+  }
+
+  // Everything that the log holds already; nothing when something is missing.
+  std::optional<Losses> known_losses() const {
+    Losses out;
+    for (const Variable& variable : space_.variables) {
+      auto& losses = out.emplace_back();
+      for (const NumberFormat& format : space_.candidates(variable)) {
+        if (variable.operand != Operand::weights) {
+          losses.push_back(0);
+          continue;
+        }
+        const auto known = log_->single("", variable.name, to_string(format));
+        if (!known) return std::nullopt;
+        losses.push_back(known->kl);
+      }
+    }
+    return out;
+  }
+
+  static std::string log_name(const CacheOption& cache) {
+    Json blocks = Json::array();
+    for (const AttentionFormats& one : cache.attention)
+      if (blocks.empty() || blocks.back() != to_json(one)) blocks.push_back(to_json(one));
+    return dump_json(blocks);
+  }
+
+  Status measure_singles() {
+    NIBBLE_DO(log_->enter(space_));
+    if (auto known = known_losses()) {
+      losses_ = *std::move(known);
+      for (const auto& variable : losses_)
+        report_.reused += variable.size() > 1 ? static_cast<int64_t>(variable.size()) : 0;
+    } else {
+      NIBBLE_DO(start_engine(true));
+      Measurements measuring = measurements(space_);
+      measuring.show(measuring.work_of_losses() + static_cast<double>(caches_.size()) * measuring.work_of_trial(),
+                     options_.progress);
+      NIBBLE_TRY(losses_, measuring.losses(std::nullopt));
+      count(measuring);
+    }
+    for (CacheOption& cache : caches_) {
+      if (cache.plain()) continue;
+      if (const auto known = log_->single("", "attention", log_name(cache))) {
+        cache.loss = known->kl;
+        continue;
+      }
+      NIBBLE_DO(start_engine(true));
+      Measurements measuring = measurements(space_);
+      NIBBLE_TRY(const Fidelity found, measuring.attended(cache.attention, log_name(cache)));
+      cache.loss = found.kl;
+      count(measuring);
+    }
+    for (size_t i = 0; i < losses_.size(); ++i)
+      for (size_t k = 0; k < losses_[i].size() && losses_[i].size() > 1; ++k)
+        report_.singles.push_back({i, static_cast<int>(k), losses_[i][k]});
+    return {};
+  }
+
+  // A whole model; nothing when it is unknown and not to be measured.
+  Result<std::optional<Fidelity>> measure(const FitPlan& plan) {
+    Space space = space_;
+    const CacheOption& cache = cache_named(plan.cache);
+    if (!cache.plain()) space.attention = cache.attention;
+    NIBBLE_DO(log_->enter(space));
+    if (const auto known = log_->trial(plan.choice)) {
+      ++report_.reused;
+      return known;
+    }
+    if (options_.predict_only) return std::nullopt;
+    NIBBLE_DO(start_engine(true));
+    Measurements measuring = measurements(space);
+    measuring.show(measuring.work_of_trial(), options_.progress);
+    NIBBLE_TRY(const Fidelity found, measuring.trial(plan.choice, plan.study));
+    count(measuring);
+    return found;
+  }
+
+  // --- choosing ---------------------------------------------------------------------------------------------------
+
+  const CacheOption& cache_named(const std::string& name) const {
+    return *std::find_if(caches_.begin(), caches_.end(), [&](const CacheOption& one) { return one.name == name; });
+  }
+
+  FitPlan planned(Choice choice, const std::string& study, const CacheOption& cache) const {
+    FitPlan out;
+    out.study = study;
+    out.cache = cache.name;
+    out.bits = space_.weight_bits(choice);
+    out.predicted_kl = sum_of(losses_, choice) + cache.loss;
+    out.fits = space_.cost(space_.pools[0], choice) <= limit_bits(cache);
+    int64_t tensors = 0;
+    for (size_t i : space_.pools[0].variables) {
+      const Variable& variable = space_.variables[i];
+      const Priced& priced = priced_[static_cast<size_t>(choice[i])][static_cast<size_t>(variable.block)]
+                                    [static_cast<size_t>(variable.roles[0])];
+      out.bytes.linears += priced.stored;
+      out.bytes.resident_linears += priced.resident;
+      tensors += priced.tensors;
+    }
+    out.bytes.files = out.bytes.linears + beside_.stored + header_bytes(spec_, tensors);
+    out.bytes.resident_rest = beside_.resident;
+    out.bytes.cache = cache.bytes;
+    out.bytes.workspace = workspace_;
+    out.bytes.read_per_token = out.bytes.resident_linears + head_bytes_;
+    out.choice = std::move(choice);
+    return out;
+  }
+
+  FitPlan optimum(int64_t bits, const CacheOption& cache) const {
+    Limits limits = limits_of(space_);
+    limits[0] = bits;
+    return planned(best_choice(space_, losses_, limits), kKnapsack, cache);
+  }
+
+  // Every format everywhere, with the best cache that fits.
+  void list_uniform() {
+    for (size_t k = 0; k < palette_.weights.size(); ++k) {
+      std::optional<FitPlan> best;
+      for (const CacheOption& cache : caches_) {
+        FitPlan plan = planned(space_.uniform(static_cast<int>(k), 0), kUniform, cache);
+        const bool better =
+            !best || std::pair(!plan.fits, plan.predicted_kl) < std::pair(!best->fits, best->predicted_kl);
+        if (better) best = std::move(plan);
+      }
+      report_.uniform.push_back(std::move(*best));
+    }
+    std::stable_sort(report_.uniform.begin(), report_.uniform.end(),
+                     [](const FitPlan& a, const FitPlan& b) { return a.bits < b.bits; });
+  }
+
+  Status choose() {
+    std::optional<FitPlan> best;
+    for (const CacheOption& cache : caches_) {
+      if (least_bits() > limit_bits(cache)) continue;
+      FitPlan plan = optimum(limit_bits(cache), cache);
+      if (!best || plan.predicted_kl < best->predicted_kl) best = std::move(plan);
+    }
+    report_.chosen = *std::move(best);
+    list_uniform();
+    NIBBLE_TRY(report_.chosen.measured, measure(report_.chosen));
+    for (FitPlan* rival : contenders()) {
+      NIBBLE_TRY(rival->measured, measure(*rival));
+      if (rival->measured && report_.chosen.measured && rival->measured->kl < report_.chosen.measured->kl)
+        report_.chosen = *rival;
+    }
+    for (int round = 1; round < options_.rounds && !options_.predict_only; ++round) {
+      NIBBLE_TRY(const bool better, go_round());
+      if (!better) break;
+    }
+    draw_curve();
+    return {};
+  }
+
+  // Measures around the chosen model, and takes the optimum of that where it is better.
+  Result<bool> go_round() {
+    const CacheOption& cache = cache_named(report_.chosen.cache);
+    Space space = space_;
+    if (!cache.plain()) space.attention = cache.attention;
+    NIBBLE_DO(log_->enter(space));
+    NIBBLE_DO(start_engine(true));
+    Measurements measuring = measurements(space);
+    measuring.show(measuring.work_of_losses(report_.chosen.choice) + measuring.work_of_trial(), options_.progress);
+    NIBBLE_TRY(const Losses losses, measuring.losses(report_.chosen.choice));
+    count(measuring);
+    Limits limits = limits_of(space_);
+    limits[0] = limit_bits(cache);
+    FitPlan plan = planned(best_choice(space_, losses, limits), kKnapsack, cache);
+    if (plan.choice == report_.chosen.choice) return false;
+    NIBBLE_TRY(plan.measured, measure(plan));
+    if (plan.measured->kl >= report_.chosen.measured->kl) return false;
+    report_.chosen = std::move(plan);
+    return true;
+  }
+
+  // The uniform models that might be better than the optimum of the sums.
+  std::vector<FitPlan*> contenders() {
+    std::vector<FitPlan*> out;
+    for (FitPlan& plan : report_.uniform)
+      if (plan.fits && plan.choice != report_.chosen.choice) out.push_back(&plan);
+    std::stable_sort(out.begin(), out.end(), [](auto* a, auto* b) { return a->predicted_kl < b->predicted_kl; });
+    while (out.size() > kContenders) out.pop_back();
+    return out;
+  }
+
+  void draw_curve() {
+    const CacheOption& cache = cache_named(report_.chosen.cache);
+    const int64_t least = least_bits(), most = space_.cost(space_.pools[0], optimum(kEndless, cache).choice);
+    for (int64_t i = 0; i <= kCurve; ++i) {
+      FitPlan plan = optimum(least + (most - least) / kCurve * i + (i == kCurve ? (most - least) % kCurve : 0), cache);
+      if (report_.curve.empty() || plan.choice != report_.curve.back().choice) report_.curve.push_back(std::move(plan));
+    }
+  }
+
+  Result<FitReport> finish() {
+    const FitPlan& chosen = report_.chosen;
+    const std::string summary =
+        fmt::format("fitted: weights of {:.3f} bits on average, KV cache {}; predicted mean KL {:.5f} nats",
+                    chosen.bits, chosen.cache, chosen.predicted_kl);
+    NIBBLE_TRY(report_.recipe, fitted_recipe_text(spec_, space_, chosen.choice, options_.recipe.source,
+                                                  options_.cache.empty() ? "" : chosen.cache, options_.name, summary));
+    NIBBLE_DO(expect_activations());
+    report_.spec = spec_;
+    report_.context = context_;
+    report_.tokens = options_.text_samples * (text_length_ - 1);
+    const int64_t used = options_.limit == Limit::memory ? chosen.bytes.memory() : chosen.bytes.files;
+    if (options_.limit != Limit::bits) {
+      report_.limit_bytes = options_.bytes;
+      report_.left_bytes = options_.bytes - used;
+    }
+    report_.space = std::move(space_);
+    return std::move(report_);
+  }
+
+  // The recipe's inputs must be those that were measured with.
+  Status expect_activations() const {
+    NIBBLE_TRY(const Json source, parse_json(report_.recipe, "the recipe that was found"));
+    NIBBLE_TRY(const Recipe recipe, parse_recipe(source, "the recipe that was found"));
+    NIBBLE_TRY(const auto plans, plan_all(recipe, spec_));
+    for (size_t i : space_.pools[0].variables) {
+      const Variable& variable = space_.variables[i];
+      const LinearPlan& measured =
+          plan_of(static_cast<size_t>(report_.chosen.choice[i]), variable.block, variable.roles[0]);
+      for (const SitePlan& site : plans[static_cast<size_t>(variable.block)])
+        for (const LinearPlan& linear : site.linears)
+          if (linear.role == variable.roles[0] && linear.activations != measured.activations)
+            return fail(ErrorCode::usage,
+                        "{}: the formats of the palette do not go together: with weights {} its input would be {}, not "
+                        "{} as it was measured; give --palette formats that the recipe's activations serve",
+                        linear.name, to_string(linear.weights), to_string(linear.activations),
+                        to_string(measured.activations));
+    }
+    return {};
+  }
+
+  const FitOptions& options_;
+  ThreadPool& pool_;
+  std::unique_ptr<ModelSource> source_;
+  Spec spec_;
+  Palette palette_;
+  std::vector<Recipe> recipes_;                                  // by format
+  std::vector<std::vector<std::vector<SitePlan>>> plans_;        // by format and block
+  std::vector<std::vector<std::array<Priced, kRoles>>> priced_;  // by format, block and role
+  std::optional<SensitivityFile> weights_;                       // of single weights, from outside
+  bool observes_ = false;
+  int64_t length_ = 0, text_length_ = 0, context_ = 0;
+  Beside beside_;
+  int64_t head_bytes_ = 0, workspace_ = 0;
+  std::vector<CacheOption> caches_;
+  Space space_;
+  std::optional<Samples> calibration_, text_;
+  Log* log_ = nullptr;
+  std::unique_ptr<Engine> engine_;
+  Losses losses_;
+  FitReport report_;
+};
+
+}  // namespace
+
+Result<FitReport> run_fit(const FitOptions& options, ThreadPool& pool) {
+  const auto start = std::chrono::steady_clock::now();
+  NIBBLE_TRY(FitReport report, Fitter(options, pool).run());
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+Result<Fidelity> measure_written(const FitOptions& options, const fs::path& model, ThreadPool& pool) {
+  return Fitter(options, pool).compare(model);
+}
+
+}  // namespace nibble::search

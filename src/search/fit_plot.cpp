@@ -1,0 +1,224 @@
+// Pictures of a fit: a table of characters for the terminal, and curves as SVG.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <iterator>
+#include <map>
+
+#include "search/fit.h"
+
+namespace nibble::search {
+namespace {
+
+// Pixels: two fields side by side.
+constexpr double kWidth = 1180, kHeight = 520, kTop = 96, kBottom = 452;
+constexpr double kFieldWidth = 470, kFirst = 84, kSecond = 676;
+constexpr int kTicks = 6;
+
+constexpr const char* kStyle = R"(<style>
+:root { color-scheme: light dark; }
+svg { font: 13px system-ui, "Segoe UI", sans-serif; }
+.ground { fill: #ffffff; } .ink { fill: #1d2329; } .soft { fill: #5a646f; } .grid { stroke: #e3e7eb; }
+.curve { stroke: #0b62c4; fill: none; stroke-width: 2; }
+.uniform { fill: #b4530a; } .chosen { stroke: #1d2329; stroke-width: 2; fill: none; }
+.head { font-size: 17px; font-weight: 600; }
+@media (prefers-color-scheme: dark) {
+  .ground { fill: #14181c; } .ink { fill: #e6eaee; } .soft { fill: #a3adb7; } .grid { stroke: #2b3238; }
+  .curve { stroke: #6cb0ff; } .uniform { fill: #f5a05a; } .chosen { stroke: #e6eaee; }
+}
+</style>
+)";
+
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (char c : text) {
+    switch (c) {
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '"': out += "&quot;"; break;
+      default: out += c;
+    }
+  }
+  return out;
+}
+
+using Measure = std::function<double(const FitPlan&)>;
+
+// 1, 2 or 5 times a power of ten, so that a field has a few ticks.
+double tick_of(double range) {
+  const double least = range / kTicks, power = std::pow(10, std::floor(std::log10(least)));
+  for (double factor : {1.0, 2.0, 5.0})
+    if (factor * power >= least) return factor * power;
+  return 10 * power;
+}
+
+class Drawing {
+ public:
+  Drawing(const FitReport& report, const std::string& title) : report_(report) {
+    double least = 1e300, most = 0;
+    for (const auto* plans : {&report.curve, &report.uniform})
+      for (const FitPlan& plan : *plans)
+        if (plan.predicted_kl > 0) {
+          least = std::min(least, plan.predicted_kl);
+          most = std::max(most, plan.predicted_kl);
+        }
+    if (most == 0) least = 0.1, most = 1;
+    low_ = std::max(std::floor(std::log10(least)), std::floor(std::log10(most)) - 5);
+    high_ = std::max(low_ + 1, std::ceil(std::log10(most)));
+    put("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" "
+        "role=\"img\">\n",
+        kWidth, kHeight);
+    put("<title>{}</title>\n", escaped(title));
+    out_ += kStyle;
+    put("<rect class=\"ground\" width=\"{}\" height=\"{}\"/>\n", kWidth, kHeight);
+    put("<text class=\"ink head\" x=\"{}\" y=\"32\">{}</text>\n", kFirst, escaped(title));
+    put("<text class=\"soft\" x=\"{}\" y=\"54\">line: optima of all budgets; dots: one format in all linears; ring: "
+        "the "
+        "one chosen, {:.3f} bits, predicted KL {:.5f}</text>\n",
+        kFirst, report.chosen.bits, report.chosen.predicted_kl);
+  }
+
+  void field(double left, const std::string& name, const Measure& across) {
+    left_ = left;
+    first_ = 1e300, last_ = 0;
+    for (const auto* plans : {&report_.curve, &report_.uniform})
+      for (const FitPlan& plan : *plans) {
+        first_ = std::min(first_, across(plan));
+        last_ = std::max(last_, across(plan));
+      }
+    const double step = tick_of(std::max(last_ - first_, 1e-9));
+    first_ = std::floor(first_ / step) * step;
+    last_ = std::ceil(last_ / step) * step;
+    grid(name, step);
+    std::string path;
+    for (const FitPlan& plan : report_.curve)
+      if (drawable(plan))
+        path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", x(across(plan)), y(plan.predicted_kl));
+    if (!path.empty()) put("<path class=\"curve\" d=\"{}\"/>\n", path);
+    for (const FitPlan& plan : report_.uniform)
+      if (drawable(plan))
+        put("<circle class=\"uniform\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\"><title>{}: {:.3f} bits, predicted KL "
+            "{:.5f}</title></circle>\n",
+            x(across(plan)), y(plan.predicted_kl), format_of(plan), plan.bits, plan.predicted_kl);
+    if (drawable(report_.chosen))
+      put("<circle class=\"chosen\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"8\"><title>chosen</title></circle>\n",
+          x(across(report_.chosen)), y(report_.chosen.predicted_kl));
+  }
+
+  std::string end() { return out_ + "</svg>\n"; }
+
+ private:
+  template <class... Args>
+  void put(fmt::format_string<Args...> format, Args&&... args) {
+    fmt::format_to(std::back_inserter(out_), format, std::forward<Args>(args)...);
+  }
+  double x(double value) const { return left_ + (value - first_) / (last_ - first_) * kFieldWidth; }
+  double y(double kl) const { return kBottom - (std::log10(kl) - low_) / (high_ - low_) * (kBottom - kTop); }
+  bool drawable(const FitPlan& plan) const { return plan.predicted_kl >= std::pow(10, low_); }
+
+  std::string format_of(const FitPlan& plan) const {
+    for (size_t i = 0; i < plan.choice.size(); ++i)
+      if (report_.space.variables[i].operand == Operand::weights)
+        return to_string(report_.space.palette.weights[static_cast<size_t>(plan.choice[i])]);
+    return "";
+  }
+
+  void grid(const std::string& name, double step) {
+    for (double at = first_; at <= last_ + step / 2; at += step) {
+      put("<path class=\"grid\" d=\"M{:.1f} {}V{}\"/>", x(at), kTop, kBottom);
+      put("<text class=\"soft\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{}\">{:g}</text>\n", x(at), kBottom + 19, at);
+    }
+    for (double power = low_; power <= high_; ++power) {
+      const double at = y(std::pow(10, power));
+      put("<path class=\"grid\" d=\"M{} {:.1f}H{}\"/>", left_, at, left_ + kFieldWidth);
+      put("<text class=\"soft\" text-anchor=\"end\" x=\"{}\" y=\"{:.1f}\">{:g}</text>\n", left_ - 8, at + 4,
+          std::pow(10, power));
+    }
+    put("<text class=\"soft\" text-anchor=\"middle\" x=\"{}\" y=\"{}\">{}</text>\n", left_ + kFieldWidth / 2,
+        kBottom + 42, escaped(name));
+    put("<text class=\"soft\" x=\"{}\" y=\"{}\">predicted mean KL, nats</text>\n", left_ - 68, kTop - 12);
+  }
+
+  const FitReport& report_;
+  double low_, high_, left_ = 0, first_ = 0, last_ = 1;  // powers of ten of the KL; pixels; values across
+  std::string out_;
+};
+
+// By format of the palette a character: its bits where no other used format has as many, else a letter.
+std::vector<char> characters_of(const FitReport& report, const std::vector<bool>& used) {
+  std::map<int, int> users;
+  const auto& formats = report.space.palette.weights;
+  for (size_t k = 0; k < formats.size(); ++k) users[formats[k].bits] += used[k];
+  std::vector<char> out(formats.size(), ' ');
+  char letter = 'a';
+  for (size_t k = 0; k < formats.size(); ++k) {
+    if (!used[k]) continue;
+    const bool digit = formats[k].bits <= 9 && users[formats[k].bits] == 1;
+    out[k] = digit ? static_cast<char>('0' + formats[k].bits) : formats[k].is_float() ? 'F' : letter++;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string picture(const FitReport& report) {
+  const Space& space = report.space;
+  std::map<std::pair<int64_t, Role>, size_t> formats;
+  std::vector<bool> used(space.palette.weights.size());
+  std::vector<int64_t> values(used.size());
+  int64_t all = 0;
+  for (size_t i = 0; i < report.chosen.choice.size(); ++i) {
+    const Variable& variable = space.variables[i];
+    if (variable.operand != Operand::weights) continue;
+    const auto k = static_cast<size_t>(report.chosen.choice[i]);
+    formats[{variable.block, variable.roles[0]}] = k;
+    used[k] = true;
+    values[k] += variable.values;
+    all += variable.values;
+  }
+  const std::vector<char> characters = characters_of(report, used);
+  std::string out = "  block ";
+  for (Role role : kAllRoles)
+    if (formats.contains({0, role})) out += fmt::format(" {:>4}", name_of(role));
+  // Blocks that look alike in one line.
+  std::string last;
+  int64_t from = 0;
+  const auto line = [&](int64_t end) {
+    if (!last.empty())
+      out += fmt::format("\n  {:<6}{}", end - from == 1 ? fmt::format("{}", from) : fmt::format("{}-{}", from, end - 1),
+                         last);
+  };
+  for (int64_t block = 0; block < report.spec.layers; ++block) {
+    std::string row;
+    for (Role role : kAllRoles)
+      if (const auto found = formats.find({block, role}); found != formats.end())
+        row += fmt::format(" {:>4}", characters[found->second]);
+    if (row == last) continue;
+    line(block);
+    last = row;
+    from = block;
+  }
+  line(report.spec.layers);
+  out += "\n ";
+  for (size_t k = 0; k < used.size(); ++k)
+    if (used[k])
+      out += fmt::format(" {} = {} ({:.1f} %)", characters[k], to_string(space.palette.weights[k]),
+                         100.0 * static_cast<double>(values[k]) / static_cast<double>(all));
+  return out + "\n";
+}
+
+std::string fit_svg(const FitReport& report, const std::string& title, double bandwidth) {
+  Drawing drawing(report, title);
+  drawing.field(kFirst, "stored bits of a weight of the blocks' linears",
+                [](const FitPlan& plan) { return plan.bits; });
+  if (bandwidth > 0)
+    drawing.field(kSecond,
+                  fmt::format("tokens per second, a model: {:.1f} GB/s over the packed weights", bandwidth / 1e9),
+                  [&](const FitPlan& plan) { return bandwidth / static_cast<double>(plan.bytes.read_per_token); });
+  return drawing.end();
+}
+
+}  // namespace nibble::search
