@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "core/checked.h"
 #include "core/half.h"
@@ -113,22 +114,40 @@ void CodePacker::pack_lane(int64_t panel, int64_t lane, uint8_t* panel_codes) co
   std::vector<uint8_t> codes(static_cast<size_t>(weight_.dense_columns()));
   decode_codes(weight_, panel * kLanes + lane, codes);
   for (int64_t s = 0; s < dense_.segment_count; ++s) {
-    const CodedSegment& segment = dense_.segments[s];
     const int64_t end = s + 1 < dense_.segment_count ? dense_.segments[s + 1].begin : dense_.k;
-    std::array<ref::CodePlace, static_cast<size_t>(kUnitInputs)> places;
-    for (int64_t i = 0; i < kUnitInputs; ++i)
-      places[static_cast<size_t>(i)] = ref::code_place(dense_.tables_of, segment.bits, lane, i);
-    uint8_t* unit = panel_codes + segment.offset;
-    for (int64_t begin = segment.begin; begin < end; begin += kUnitInputs, unit += segment.bits * kVectorBytes)
-      for (int64_t i = 0; i < std::min(kUnitInputs, end - begin); ++i) {
-        const int64_t column = order_.empty() ? begin + i : order_[static_cast<size_t>(begin + i)];
-        if (column < 0) continue;
-        const uint8_t code = codes[static_cast<size_t>(column)];
-        const ref::CodePlace place = places[static_cast<size_t>(i)];
-        ref::store_code(unit, dense_.tables_of, segment.bits, place,
-                        segment.bits == kWideBits ? value_of(column, code) : code);
-      }
+    pack_segment(dense_.segments[s], end, lane, codes, panel_codes);
   }
+}
+
+void CodePacker::pack_segment(const CodedSegment& segment, int64_t end, int64_t lane, std::span<const uint8_t> codes,
+                              uint8_t* panel_codes) const {
+  struct Place {
+    ref::CodePlace code;
+    int64_t byte, shift;  // of the word; not where the code is scattered
+  };
+  std::array<Place, static_cast<size_t>(kUnitInputs)> places;
+  for (size_t i = 0; i < places.size(); ++i) {
+    const ref::CodePlace code = ref::code_place(dense_.tables_of, segment.bits, lane, static_cast<int64_t>(i));
+    const ref::BitPlace at = ref::bit_place(dense_.tables_of, segment.bits, code);
+    places[i] = {code, at.vector * kVectorBytes + at.word * 2, at.shift};
+  }
+  uint8_t* unit = panel_codes + segment.offset;
+  for (int64_t begin = segment.begin; begin < end; begin += kUnitInputs, unit += segment.bits * kVectorBytes)
+    for (int64_t k = begin; k < std::min(end, begin + kUnitInputs); ++k) {
+      const int64_t column = order_.empty() ? k : order_[static_cast<size_t>(k)];
+      if (column < 0) continue;
+      const Place& place = places[static_cast<size_t>(k - begin)];
+      const uint8_t code = codes[static_cast<size_t>(column)];
+      if (ref::is_scattered(segment.bits, place.code.lookup)) {
+        ref::store_code(unit, dense_.tables_of, segment.bits, place.code, code);
+        continue;
+      }
+      const int stored = segment.bits == kWideBits ? value_of(column, code) : code;
+      uint16_t word;
+      std::memcpy(&word, unit + place.byte, sizeof word);
+      word = static_cast<uint16_t>(word | stored << place.shift);
+      std::memcpy(unit + place.byte, &word, sizeof word);
+    }
 }
 
 void CodePacker::pack_row_tables(int64_t panel, int64_t lane) const {

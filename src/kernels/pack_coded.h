@@ -41,6 +41,8 @@ class CodePacker {
 
  private:
   int bits_of(int64_t column) const;
+  void pack_segment(const CodedSegment& segment, int64_t end, int64_t lane, std::span<const uint8_t> codes,
+                    uint8_t* panel_codes) const;
   uint16_t value_of(int64_t column, uint8_t code) const;
   void pack_row_tables(int64_t panel, int64_t lane) const;
   void pack_scales(int64_t panel, int64_t lane) const;

@@ -11,18 +11,6 @@
 namespace nibble::ref {
 namespace {
 
-// In a unit's vectors of 64 bytes: a word, and a code's lowest bit in it.
-struct BitPlace {
-  int64_t vector, word, shift;
-};
-
-BitPlace bit_place(CodedTables tables_of, int64_t bits, CodePlace place) {
-  const int64_t in_word = 16 / bits, vector = place.lookup / in_word;
-  if (bits != 2 || tables_of != CodedTables::columns) return {vector, place.word, place.lookup % in_word * bits};
-  const int64_t bit = place.lookup % 8 * 4 + place.word % 2 * 2;  // of a dword
-  return {vector, place.word / 2 * 2 + bit / 16, bit % 16};
-}
-
 uint16_t load_word(const uint8_t* unit, int64_t vector, int64_t word) {
   uint16_t value;
   std::memcpy(&value, unit + vector * 64 + word * 2, sizeof value);
@@ -34,8 +22,6 @@ void or_word(uint8_t* unit, int64_t vector, int64_t word, int bits) {
   std::memcpy(unit + vector * 64 + word * 2, &value, sizeof value);
 }
 
-bool is_scattered(int64_t bits, int64_t lookup) { return bits == 3 && lookup == 15; }
-
 float block_scale(const PackedDense& dense, int64_t panel, int64_t lane, int64_t k) {
   const int64_t block = std::min(k / dense.group_size, dense.groups - 1);
   const uint8_t byte = static_cast<const uint8_t*>(dense.scales)[(panel * dense.groups + block) * kLanes + lane];
@@ -44,6 +30,13 @@ float block_scale(const PackedDense& dense, int64_t panel, int64_t lane, int64_t
 }
 
 }  // namespace
+
+BitPlace bit_place(CodedTables tables_of, int64_t bits, CodePlace place) {
+  const int64_t in_word = 16 / bits, vector = place.lookup / in_word;
+  if (bits != 2 || tables_of != CodedTables::columns) return {vector, place.word, place.lookup % in_word * bits};
+  const int64_t bit = place.lookup % 8 * 4 + place.word % 2 * 2;  // of a dword
+  return {vector, place.word / 2 * 2 + bit / 16, bit % 16};
+}
 
 CodePlace code_place(CodedTables tables_of, int64_t bits, int64_t lane, int64_t input) {
   if (tables_of != CodedTables::rows || bits == 16) return {input / 2, lane * 2 + input % 2};

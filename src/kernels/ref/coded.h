@@ -12,6 +12,14 @@ struct CodePlace {
 };
 CodePlace code_place(CodedTables tables_of, int64_t bits, int64_t lane, int64_t input);
 
+// Whether its bits are in three words (3 bits, lookup 15); else where the lowest one is: word `word` of vector
+// `vector`.
+constexpr bool is_scattered(int64_t bits, int64_t lookup) { return bits == 3 && lookup == 15; }
+struct BitPlace {
+  int64_t vector, word, shift;
+};
+BitPlace bit_place(CodedTables tables_of, int64_t bits, CodePlace place);
+
 // The segment that input k lies in, and where the unit of it begins in a panel's bytes.
 const CodedSegment& segment_at(const PackedDense& dense, int64_t k);
 int64_t unit_at(const CodedSegment& segment, int64_t k);
