@@ -135,6 +135,8 @@ FitSettings::FitSettings() : bits(NAN) {}
 
 bool FitSettings::asked() const { return !memory.empty() || !size.empty() || !std::isnan(bits); }
 
+bool FitSettings::asks_for_bits() const { return memory.empty() && size.empty() && !std::isnan(bits); }
+
 void add_fit_options(CLI::App& command, FitSettings& settings) {
   FitRequest& request = settings.request;
   constexpr const char* kGroup = "The best model that fits";
@@ -144,7 +146,8 @@ void add_fit_options(CLI::App& command, FitSettings& settings) {
   add("--fit", settings.memory, "Budget: memory for weights, KV cache and workspace, e.g. 3.5G; auto: what is free",
       "SIZE|auto");
   add("--size", settings.size, "Budget: bytes of the weight files", "SIZE");
-  add("--bits", settings.bits, "Budget: average stored bits of a weight of the blocks' linears", "X");
+  add("--bits", settings.bits,
+      "Budget: average stored bits of a weight of the blocks' linears; with --recipe cmpq its own", "X");
   add("--context", request.context, "--fit: tokens of a sequence; 0: min(4096, the model's positions)", "N")
       ->capture_default_str();
   add("--batch", request.batch, "--fit: sequences at a time", "N")->capture_default_str();

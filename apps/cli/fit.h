@@ -19,6 +19,7 @@ struct FitSettings {
   bool measure = false;
   FitSettings();
   bool asked() const;
+  bool asks_for_bits() const;  // and for nothing else
 };
 void add_fit_options(CLI::App& command, FitSettings& settings);
 

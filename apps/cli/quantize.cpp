@@ -25,7 +25,8 @@ constexpr const char* kFooter =
     "         --set solve.damp=0.05 --override 'blocks\\.0\\..*=f16' --memory-limit 8G\n"
     "  nibble quantize llama -o out --recipe my-recipe.json --calibration c4.txt --dry-run\n"
     "  nibble quantize llama -o out --fit 3.5G --context 8192 --calibration c4.txt     # the best that fits\n"
-    "  nibble quantize llama -o out --bits 3.25 --calibration c4.txt --dry-run\n";
+    "  nibble quantize llama -o out --bits 3.25 --calibration c4.txt --dry-run\n"
+    "  nibble quantize llama -o out --recipe cmpq --bits 2.8 --calibration c4.txt      # bits by channel\n";
 
 struct Options {
   QuantizeRequest request;
@@ -125,8 +126,15 @@ Status run(Options& options, const Session& session) {
     if (!limit) return error_of(limit);
     options.request.memory_limit = *limit;
   }
+  std::vector<std::string> bits;  // of a recipe that gives them to channels
+  if (options.fit.asks_for_bits() && !options.request.recipe.empty()) {
+    auto settings = bits_settings(options.request.recipe, options.fit.bits);
+    if (!settings) return error_of(settings);
+    bits = *std::move(settings);
+    options.request.sets.insert(options.request.sets.end(), bits.begin(), bits.end());
+  }
   std::optional<FittedRecipe> fitted;
-  if (options.fit.asked()) {
+  if (options.fit.asked() && bits.empty()) {
     auto found = fit_recipe(options.fit, options.request, options.dry_run, session);
     if (!found) return error_of(found);
     fitted = *std::move(found);
