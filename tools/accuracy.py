@@ -4,6 +4,7 @@
 accuracy.py SHARED > docs/accuracy.md
 accuracy.py SHARED --page blocks > docs/accuracy-blocks.md
 accuracy.py SHARED --page levels --fisher FOLDER     the tables of docs/learned-levels.md; FOLDER: what tools/fisher.py wrote, MODEL.safetensors
+accuracy.py SHARED --page channels                   those of its section on bits by channel
 SHARED holds models/ (checkpoints), models/eval/wikitext2_test_200k.txt and data/text/{c4,wikitext2-train-1MB}.txt.
 The quantized models are kept in build/accuracy/ and made again on every run.
 """
@@ -172,10 +173,46 @@ LEVELS = [
 ]
 
 
-def levels(bench, fisher):
+
+def bits_by_channel(bits, *more, label=None, recipe="cmpq"):
+    sets = [f"widths.bits={bits}", *more]
+    return (label or f"{recipe}, {bits} bits", recipe, *(word for s in sets for word in ("--set", s)))
+
+
+# At equal stored bits, everything counted; then what the parts of the method are worth, and the published averages.
+CHANNELS = [
+    ("int2:g32:asym, GPTQ: 2.75 bits", "gptq-w4a16-g128", "--set", "weights=int2:g32:asym"),
+    bits_by_channel(2.75),
+    bits_by_channel(2.75, recipe="cmpq+gptq"),
+    ("int3:g128:asym, GPTQ: 3.19 bits", "gptq-w4a16-g128", "--set", "weights=int3:g128:asym"),
+    bits_by_channel(3.19),
+    bits_by_channel(3.19, "widths.by=norm", label="cmpq, 3.19 bits, by norm"),
+    bits_by_channel(3.19, "widths.by=norm", "widths.swap=0.1", label="cmpq, 3.19 bits, by norm, a tenth swapped"),
+    bits_by_channel(3.19, "apart.effect=0.005", "apart.loss=0", label="cmpq, 3.19 bits, apart by effect alone"),
+    bits_by_channel(3.19, "apart.effect=0", "apart.loss=0.005", label="cmpq, 3.19 bits, apart by loss alone"),
+    bits_by_channel(3.19, "apart.effect=1e-9", "apart.loss=0", label="cmpq, 3.19 bits, nothing apart"),
+    bits_by_channel(3.19, recipe="cmpq+gptq"),
+    bits_by_channel(3.5, label="cmpq, 3.5 bits: a tenth more memory"),
+    ("int4:g128:asym, GPTQ: 4.19 bits", "gptq-w4a16-g128"),
+    bits_by_channel(4.19),
+    bits_by_channel(4.19, recipe="cmpq+gptq"),
+    *((name, name) for name in ("cmpq-2.2", "cmpq-3", "cmpq-3.2", "cmpq-4")),
+]
+
+
+def beginning(bench):
     """Many models at a time: on the beginning of the text alone."""
     whole, bench.text = bench.text, OUT / "text.txt"
     bench.text.write_bytes(whole.read_bytes()[:LEVELS_BYTES])
+    return bench
+
+
+def channels(bench):
+    for name in MODELS:
+        print(f"### {name}\n\n{table(HEADER, bench.rows(name, CHANNELS))}\n", flush=True)
+
+
+def levels(bench, fisher):
     for name in MODELS:
         recipes = []
         for label, recipe, *more in LEVELS:
@@ -226,13 +263,15 @@ def main():
     pages = {"integers": integers, "blocks": blocks}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared")
-    parser.add_argument("--page", choices=[*pages, "levels"], default="integers")
+    parser.add_argument("--page", choices=[*pages, "levels", "channels"], default="integers")
     parser.add_argument("--fisher", type=pathlib.Path)
     parser.add_argument("--program", default=ROOT / "build" / "release" / "nibble")
     options = parser.parse_args()
     page, nibble = options.page, Nibble(options.program)
     if page == "levels":
-        return levels(Bench(options.shared, nibble), options.fisher)
+        return levels(beginning(Bench(options.shared, nibble)), options.fisher)
+    if page == "channels":
+        return channels(beginning(Bench(options.shared, nibble)))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     recipes = [r["name"] for r in nibble("recipe", "list")["recipes"]]
     pages[page](Bench(options.shared, nibble), [r for r in recipes if page_of(nibble, r) == page],

@@ -82,6 +82,7 @@ Json outcome_json(const QuantizeRequest& request, const QuantizePlan& plan, cons
           {"recipe", request.recipe},
           {"bits_per_weight", outcome.bits_per_weight},
           {"quantized_bits_per_weight", outcome.quantized_bits_per_weight},
+          {"code_bits", measured(outcome.code_bits)},
           {"file_bytes", outcome.file_bytes},
           {"peak_memory_bytes", outcome.peak_memory_bytes},
           {"seconds", outcome.seconds},
@@ -106,9 +107,11 @@ std::string worst_layers(const QuantizeOutcome& outcome) {
 }
 
 std::string outcome_text(const QuantizeRequest& request, const QuantizeOutcome& outcome) {
+  const std::string codes =
+      outcome.code_bits ? fmt::format(", {:.3f} of them codes of channels", *outcome.code_bits) : "";
   return fmt::format(
-      "{}: {:.3f} bits per weight ({:.3f} in the quantized layers), {} of weights\n{}took {}, at most {} of memory\n",
-      request.output.string(), outcome.bits_per_weight, outcome.quantized_bits_per_weight,
+      "{}: {:.3f} bits per weight ({:.3f} in the quantized layers{}), {} of weights\n{}took {}, at most {} of memory\n",
+      request.output.string(), outcome.bits_per_weight, outcome.quantized_bits_per_weight, codes,
       human_bytes(outcome.file_bytes), worst_layers(outcome), human_seconds(outcome.seconds),
       human_bytes(outcome.peak_memory_bytes));
 }

@@ -60,6 +60,7 @@ struct LinearOutcome {
 struct QuantizeOutcome {
   std::vector<LinearOutcome> linears;
   double bits_per_weight = 0, quantized_bits_per_weight = 0;
+  std::optional<double> code_bits;  // of a weight's code, on average, where channels have bits of their own
   int64_t file_bytes = 0, peak_memory_bytes = 0;
   double seconds = 0;
   bool resumed = false;

@@ -12,6 +12,7 @@
 #include "format/density.h"
 #include "format/linear_weight.h"
 #include "model/model.h"
+#include "quantize/solve/kmeans.h"
 
 namespace nibble {
 namespace {
@@ -51,7 +52,14 @@ float rounded_float(float x, Levels levels) {
   return levels == Levels::bf16 ? bf16_to_f32(f32_to_bf16(x)) : x;
 }
 
-Grid grid_of(std::span<const float> values, const NumberFormat& format, float outer) {
+// `table`: room for learned levels.
+Grid grid_of(std::span<const float> values, const NumberFormat& format, float outer, std::vector<float>& table) {
+  if (format.is_learned()) {
+    KMeans kmeans;
+    kmeans.solve(values, {}, static_cast<int>(table.size()));
+    kmeans.levels(static_cast<int>(table.size()), table);
+    return Grid::of_table(table.data(), format.bits);
+  }
   if (format.is_block()) return choose_block_grid(values, format, outer);
   const Grid fitted = fit_grid(range_of(values), format.bits, format.offset);
   return Grid::make(round_scale(fitted.scale, format.scale), fitted.offset, format.bits);
@@ -61,13 +69,14 @@ double signal_to_noise(std::span<const float> x, size_t width, const NumberForma
   const float most = absmax_of(x);
   const NumberFormat format = wanted.is_profiled() ? with_fraction(wanted, most) : wanted;
   const float outer = outer_scale(format, most);
+  std::vector<float> table(format.is_learned() ? static_cast<size_t>(format.levels_count()) : 0);
   double signal = 0, noise = 0;
   for (size_t row = 0; row < x.size(); row += width) {
     const auto values = x.subspan(row, width);
     const auto size = format.is_float() ? width : static_cast<size_t>(format.group_size(static_cast<int64_t>(width)));
     for (size_t begin = 0; begin < width; begin += size) {
       const auto block = values.subspan(begin, std::min(size, width - begin));
-      const Grid grid = format.is_float() ? Grid() : grid_of(block, format, outer);
+      const Grid grid = format.is_float() ? Grid() : grid_of(block, format, outer, table);
       for (float value : block) {
         const float rounded = format.is_float() ? rounded_float(value, format.levels) : grid.round(value);
         signal += std::pow(static_cast<double>(value), 2);
@@ -80,7 +89,9 @@ double signal_to_noise(std::span<const float> x, size_t width, const NumberForma
 
 double bits_of(const NumberFormat& format) {
   if (format.is_float()) return format.bits;
-  return 8.0 * static_cast<double>(row_sizes(format, kWidth, false).bytes()) / kWidth;
+  return (8.0 * static_cast<double>(row_sizes(format, kWidth, false).bytes()) +
+          16.0 * static_cast<double>(format.table_levels(1, kWidth))) /
+         kWidth;
 }
 
 // arXiv 2310.05079, abstract: 6-bit block floating point has 19 times the arithmetic density of float32, and 2.5 times
@@ -122,14 +133,15 @@ Result<std::vector<NumberFormat>> wanted_formats(const std::vector<std::string>&
     if (format.is_integer() && format.sharing == Sharing::tensor)
       return fail(ErrorCode::usage, "\"{}\": neither weights nor activations have one integer scale for everything",
                   name);
-    if (format.is_learned())
-      return fail(ErrorCode::usage, "\"{}\": its levels are learned from the weights of a model", name);
+    if (format.sharing == Sharing::column)
+      return fail(ErrorCode::usage, "\"{}\": tables of columns are as long as a matrix has rows; see {}:row", name,
+                  name.substr(0, name.find(':')));
     formats.push_back(format);
   }
   if (!names.empty()) return formats;
   for (const LevelsRow* row = begin_levels(); row != end_levels(); ++row) {
     NumberFormat format = *parse_format(row->name);
-    if (format.is_learned()) continue;
+    if (format.sharing == Sharing::column) continue;
     formats.push_back(format);
     if (format.is_integer()) formats.push_back(*parse_format(std::string(row->name) + ":g128"));
   }

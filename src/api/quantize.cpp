@@ -68,6 +68,7 @@ QuantizeOutcome outcome_of(const QuantizeReport& report) {
   for (const LinearReport& linear : report.linears) outcome.linears.push_back(outcome_of(linear));
   outcome.bits_per_weight = report.bits_per_weight;
   outcome.quantized_bits_per_weight = report.quantized_bits_per_weight;
+  outcome.code_bits = report.code_bits;
   outcome.file_bytes = report.file_bytes;
   outcome.peak_memory_bytes = report.peak_memory;
   outcome.seconds = report.seconds;

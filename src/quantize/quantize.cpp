@@ -482,11 +482,17 @@ Result<QuantizeReport> Run::report() const {
   report.discarded = output_->discarded();
   report.bits_per_weight =
       8.0 * static_cast<double>(record_.tensor_bytes) / static_cast<double>(parameter_count(spec()));
-  double bytes = 0, weights = 0;
+  double bytes = 0, weights = 0, code_bits = 0, open = 0;
   for (const LinearReport& linear : record_.reports) {
+    const auto count = static_cast<double>(linear.rows * linear.columns);
     bytes += static_cast<double>(linear.stored_bytes);
-    weights += static_cast<double>(linear.rows * linear.columns);
+    weights += count;
+    const Json& entry = record_.linears.at(linear.name);
+    if (!entry.contains("row_bits")) continue;
+    code_bits += entry["row_bits"].get<double>() * static_cast<double>(linear.rows);
+    open += count;
   }
+  if (open > 0) report.code_bits = code_bits / open;
   report.quantized_bits_per_weight = weights > 0 ? 8 * bytes / weights : 0;
   NIBBLE_TRY(const std::unique_ptr<ModelSource> written, open_model(output_->final_path()));
   report.file_bytes = written->file_bytes();

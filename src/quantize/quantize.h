@@ -75,6 +75,7 @@ struct QuantizeReport {
   std::vector<LinearReport> linears;
   std::vector<SiteReport> sites;  // empty without calibration text
   double bits_per_weight = 0, quantized_bits_per_weight = 0;
+  std::optional<double> code_bits;  // of linears whose channels have bits of their own, on average
   int64_t file_bytes = 0;
   int64_t peak_memory = 0;
   double seconds = 0;
