@@ -109,7 +109,7 @@ Status read_budget(const FitSettings& settings, FitRequest& request) {
     if (!bytes) return error_of(bytes);
     request.size = *bytes;
   }
-  if (!std::isnan(settings.bits)) request.bits = settings.bits;
+  request.bits = settings.bits;
   return {};
 }
 
@@ -131,23 +131,26 @@ Status expect_free(const std::string& file, const QuantizeRequest& quantize) {
 
 }  // namespace
 
-FitSettings::FitSettings() : bits(NAN) {}
+bool FitSettings::asked() const { return !memory.empty() || !size.empty() || bits; }
 
-bool FitSettings::asked() const { return !memory.empty() || !size.empty() || !std::isnan(bits); }
-
-bool FitSettings::asks_for_bits() const { return memory.empty() && size.empty() && !std::isnan(bits); }
+bool FitSettings::asks_for_bits() const { return memory.empty() && size.empty() && bits; }
 
 void add_fit_options(CLI::App& command, FitSettings& settings) {
   FitRequest& request = settings.request;
   constexpr const char* kGroup = "The best model that fits";
-  const auto add = [&](const char* name, auto& value, const std::string& text, const char* type) {
+  const auto budget = [&](const char* name, auto& value, const std::string& text, const char* type) {
     return command.add_option(name, value, text)->type_name(type)->group(kGroup);
   };
-  add("--fit", settings.memory, "Budget: memory for weights, KV cache and workspace, e.g. 3.5G; auto: what is free",
-      "SIZE|auto");
-  add("--size", settings.size, "Budget: bytes of the weight files", "SIZE");
-  add("--bits", settings.bits,
-      "Budget: average stored bits of a weight of the blocks' linears; with --recipe cmpq its own", "X");
+  const auto add = [&](const char* name, auto& value, const std::string& text, const char* type) {
+    CLI::Option* const option = budget(name, value, text, type);
+    settings.others.push_back(option);
+    return option;
+  };
+  budget("--fit", settings.memory, "Budget: memory for weights, KV cache and workspace, e.g. 3.5G; auto: what is free",
+         "SIZE|auto");
+  budget("--size", settings.size, "Budget: bytes of the weight files", "SIZE");
+  budget("--bits", settings.bits,
+         "Budget: average stored bits of a weight of the blocks' linears; with --recipe cmpq its own", "X");
   add("--context", request.context, "--fit: tokens of a sequence; 0: min(4096, the model's positions)", "N")
       ->capture_default_str();
   add("--batch", request.batch, "--fit: sequences at a time", "N")->capture_default_str();
@@ -165,9 +168,12 @@ void add_fit_options(CLI::App& command, FitSettings& settings) {
       ->capture_default_str();
   add("--rounds", request.rounds, "Rounds after the first measure around the model found before", "N")
       ->capture_default_str();
-  command.add_flag("--allow-slow", request.allow_slow, "Also formats that only the reference multiplies here")
-      ->group(kGroup);
-  command.add_flag("--measure", settings.measure, "Measure the KL of the model that was written, too")->group(kGroup);
+  settings.others.push_back(
+      command.add_flag("--allow-slow", request.allow_slow, "Also formats that only the reference multiplies here")
+          ->group(kGroup));
+  settings.others.push_back(
+      command.add_flag("--measure", settings.measure, "Measure the KL of the model that was written, too")
+          ->group(kGroup));
   add("--save-recipe", settings.recipe_file, "Where the recipe goes (default: OUT.recipe.json)", "FILE");
   add("--plot", request.plot, "Write bits, and tokens per second as a model, against predicted KL as SVG", "FILE");
 }

@@ -4,7 +4,9 @@
 #include <nibble/fit.h>
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "session.h"
 
@@ -14,12 +16,12 @@ namespace nibble::cli {
 struct FitSettings {
   FitRequest request;
   std::string memory, size;  // "3.5G"; "auto" for memory
-  double bits;               // NaN: not given
+  std::optional<double> bits;
   std::string recipe_file;
   bool measure = false;
-  FitSettings();
+  std::vector<const CLI::Option*> others;  // but for the budgets
   bool asked() const;
-  bool asks_for_bits() const;  // and for nothing else
+  bool asks_for_bits() const;  // and for no other budget
 };
 void add_fit_options(CLI::App& command, FitSettings& settings);
 

@@ -123,21 +123,40 @@ Result<QuantizeOutcome> quantize_with_progress(const Options& options, const Ses
   return quantize(request);
 }
 
+// --bits for a recipe that gives bits to channels: its own average, and no fit. False for all else.
+Result<bool> set_bits(Options& options) {
+  if (!options.fit.asks_for_bits() || options.request.recipe.empty()) return false;
+  const double bits = *options.fit.bits;
+  const auto settings = bits_settings(options.request.recipe, bits);
+  if (!settings) return error_of(settings);
+  if (settings->empty()) return false;
+  const std::string& recipe = options.request.recipe;
+  if (!(bits >= 1 && bits <= 16))
+    return failure(ErrorCode::usage, fmt::format("--bits is {}; recipe {} takes 1 to 16", bits, recipe));
+  for (const CLI::Option* option : options.fit.others)
+    if (option->count() > 0)
+      return failure(
+          ErrorCode::usage,
+          fmt::format("{} is part of a fit; with recipe {}, which gives bits to channels itself, there is none",
+                      option->get_name(), recipe));
+  for (const std::string& set : options.request.sets)
+    for (const std::string& setting : *settings)
+      if (set.substr(0, set.find('=')) == setting.substr(0, setting.find('=')))
+        return failure(ErrorCode::usage, fmt::format("--bits and --set {} contradict each other", set));
+  options.request.sets.insert(options.request.sets.end(), settings->begin(), settings->end());
+  return true;
+}
+
 Status run(Options& options, const Session& session) {
   if (!options.memory_limit.empty()) {
     const auto limit = parse_size(options.memory_limit);
     if (!limit) return error_of(limit);
     options.request.memory_limit = *limit;
   }
-  std::vector<std::string> bits;  // of a recipe that gives them to channels
-  if (options.fit.asks_for_bits() && !options.request.recipe.empty()) {
-    auto settings = bits_settings(options.request.recipe, options.fit.bits);
-    if (!settings) return error_of(settings);
-    bits = *std::move(settings);
-    options.request.sets.insert(options.request.sets.end(), bits.begin(), bits.end());
-  }
   std::optional<FittedRecipe> fitted;
-  if (options.fit.asked() && bits.empty()) {
+  auto own = set_bits(options);
+  if (!own) return error_of(own);
+  if (options.fit.asked() && !*own) {
     auto found = fit_recipe(options.fit, options.request, options.dry_run, session);
     if (!found) return error_of(found);
     fitted = *std::move(found);

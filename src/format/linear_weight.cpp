@@ -131,7 +131,10 @@ Status validate_widths(const LinearWeight& weight, std::string_view name) {
   return {};
 }
 
-// Tables ascend and hold bf16 numbers, scales are positive.
+// Positive, and the greatest integer under it is a number.
+bool good_scale(float scale, int bits) { return scale > 0 && std::isfinite(Grid::in_halves(scale, bits).decode(0)); }
+
+// Tables ascend and hold bf16 numbers, scales are good ones.
 Status validate_levels(const LinearWeight& weight, std::string_view name) {
   const NumberFormat& format = weight.format;
   if (!format.is_learned()) return expect_size(name, "levels", weight.levels.size(), 0, 0);
@@ -146,9 +149,9 @@ Status validate_levels(const LinearWeight& weight, std::string_view name) {
     const int64_t count = levels_of_column(bits);
     for (int64_t i = 0; i < count; ++i) {
       const bool good = std::isfinite(level[i]) && bf16_to_f32(f32_to_bf16(level[i])) == level[i];
-      if (!good || (i > 0 && level[i] < level[i - 1]) || (bits > kTableBits && !(level[i] > 0)))
+      if (!good || (i > 0 && level[i] < level[i - 1]) || (bits > kTableBits && !good_scale(level[i], bits)))
         return fail(ErrorCode::corrupt, "{}: level {} of table {} is {}; expected {}", name, i, t, level[i],
-                    bits > kTableBits ? "a positive scale" : "ascending bfloat16 numbers");
+                    bits > kTableBits ? "a positive scale within range" : "ascending bfloat16 numbers");
     }
     level += count;
   }
@@ -157,18 +160,20 @@ Status validate_levels(const LinearWeight& weight, std::string_view name) {
 
 Status validate_sparse(const LinearWeight& weight, std::string_view name) {
   const SparseWeights& sparse = weight.sparse;
+  const auto count = static_cast<int64_t>(sparse.values.size());
   NIBBLE_DO(expect_size(name, "sparse rows", sparse.row_ends.size(), sparse.empty() ? 0 : weight.rows, 1));
-  NIBBLE_DO(expect_size(name, "sparse columns", sparse.columns.size(), static_cast<int64_t>(sparse.values.size()), 1));
+  NIBBLE_DO(expect_size(name, "sparse columns", sparse.columns.size(), count, 1));
   if (sparse.empty()) return {};
   if (!weight.format.is_learned())
     return fail(ErrorCode::corrupt, "{}: a sparse part beside {}; expected learned levels", name,
                 to_string(weight.format));
-  if (sparse.row_ends.back() != static_cast<int64_t>(sparse.values.size()))
-    return fail(ErrorCode::corrupt, "{}: the sparse rows hold {} weights, not {}", name, sparse.row_ends.back(),
-                sparse.values.size());
+  if (sparse.row_ends.empty() || sparse.row_ends.back() != count)
+    return fail(ErrorCode::corrupt, "{}: the sparse rows hold {} weights, not {}", name,
+                sparse.row_ends.empty() ? 0 : sparse.row_ends.back(), count);
   for (int64_t n = 0; n < weight.rows; ++n) {
-    if (sparse.begin(n) > sparse.end(n))
-      return fail(ErrorCode::corrupt, "{}: sparse row {} ends at {}, before it begins", name, n, sparse.end(n));
+    if (sparse.begin(n) > sparse.end(n) || sparse.end(n) > count)
+      return fail(ErrorCode::corrupt, "{}: sparse row {} is from {} to {} of {}", name, n, sparse.begin(n),
+                  sparse.end(n), count);
     int32_t previous = -1;
     for (int64_t i = sparse.begin(n); i < sparse.end(n); ++i) {
       const int32_t column = sparse.columns[static_cast<size_t>(i)];

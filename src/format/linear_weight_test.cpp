@@ -226,6 +226,8 @@ TEST(LinearWeight, RefusesTablesThatAreNone) {
   refuse(bad, "levels has 43 entries, expected 44");
   (bad = good.weight).levels[10] = 0;
   refuse(bad, "level 0 of table 2 is 0; expected a positive scale");
+  (bad = good.weight).levels[10] = 0x1.8p127f;
+  refuse(bad, "expected a positive scale within range");
   (bad = good.weight).levels[0] = -2.001f;
   refuse(bad, "expected ascending bfloat16 numbers");
   (bad = good.weight).widths[3] = 9;
@@ -233,7 +235,9 @@ TEST(LinearWeight, RefusesTablesThatAreNone) {
   (bad = good.weight).sparse.columns[1] = 8;
   refuse(bad, "sparse column 8 of row 2 is out of order or not below 8");
   (bad = good.weight).sparse.row_ends[1] = 0;
-  refuse(bad, "sparse row 1 ends at 0");
+  refuse(bad, "sparse row 1 is from 1 to 0 of 3");
+  (bad = good.weight).sparse.row_ends[0] = 1 << 30;
+  refuse(bad, "sparse row 0 is from 0 to 1073741824 of 3");
   (bad = good.weight).sparse.row_ends[4] = 99;
   refuse(bad, "the sparse rows hold 99 weights, not 3");
 }

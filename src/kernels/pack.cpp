@@ -160,6 +160,8 @@ Status check_shape(const PackedShape& shape) {
   if (static_cast<int64_t>(shape.widths.size()) != widths || !known)
     return fail(ErrorCode::corrupt, "{}: bits of {} columns, expected {} numbers from 1 to 8", describe(shape),
                 shape.widths.size(), widths);
+  if (shape.sparse > 0 && !shape.weights.is_learned())
+    return fail(ErrorCode::corrupt, "a sparse part beside {}; expected learned levels", to_string(shape.weights));
   if (!is_rotation(shape.rotation) || shape.rotation > shape.columns)
     return fail(ErrorCode::corrupt, "blocks of {} are no rotation of {} columns", shape.rotation, shape.columns);
   return {};

@@ -91,11 +91,6 @@ Status expect_elsewhere(const fs::path& model, const fs::path& output) {
   return {};
 }
 
-// Its input is rotated.
-bool turns(const SitePlan& site) {
-  return std::any_of(site.steps.begin(), site.steps.end(), [](const PlannedStep& step) { return step.step->turns(); });
-}
-
 // The file of sensitivities, with all that steps will read of it; none where no step reads any.
 Result<std::optional<SensitivityFile>> sensitivities_of(const QuantizeOptions& options, const ModelSource& source,
                                                         const std::vector<std::vector<SitePlan>>& plans) {
@@ -114,7 +109,7 @@ Result<std::optional<SensitivityFile>> sensitivities_of(const QuantizeOptions& o
                       "recipe {} needs the sensitivities of weights; give them with --sensitivity "
                       "(tools/fisher.py computes them)",
                       options.recipe.name);
-        if (!options.recipe.model_steps.empty() || turns(site))
+        if (!options.recipe.model_steps.empty() || site.turns())
           return fail(ErrorCode::usage,
                       "recipe {}: sensitivities belong to weights as they are in the checkpoint; expected "
                       "no step that gathers or rotates channels",
@@ -482,19 +477,20 @@ Result<QuantizeReport> Run::report() const {
   report.discarded = output_->discarded();
   report.bits_per_weight =
       8.0 * static_cast<double>(record_.tensor_bytes) / static_cast<double>(parameter_count(spec()));
+  NIBBLE_TRY(const std::unique_ptr<ModelSource> written, open_model(output_->final_path()));
+  const Json& entries = (*written->quantization())["linears"];
   double bytes = 0, weights = 0, code_bits = 0, open = 0;
   for (const LinearReport& linear : record_.reports) {
     const auto count = static_cast<double>(linear.rows * linear.columns);
     bytes += static_cast<double>(linear.stored_bytes);
     weights += count;
-    const Json& entry = record_.linears.at(linear.name);
-    if (!entry.contains("row_bits")) continue;
-    code_bits += entry["row_bits"].get<double>() * static_cast<double>(linear.rows);
+    const auto entry = entries.find(linear.name);
+    if (entry == entries.end() || !entry->contains("row_bits")) continue;
+    code_bits += (*entry)["row_bits"].get<double>() * static_cast<double>(linear.rows);
     open += count;
   }
   if (open > 0) report.code_bits = code_bits / open;
   report.quantized_bits_per_weight = weights > 0 ? 8 * bytes / weights : 0;
-  NIBBLE_TRY(const std::unique_ptr<ModelSource> written, open_model(output_->final_path()));
   report.file_bytes = written->file_bytes();
   report.peak_memory = peak_resident_bytes();
   return report;

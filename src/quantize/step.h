@@ -85,11 +85,13 @@ class Step {
   virtual bool needs_sensitivities() const { return false; }
   // Single weights that it keeps apart of so many dense ones, at most; for layers in learned levels.
   virtual int64_t most_sparse(int64_t /*weights*/) const { return 0; }
-  // Of steps that give bits to linears which leave them open: about how many are stored for all weights of the only
-  // open linear of a site, and whether the site's linears can do with them (`usage`, naming the least).
+  // Of steps that give bits to the channels of linears which leave them open: about how many are stored for all weights
+  // of the only open linear of a site, and whether the site's linears can do with them (`usage`, naming the least).
+  virtual bool gives_bits() const { return false; }
   virtual double open_bits(const SiteWork&) const { return 0; }
   virtual Status check_open(const SiteWork&) const { return {}; }
-  // The site's input is rotated.
+  // Some columns of the site are kept; its input is rotated.
+  virtual bool keeps() const { return false; }
   virtual bool turns() const { return false; }
   // The solved weights have a 2:4 pattern.
   virtual bool sparse24() const { return false; }

@@ -110,6 +110,7 @@ class Fitter {
     spec_ = source_->spec();
     NIBBLE_DO(check());
     NIBBLE_DO(read_palette_of());
+    NIBBLE_DO(check_learned());
     for (const NumberFormat& format : palette_.weights) {
       NIBBLE_TRY(Recipe recipe, customise(options_.recipe, {}, std::vector{".*=" + to_string(format)}));
       recipes_.push_back(std::move(recipe));
@@ -123,6 +124,22 @@ class Fitter {
     return open_sensitivities();
   }
 
+  // Steps that learn levels leave other formats alone: a recipe of them and a palette without any do not fit together.
+  Status check_learned() const {
+    const std::string weights = options_.recipe.source.value("weights", "");
+    const auto learned = [](const NumberFormat& format) { return format.is_learned(); };
+    for (const NumberFormat& format : palette_.weights)
+      if (format.bits == 0)
+        return fail(ErrorCode::usage, "--palette: {} is no single size; --recipe cmpq --bits X gives bits to channels",
+                    to_string(format));
+    if (!weights.starts_with("code") || std::any_of(palette_.weights.begin(), palette_.weights.end(), learned))
+      return {};
+    return fail(ErrorCode::usage,
+                "recipe {} learns the levels of weights in {}, and the palette has no such format: give --palette "
+                "code2:row,code3:row,code4:row, or another recipe",
+                options_.recipe.name, weights);
+  }
+
   // What steps read of single weights, as for quantizing.
   Status open_sensitivities() {
     bool reads = false;
@@ -134,6 +151,11 @@ class Fitter {
             reads = true;
             if (options_.sensitivity.empty())
               return fail(ErrorCode::usage, "the recipe {} needs the sensitivities of weights: give --sensitivity",
+                          options_.recipe.name);
+            if (site.turns())
+              return fail(ErrorCode::usage,
+                          "recipe {}: sensitivities belong to weights as they are in the checkpoint; expected no step "
+                          "that rotates channels",
                           options_.recipe.name);
             if (!weights_) {
               NIBBLE_TRY(weights_, SensitivityFile::open(options_.sensitivity, *source_));

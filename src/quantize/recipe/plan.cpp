@@ -111,6 +111,20 @@ Status check_blocks(const LinearPlan& plan, int64_t inputs, const Recipe& recipe
   return {};
 }
 
+// Of weights that leave it open how many bits a column has: a step must say it, of columns that stay what they are.
+Status check_open(const LinearPlan& plan, const std::vector<PlannedStep>& steps, const std::string& where) {
+  if (plan.weights.bits != 0) return {};
+  const auto giving = std::find_if(steps.begin(), steps.end(), [](const auto& s) { return s.step->gives_bits(); });
+  if (giving == steps.end())
+    return fail(ErrorCode::usage, "{}: weights in {} leave open how many bits a column has, and no step says it", where,
+                to_string(plan.weights));
+  for (auto step = steps.begin(); step != steps.end(); ++step)
+    if (step->step->turns() || (step->step->keeps() && step > giving))
+      return fail(ErrorCode::usage, "{}: step {} gives bits to channels, and step {} {}", where, giving->id, step->id,
+                  step->step->turns() ? "mixes them" : "takes some of them out afterwards; it must come before");
+  return {};
+}
+
 Result<LinearPlan> plan_linear(const Recipe& recipe, const Target& target, std::vector<PlannedStep>& site_steps) {
   NIBBLE_TRY(const Settings settings, settings_of(recipe, target));
   LinearPlan plan;
@@ -125,6 +139,7 @@ Result<LinearPlan> plan_linear(const Recipe& recipe, const Target& target, std::
   for (const PlannedStep& step : steps)
     NIBBLE_DO(step.step->check(plan.weights, plan.activations, shape_of(target.spec, target.role).columns,
                                fmt::format("{}, step {}", where, step.id)));
+  NIBBLE_DO(check_open(plan, steps, where));
   site_steps = of_scope(steps, Scope::site);
   plan.steps = of_scope(steps, Scope::linear);
   plan.sparse24 =
@@ -219,6 +234,10 @@ unsigned SitePlan::statistics() const {
 
 bool SitePlan::sparse24() const {
   return std::any_of(linears.begin(), linears.end(), [](const LinearPlan& linear) { return linear.sparse24; });
+}
+
+bool SitePlan::turns() const {
+  return std::any_of(steps.begin(), steps.end(), [](const PlannedStep& step) { return step.step->turns(); });
 }
 
 NumberFormat SitePlan::activations() const {

@@ -32,6 +32,7 @@ struct SitePlan {
 
   unsigned statistics() const;       // to be collected: none when no linear is quantized
   bool sparse24() const;             // some linear stores a 2:4 pattern
+  bool turns() const;                // its input is rotated
   NumberFormat activations() const;  // of the quantized linears
 };
 

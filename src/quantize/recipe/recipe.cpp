@@ -225,6 +225,9 @@ Result<std::optional<HeadFormats>> read_head(JsonReader& reader, Json& canonical
   if (!pair.weights || !pair.weights->has_codes())
     return fail(ErrorCode::usage, "{}: expected \"weights\" in codes; without \"head\" the checkpoint's type is kept",
                 where);
+  if (pair.weights->bits == 0)
+    return fail(ErrorCode::usage, "{}: \"weights\" is \"{}\", and nothing says how many bits a column of the head has",
+                where, to_string(*pair.weights));
   canonical["head"] = std::move(formats);
   return HeadFormats{*pair.weights, pair.activations.value_or(NumberFormat())};
 }

@@ -342,7 +342,12 @@ TEST(Recipe, ModifiersAreAddedToNames) {
     const auto turned = load_recipe(std::string(shipped.name) + "+hadamard+gather");
     ASSERT_TRUE(turned) << turned.error().message;
     const std::vector<std::string> block = {"rotate.block=64"};
-    EXPECT_TRUE(plan_block(*customise(*turned, block, {}), tiny(), 0)) << shipped.name;
+    const auto plan = plan_block(*customise(*turned, block, {}), tiny(), 0);
+    if (shipped.name.starts_with("cmpq")) {  // but for those of single channels
+      testing::expect_error(plan, ErrorCode::usage, "step widths gives bits to channels, and step rotate mixes them");
+    } else {
+      EXPECT_TRUE(plan) << shipped.name;
+    }
   }
   const std::pair<const char*, const char*> wrong[] = {
       {"mxfp4+hadamrd", "unknown modifier \"hadamrd\" of recipe mxfp4; there are gather, gptq, hadamard"},

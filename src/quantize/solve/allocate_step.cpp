@@ -44,6 +44,8 @@ class Allocate final : public Step {
   explicit Allocate(const AllocateOptions& options) : options_(options) {}
   unsigned needs() const override { return kSquares; }
 
+  bool gives_bits() const override { return true; }
+
   double open_bits(const SiteWork& site) const override {
     const double weights = sum_of_rows(site) * static_cast<double>(site.inputs);
     if (options_.stored) return options_.bits * weights;
@@ -66,9 +68,6 @@ class Allocate final : public Step {
 
   Status apply_to_site(SiteWork& site, ThreadPool& pool) const override {
     if (site.open.empty()) return {};
-    if (site.rotation > 0)
-      return fail(ErrorCode::usage, "{}: bits are allocated to channels, and a rotation leaves none of them",
-                  site.name);
     NIBBLE_DO(check_open(site));
     const std::vector<int32_t> dense = dense_columns_of(site.inputs, site.kept);
     const ChannelBits bits = channel_bits(site);
@@ -165,6 +164,9 @@ Result<StepPointer> read_allocate(JsonReader& parameters) {
   NIBBLE_TRY(const int64_t most, parameters.integer("most", least, kMostWidth, kMostWidth));
   options.least = static_cast<int>(least);
   options.most = static_cast<int>(most);
+  if (!options.stored && options.bits > options.most)
+    return fail(ErrorCode::usage, "{}: \"bits\" is {} with \"most\" at {}; expected no more", parameters.where(),
+                options.bits, options.most);
   if (options.by_error && options.swap > 0)
     return fail(ErrorCode::usage, "{}: \"swap\" is part of the rule \"norm\"", parameters.where());
   return std::make_shared<Allocate>(options);

@@ -12,6 +12,7 @@ class Split final : public Step {
  public:
   Split(const KeptCount& rule, Levels as) : rule_(rule), as_(as) {}
   unsigned needs() const override { return kAbsmax; }
+  bool keeps() const override { return true; }
 
   Status apply_to_site(SiteWork& site, ThreadPool&) const override {
     const std::vector<float>& absmax = site.statistics->absmax;
