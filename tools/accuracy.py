@@ -44,7 +44,7 @@ class Bench:
         return found["prefill_tokens_per_second"], found["decode_tokens_per_second"]
 
     def quantize(self, name, recipe, *more):
-        out = OUT / name / "-".join([pathlib.Path(str(recipe)).stem, *(m for m in map(str, more) if "=" in m)])
+        out = OUT / name / "-".join([pathlib.Path(str(recipe)).name.removesuffix(".json"), *(m for m in map(str, more) if "=" in m)])
         out.parent.mkdir(exist_ok=True)
         report = self.nibble("quantize", self.model(name), "-o", out, "--recipe", recipe, "--force",
                              "--calibration", self.shared / "data/text/c4.txt", "--samples", SAMPLES, "--length", LENGTH, *more)
