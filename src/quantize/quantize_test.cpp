@@ -513,7 +513,7 @@ TEST_F(Quantize, BitsByChannelMeetTheirAverage) {
     for (const double bits : {6.0, 6.37, 8.2}) {
       QuantizeOptions wanted = options("cmpq", fmt::format("{}-{}", rule, bits));
       const std::vector<std::string> sets = {fmt::format("widths.bits={}", bits), fmt::format("widths.by={}", rule),
-                                             "widths.unit=8"};
+                                             "widths.least=1", "widths.unit=8"};
       wanted.recipe = *customise(wanted.recipe, sets, {});
       const auto report = run(wanted);
       ASSERT_TRUE(report) << report.error().message;
