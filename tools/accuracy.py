@@ -187,7 +187,6 @@ CHANNELS = [
     ("int3:g128:asym, GPTQ: 3.19 bits", "gptq-w4a16-g128", "--set", "weights=int3:g128:asym"),
     bits_by_channel(3.19),
     bits_by_channel(3.19, "widths.by=norm", label="cmpq, 3.19 bits, by norm"),
-    bits_by_channel(3.19, "widths.by=norm", "widths.swap=0.1", label="cmpq, 3.19 bits, by norm, a tenth swapped"),
     bits_by_channel(3.19, "apart.effect=0.005", "apart.loss=0", label="cmpq, 3.19 bits, apart by effect alone"),
     bits_by_channel(3.19, "apart.effect=0", "apart.loss=0.005", label="cmpq, 3.19 bits, apart by loss alone"),
     bits_by_channel(3.19, "apart.effect=1e-9", "apart.loss=0", label="cmpq, 3.19 bits, nothing apart"),
