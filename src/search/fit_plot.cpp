@@ -8,6 +8,7 @@
 #include <map>
 
 #include "search/fit.h"
+#include "search/plot.h"
 
 namespace nibble::search {
 namespace {
@@ -30,20 +31,6 @@ svg { font: 13px system-ui, "Segoe UI", sans-serif; }
 }
 </style>
 )";
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      default: out += c;
-    }
-  }
-  return out;
-}
 
 using Measure = std::function<double(const FitPlan&)>;
 

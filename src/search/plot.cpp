@@ -36,20 +36,6 @@ circle.outline { fill: none; stroke-opacity: 0.6; } text { stroke: none !importa
 
 constexpr std::array<const char*, 3> kStudies = {"uniform", "knapsack", "tpe"};
 
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      default: out += c;
-    }
-  }
-  return out;
-}
-
 bool drawable(const Point& point) { return point.measured.kl > 0 && point.measured.kl < kBroken; }
 
 class Drawing {
@@ -161,6 +147,20 @@ class Drawing {
 };
 
 }  // namespace
+
+std::string escaped(std::string_view text) {
+  std::string out;
+  for (char c : text) {
+    switch (c) {
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '"': out += "&quot;"; break;
+      default: out += c;
+    }
+  }
+  return out;
+}
 
 std::string svg(const SearchReport& report, const std::string& title) { return Drawing(report, title).run(); }
 
