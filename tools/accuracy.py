@@ -207,8 +207,14 @@ def beginning(bench):
 
 
 def channels(bench):
-    for name in MODELS:
-        print(f"### {name}\n\n{table(HEADER, bench.rows(name, CHANNELS))}\n", flush=True)
+    """Models side by side, their KL first; the published averages with the stored bits that they come to."""
+    rows = []
+    for of_models in zip(*(bench.rows(name, CHANNELS)[1:] for name in MODELS)):
+        label, bits = of_models[0][0], [row[1] for row in of_models]
+        if label.startswith("cmpq-"):
+            label = f"`{label}`: {min(bits)} to {max(bits)} bits"
+        rows.append([label, *(f"{kl} ({changed})" for *_, changed, kl in of_models)])
+    print(table(["mean KL (change of perplexity)", *MODELS], rows))
 
 
 def levels(bench, fisher):
