@@ -112,7 +112,7 @@ Status check_blocks(const LinearPlan& plan, int64_t inputs, const Recipe& recipe
 }
 
 // Of weights that leave it open how many bits a column has: a step must say it, of columns that stay what they are.
-Status check_open(const LinearPlan& plan, const std::vector<PlannedStep>& steps, const std::string& where) {
+Status check_widths(const LinearPlan& plan, const std::vector<PlannedStep>& steps, const std::string& where) {
   if (plan.weights.bits != 0) return {};
   const auto giving = std::find_if(steps.begin(), steps.end(), [](const auto& s) { return s.step->gives_bits(); });
   if (giving == steps.end())
@@ -139,7 +139,7 @@ Result<LinearPlan> plan_linear(const Recipe& recipe, const Target& target, std::
   for (const PlannedStep& step : steps)
     NIBBLE_DO(step.step->check(plan.weights, plan.activations, shape_of(target.spec, target.role).columns,
                                fmt::format("{}, step {}", where, step.id)));
-  NIBBLE_DO(check_open(plan, steps, where));
+  NIBBLE_DO(check_widths(plan, steps, where));
   site_steps = of_scope(steps, Scope::site);
   plan.steps = of_scope(steps, Scope::linear);
   plan.sparse24 =
