@@ -18,10 +18,11 @@
 //   scales   N x G, row-major; G = groups(I); none for formats without a shared scale
 //   outer    one float32, only for formats with an outer scale
 //   offsets  N x G integers, only for formats with an offset
-//   levels   learned levels only: tables of bf16 numbers, ascending, one table after the other: row: N; column: I;
-//            group: N x G
+//   levels   learned levels only: tables of integers, -127 .. 127 and ascending, one table after the other: row: N;
+//            column: I; group: N x G
+//   exponents  one for each table: its levels stand for level * 2^exponent, which bf16 holds exactly
 //   widths   only for columns with bits of their own: I bytes, 1 .. 8. A row is the string of its codes, of so many
-//            bits each; a column of more than kTableBits has one number instead of a table, the scale of its integers
+//            bits each; a column of more than kTableBits has no table: its levels are (code - 2^(bits-1)) * 2^(8-bits)
 //   sparse   row_ends: N integers, how many weights the rows up to there have; columns: ascending within a row, places
 //            among the dense columns; values: bf16
 //   kept     N x |kept| float16 or bf16
@@ -39,6 +40,9 @@
 #include "format/number_format.h"
 
 namespace nibble {
+
+// Of a table of learned levels.
+inline constexpr int kLeastExponent = -100, kMostExponent = 100;
 
 // Bits of a row's codes, and numbers in the tables of all columns, where columns have bits of their own.
 struct MixedSizes {
@@ -83,8 +87,9 @@ struct LinearWeight {
   Bytes pattern;
   std::vector<float> scales;  // as stored (already rounded to the codec)
   std::vector<uint8_t> offsets;
-  std::vector<float> levels;    // already rounded to bf16
-  std::vector<uint8_t> widths;  // empty, or bits of each dense column
+  std::vector<float> levels;      // times 2^exponent
+  std::vector<int8_t> exponents;  // kLeastExponent .. kMostExponent
+  std::vector<uint8_t> widths;    // empty, or bits of each dense column
   SparseWeights sparse;
   std::vector<uint16_t> kept;        // bits
   Levels kept_levels = Levels::f16;  // or bf16
