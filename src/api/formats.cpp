@@ -90,7 +90,7 @@ double signal_to_noise(std::span<const float> x, size_t width, const NumberForma
 double bits_of(const NumberFormat& format) {
   if (format.is_float()) return format.bits;
   return (8.0 * static_cast<double>(row_sizes(format, kWidth, false).bytes()) +
-          16.0 * static_cast<double>(format.table_levels(1, kWidth))) /
+          8.0 * static_cast<double>(format.table_bytes(1, kWidth))) /
          kWidth;
 }
 

@@ -10,18 +10,16 @@
 //   code  = nearest level to x / (outer * scale)
 //   value = outer * (scale * level)                   scale * level is exact in bfloat16 unless it is subnormal there
 //
-// Learned levels, a table of bfloat16 numbers in ascending order:
+// Learned levels, a table of numbers in ascending order, integers of 8 bits times a power of two:
 //   code  = the level nearest to x, the lower one of two       NaN gives 0
 //   value = table[code]
-// Where a table would be longer than what it saves (more than kTableBits), integers under a bfloat16 scale, each value
-// rounded to bfloat16.
+// Where a table would be longer than what it saves (more than kTableBits), integers under such a power of two.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <span>
 
-#include "core/half.h"
 #include "format/element.h"
 
 namespace nibble {
@@ -35,7 +33,6 @@ struct Grid {
   float outer = 1;
   bool cut = false;              // ScaleRule::paper
   const float* table = nullptr;  // learned levels, most + 1 of them; not owned
-  bool halves = false;           // values are rounded to bfloat16
 
   static Grid make(float scale, int32_t offset, int bits) {
     return {scale, 1.0f / scale, offset, (int32_t{1} << bits) - 1};
@@ -47,11 +44,9 @@ struct Grid {
     grid.table = table;
     return grid;
   }
-  // What stands for a table where `bits` are more than kTableBits.
-  static Grid in_halves(float scale, int bits) {
-    Grid grid = make(scale, int32_t{1} << (bits - 1), bits);
-    grid.halves = true;
-    return grid;
+  // What stands for a table where `bits` are more than kTableBits: 8 bits of which the lowest are missing.
+  static Grid without_table(int exponent, int bits) {
+    return make(std::ldexp(1.0f, exponent + 8 - bits), int32_t{1} << (bits - 1), bits);
   }
   int32_t encode(float x) const {
     if (table != nullptr) return nearest_level(x);
@@ -65,8 +60,7 @@ struct Grid {
   float decode(int32_t code) const {
     if (table != nullptr) return table[code];
     if (element != nullptr) return outer * (scale * element->level(code));
-    const float value = scale * static_cast<float>(code - offset);
-    return halves ? bf16_to_f32(f32_to_bf16(value)) : value;
+    return scale * static_cast<float>(code - offset);
   }
   float round(float x) const { return decode(encode(x)); }
   // The code of 0; of learned levels the one nearest to it.

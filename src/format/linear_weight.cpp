@@ -22,7 +22,7 @@ RowSizes sizes_of(const LinearWeight& weight) {
   return row_sizes(weight.format, weight.dense_columns(), weight.sparse24, MixedSizes::of(weight.widths).code_bits);
 }
 
-int64_t levels_of_column(int bits) { return bits > kTableBits ? 1 : int64_t{1} << bits; }
+int64_t levels_of_column(int bits) { return bits > kTableBits ? 0 : int64_t{1} << bits; }
 
 int64_t code_row_bytes(const LinearWeight& weight) { return sizes_of(weight).codes; }
 int64_t pattern_row_bytes(const LinearWeight& weight) { return sizes_of(weight).pattern; }
@@ -131,27 +131,41 @@ Status validate_widths(const LinearWeight& weight, std::string_view name) {
   return {};
 }
 
-// Positive, and the greatest integer under it is a number.
-bool good_scale(float scale, int bits) { return scale > 0 && std::isfinite(Grid::in_halves(scale, bits).decode(0)); }
+// visit(exponent, begin, end) for each table: where its numbers are in `levels`.
+template <class Visit>
+void for_tables(const LinearWeight& weight, const Visit& visit) {
+  int64_t begin = 0;
+  for (size_t t = 0; t < weight.exponents.size(); ++t) {
+    const int64_t count = levels_of_column(weight.format.bits == 0 ? weight.widths[t] : weight.format.bits);
+    visit(weight.exponents[t], begin, begin + count);
+    begin += count;
+  }
+}
 
-// Tables ascend and hold bf16 numbers, scales are good ones.
+// Tables ascend and hold integers of 8 bits times the power of two that is theirs.
 Status validate_levels(const LinearWeight& weight, std::string_view name) {
   const NumberFormat& format = weight.format;
-  if (!format.is_learned()) return expect_size(name, "levels", weight.levels.size(), 0, 0);
-  const bool mixed = format.bits == 0;
-  const int64_t expected =
-      mixed ? MixedSizes::of(weight.widths).levels : format.table_levels(weight.rows, weight.dense_columns());
+  const bool mixed = format.bits == 0, learned = format.is_learned();
+  const int64_t expected = !learned ? 0
+                           : mixed  ? MixedSizes::of(weight.widths).levels
+                                    : format.table_levels(weight.rows, weight.dense_columns());
+  const int64_t tables = mixed ? weight.dense_columns() : learned ? expected / format.levels_count() : 0;
   NIBBLE_DO(expect_size(name, "levels", weight.levels.size(), expected, 1));
-  const int64_t tables = mixed ? weight.dense_columns() : expected / format.levels_count();
+  NIBBLE_DO(expect_size(name, "exponents", weight.exponents.size(), tables, 1));
   const float* level = weight.levels.data();
   for (int64_t t = 0; t < tables; ++t) {
-    const int bits = mixed ? weight.widths[static_cast<size_t>(t)] : format.bits;
-    const int64_t count = levels_of_column(bits);
+    const int exponent = weight.exponents[static_cast<size_t>(t)];
+    if (exponent < kLeastExponent || exponent > kMostExponent)
+      return fail(ErrorCode::corrupt, "{}: the exponent of table {} is {}, expected {} to {}", name, t, exponent,
+                  kLeastExponent, kMostExponent);
+    const float inverse = std::ldexp(1.0f, -exponent);
+    const int64_t count = levels_of_column(mixed ? weight.widths[static_cast<size_t>(t)] : format.bits);
     for (int64_t i = 0; i < count; ++i) {
-      const bool good = std::isfinite(level[i]) && bf16_to_f32(f32_to_bf16(level[i])) == level[i];
-      if (!good || (i > 0 && level[i] < level[i - 1]) || (bits > kTableBits && !good_scale(level[i], bits)))
-        return fail(ErrorCode::corrupt, "{}: level {} of table {} is {}; expected {}", name, i, t, level[i],
-                    bits > kTableBits ? "a positive scale within range" : "ascending bfloat16 numbers");
+      const float integer = level[i] * inverse;
+      const bool good = std::fabs(integer) <= kGreatestLevel && integer == std::nearbyint(integer);
+      if (!good || (i > 0 && level[i] < level[i - 1]))
+        return fail(ErrorCode::corrupt, "{}: level {} of table {} is {}; expected ascending integers of -{} to {}",
+                    name, i, t, integer, kGreatestLevel, kGreatestLevel);
     }
     level += count;
   }
@@ -200,6 +214,26 @@ MixedSizes MixedSizes::of(std::span<const uint8_t> widths) {
   return sizes;
 }
 
+std::vector<int8_t> integers_of_levels(const LinearWeight& weight) {
+  std::vector<int8_t> out;
+  out.reserve(weight.levels.size());
+  for_tables(weight, [&](int exponent, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      out.push_back(static_cast<int8_t>(std::ldexp(weight.levels[static_cast<size_t>(i)], -exponent)));
+  });
+  return out;
+}
+
+std::vector<float> levels_of_integers(const LinearWeight& weight, std::span<const int8_t> integers) {
+  std::vector<float> out;
+  out.reserve(integers.size());
+  for_tables(weight, [&](int exponent, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < std::min(end, static_cast<int64_t>(integers.size())); ++i)
+      out.push_back(std::ldexp(static_cast<float>(integers[static_cast<size_t>(i)]), exponent));
+  });
+  return out;
+}
+
 RowSizes row_sizes(const NumberFormat& format, int64_t dense_columns, bool sparse24, int64_t code_bits) {
   RowSizes sizes;
   sizes.codes = format.bits == 0 ? packed_bytes(code_bits, 1)
@@ -214,8 +248,8 @@ RowSizes row_sizes(const NumberFormat& format, int64_t dense_columns, bool spars
 int64_t LinearWeight::matrix_bytes() const {
   const auto sparse_bytes = static_cast<int64_t>(4 * sparse.row_ends.size()) +
                             (2 + sparse_column_bytes(dense_columns())) * static_cast<int64_t>(sparse.values.size());
-  return static_cast<int64_t>(codes.size() + pattern.size() + offsets.size() + 2 * levels.size() + widths.size() +
-                              2 * kept.size() + 4 * kept_columns.size()) +
+  return static_cast<int64_t>(codes.size() + pattern.size() + offsets.size() + levels.size() + exponents.size() +
+                              widths.size() + 2 * kept.size() + 4 * kept_columns.size()) +
          sparse_bytes + (format.outer ? 4 : 0) + sizes_of(*this).scale_bytes * static_cast<int64_t>(scales.size());
 }
 
@@ -239,8 +273,9 @@ std::vector<Grid> LinearWeight::grids(int64_t n) const {
     return out;
   }
   const float* level = levels.data();
-  for (const int bits : widths) {
-    out.push_back(bits > kTableBits ? Grid::in_halves(*level, bits) : Grid::of_table(level, bits));
+  for (size_t k = 0; k < widths.size(); ++k) {
+    const int bits = widths[k];
+    out.push_back(bits > kTableBits ? Grid::without_table(exponents[k], bits) : Grid::of_table(level, bits));
     level += levels_of_column(bits);
   }
   return out;

@@ -42,7 +42,7 @@
 namespace nibble {
 
 // Of a table of learned levels.
-inline constexpr int kLeastExponent = -100, kMostExponent = 100;
+inline constexpr int kLeastExponent = -100, kMostExponent = 100, kGreatestLevel = 127;
 
 // Bits of a row's codes, and numbers in the tables of all columns, where columns have bits of their own.
 struct MixedSizes {
@@ -111,6 +111,11 @@ struct LinearWeight {
   // Sizes of all members agree with each other and every index is in range; `name` starts the message.
   Status validate(std::string_view name) const;
 };
+
+// Learned levels as they are stored: the integers of all tables, and levels made of them again with the exponents and
+// widths that the weight has.
+std::vector<int8_t> integers_of_levels(const LinearWeight& weight);
+std::vector<float> levels_of_integers(const LinearWeight& weight, std::span<const int8_t> integers);
 
 // Ascending dense columns: everything in 0..columns-1 that is not kept.
 std::vector<int32_t> dense_columns_of(int64_t columns, std::span<const int32_t> kept);

@@ -120,7 +120,7 @@ Known known_weight(Random& random, std::string_view format, int64_t rows, std::v
   return known;
 }
 
-// Learned levels of multiples of 1/8, so that all of them are bfloat16 numbers. `widths`: of columns, for code:col.
+// Learned levels, integers times a power of two of each table. `widths`: of columns, for code:col.
 Known learned_weight(Random& random, std::string_view format, int64_t rows, int64_t columns,
                      std::vector<uint8_t> widths = {}) {
   Known known;
@@ -129,10 +129,10 @@ Known learned_weight(Random& random, std::string_view format, int64_t rows, int6
   w.columns = columns;
   w.format = *parse_format(format);
   w.widths = widths;
-  const auto table = [&](int bits) {
+  const auto table = [&](int bits, float unit) {
     std::vector<float> levels;
-    float level = -2;
-    for (int i = 0; i < 1 << bits; ++i) levels.push_back(level += 0.125f * static_cast<float>(random.below(4)));
+    float level = -100;
+    for (int i = 0; i < 1 << bits; ++i) levels.push_back(unit * (level += static_cast<float>(random.below(14))));
     return levels;
   };
   // The values that a code can have, by table.
@@ -141,12 +141,16 @@ Known learned_weight(Random& random, std::string_view format, int64_t rows, int6
   const int64_t tables = by_column ? columns : rows * w.groups();
   for (int64_t t = 0; t < tables; ++t) {
     const int bits = widths.empty() ? w.format.bits : widths[static_cast<size_t>(t)];
-    values.push_back(bits > 4 ? std::vector<float>{0.25f} : table(bits));
-    w.levels.insert(w.levels.end(), values.back().begin(), values.back().end());
-    if (bits <= 4) continue;
-    values.back().clear();
+    w.exponents.push_back(static_cast<int8_t>(t % 5 - 9));
+    const float unit = std::ldexp(1.0f, w.exponents.back());
+    if (bits <= 4) {
+      values.push_back(table(bits, unit));
+      w.levels.insert(w.levels.end(), values.back().begin(), values.back().end());
+      continue;
+    }
+    values.emplace_back();
     for (int code = 0; code < 1 << bits; ++code)
-      values.back().push_back(0.25f * static_cast<float>(code - (1 << (bits - 1))));
+      values.back().push_back(unit * static_cast<float>((code << (8 - bits)) - 128));
   }
   for (int64_t n = 0; n < rows; ++n) {
     auto& row = known.effective.emplace_back();
@@ -207,7 +211,8 @@ TEST(LinearWeight, DecodesLearnedLevels) {
     }
   const Known mixed = learned_weight(random, "code:col", 5, 8, {3, 1, 8, 2, 4, 5, 3, 2});
   expect_decodes(mixed, "code:col");
-  EXPECT_EQ(mixed.weight.matrix_bytes(), 5 * 4 + 2 * (8 + 2 + 1 + 4 + 16 + 1 + 8 + 4) + 8);
+  EXPECT_EQ(mixed.weight.matrix_bytes(), 5 * 4 + (8 + 2 + 4 + 16 + 8 + 4) + 8 + 8);
+  EXPECT_EQ(levels_of_integers(mixed.weight, integers_of_levels(mixed.weight)), mixed.weight.levels);
 }
 
 TEST(LinearWeight, RefusesTablesThatAreNone) {
@@ -220,16 +225,18 @@ TEST(LinearWeight, RefusesTablesThatAreNone) {
   Known good = learned_weight(random, "code:col", 5, 8, {3, 1, 8, 2, 4, 5, 3, 2});
   add_sparse(good);
   LinearWeight bad = good.weight;
-  std::swap(bad.levels[0] = -9, bad.levels[1]);
-  refuse(bad, "level 1 of table 0 is -9");
+  std::swap(bad.levels[0] = -101 * 0x1p-9f, bad.levels[1]);
+  refuse(bad, "level 1 of table 0 is -101");
   (bad = good.weight).levels.pop_back();
-  refuse(bad, "levels has 43 entries, expected 44");
-  (bad = good.weight).levels[10] = 0;
-  refuse(bad, "level 0 of table 2 is 0; expected a positive scale");
-  (bad = good.weight).levels[10] = 0x1.8p127f;
-  refuse(bad, "expected a positive scale within range");
-  (bad = good.weight).levels[0] = -2.001f;
-  refuse(bad, "expected ascending bfloat16 numbers");
+  refuse(bad, "levels has 41 entries, expected 42");
+  (bad = good.weight).exponents.pop_back();
+  refuse(bad, "exponents has 7 entries, expected 8");
+  (bad = good.weight).exponents[2] = 101;
+  refuse(bad, "the exponent of table 2 is 101, expected -100 to 100");
+  (bad = good.weight).levels[0] = -128 * 0x1p-9f;
+  refuse(bad, "level 0 of table 0 is -128; expected ascending integers of -127 to 127");
+  (bad = good.weight).levels[0] = -100.5f * 0x1p-9f;
+  refuse(bad, "level 0 of table 0 is -100.5; expected");
   (bad = good.weight).widths[3] = 9;
   refuse(bad, "column 3 has 9 bits");
   (bad = good.weight).sparse.columns[1] = 8;

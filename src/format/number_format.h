@@ -86,6 +86,8 @@ struct NumberFormat {
   int64_t group_size(int64_t k) const { return sharing == Sharing::group ? group : sharing == Sharing::column ? 1 : k; }
   // Learned levels of all tables of N rows of k elements; 0 for other formats. Not for columns with bits of their own.
   int64_t table_levels(int64_t n, int64_t k) const;
+  // What they are stored in: a byte for each, and the exponent of each table.
+  int64_t table_bytes(int64_t n, int64_t k) const { return table_levels(n, k) + (table_levels(n, k) >> bits); }
   bool operator==(const NumberFormat&) const = default;
 };
 

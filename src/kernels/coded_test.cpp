@@ -54,6 +54,7 @@ LinearWeight as_values(const LinearWeight& weight) {
   out.codes = {};
   out.scales.clear();
   out.levels.clear();
+  out.exponents.clear();
   out.widths.clear();
   std::vector<float> row(static_cast<size_t>(weight.dense_columns()));
   for (int64_t n = 0; n < weight.rows; ++n) {

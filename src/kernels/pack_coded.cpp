@@ -74,7 +74,7 @@ CodePacker::CodePacker(const LinearWeight& weight, const PackedDense& dense, std
   int64_t at = 0;
   for (int64_t column = 0; column < weight.dense_columns(); ++column) {
     level_of_column_.push_back(at);
-    at += bits_of(column) > kTableBits ? 1 : int64_t{1} << bits_of(column);
+    at += bits_of(column) > kTableBits ? 0 : int64_t{1} << bits_of(column);
   }
 }
 
@@ -104,8 +104,8 @@ void CodePacker::pack_tables() {
 
 // Of a column without a table.
 uint16_t CodePacker::value_of(int64_t column, uint8_t code) const {
-  const float scale = weight_.levels[static_cast<size_t>(level_of_column_[static_cast<size_t>(column)])];
-  return f32_to_bf16(Grid::in_halves(scale, bits_of(column)).decode(code));
+  const int exponent = weight_.exponents[static_cast<size_t>(column)];
+  return f32_to_bf16(Grid::without_table(exponent, bits_of(column)).decode(code));
 }
 
 void CodePacker::pack_lane(int64_t panel, int64_t lane, uint8_t* panel_codes) const {

@@ -96,9 +96,12 @@ inline void fill_learned(Random& random, const LayerShape& shape, LinearWeight& 
   if (weight.format.bits == 0)
     for (int64_t k = 0; k < dense; ++k) weight.widths.push_back(static_cast<uint8_t>(1 + random.below(8)));
   const auto add_table = [&](int bits) {
-    float level = bits > kTableBits ? 0 : -random.uniform();
-    for (int i = 0; i < (bits > kTableBits ? 1 : 1 << bits); ++i)
-      weight.levels.push_back(bf16_to_f32(f32_to_bf16(level += 0.001f + 0.2f * random.uniform())));
+    const int exponent = static_cast<int>(random.below(5)) - 9;
+    weight.exponents.push_back(static_cast<int8_t>(exponent));
+    int level = -kGreatestLevel - 1 + static_cast<int>(random.below(8));
+    for (int i = 0; i < (bits > kTableBits ? 0 : 1 << bits); ++i)
+      weight.levels.push_back(
+          std::ldexp(static_cast<float>(level += 1 + static_cast<int>(random.below(15))), exponent));
   };
   const int64_t tables = weight.format.sharing == Sharing::column ? dense : weight.rows * weight.groups();
   for (int64_t t = 0; t < tables; ++t)

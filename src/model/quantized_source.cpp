@@ -117,7 +117,9 @@ void expect_dense(const StoredLinear& linear, std::vector<ExpectedPart>& parts) 
   if (entry.weights.offset) parts.push_back({linear.name + ".offsets", DType::u8, {rows, row.offsets}});
   if (entry.weights.is_learned()) {
     const int64_t levels = entry.has_widths() ? entry.mixed.levels : entry.weights.table_levels(rows, linear.dense());
-    parts.push_back({linear.name + ".levels", DType::bf16, {levels}});
+    const int64_t tables = entry.has_widths() ? linear.dense() : levels / entry.weights.levels_count();
+    parts.push_back({linear.name + ".levels", DType::i8, {levels}});
+    parts.push_back({linear.name + ".exponents", DType::i8, {tables}});
   }
   if (entry.has_widths()) parts.push_back({linear.name + ".widths", DType::u8, {linear.dense()}});
   if (entry.sparse == 0) return;
@@ -353,7 +355,7 @@ Status QuantizedSource::read_dense(const StoredLinear& linear, LinearWeight& wei
 }
 
 Status QuantizedSource::read_learned(const StoredLinear& linear, LinearWeight& weight) const {
-  NIBBLE_TRY(weight.levels, take_floats(linear.name + ".levels"));
+  weight.exponents = take<int8_t>(linear.name + ".exponents");
   if (linear.entry->has_widths()) {
     weight.widths = take<uint8_t>(linear.name + ".widths");
     if (const MixedSizes found = MixedSizes::of(weight.widths); found != linear.entry->mixed)
@@ -361,6 +363,7 @@ Status QuantizedSource::read_learned(const StoredLinear& linear, LinearWeight& w
                   where(linear.name), found.code_bits, found.levels, linear.entry->mixed.code_bits,
                   linear.entry->mixed.levels);
   }
+  weight.levels = levels_of_integers(weight, take<int8_t>(linear.name + ".levels"));
   if (linear.entry->sparse == 0) return {};
   NIBBLE_TRY(weight.sparse.values, take_floats(linear.name + ".sparse"));
   weight.sparse.row_ends = take<int32_t>(linear.name + ".sparse_rows");

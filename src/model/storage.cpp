@@ -88,8 +88,10 @@ void Collector::dense(const std::string& name, const LinearWeight& weight) {
 }
 
 void Collector::learned(const std::string& name, const LinearWeight& weight) {
-  own(name + ".levels", DType::bf16, {static_cast<int64_t>(weight.levels.size())},
-      narrowed(weight.levels, f32_to_bf16));
+  const std::vector<int8_t> levels = integers_of_levels(weight);
+  const auto bytes = std::as_bytes(std::span(levels));
+  own(name + ".levels", DType::i8, {static_cast<int64_t>(levels.size())}, {bytes.begin(), bytes.end()});
+  view(name + ".exponents", DType::i8, {static_cast<int64_t>(weight.exponents.size())}, weight.exponents);
   if (!weight.widths.empty()) view(name + ".widths", DType::u8, {weight.dense_columns()}, weight.widths);
   if (!weight.sparse.empty()) sparse(name, weight);
 }
@@ -181,7 +183,8 @@ namespace {
 
 int64_t version_of(const Json& linear) {
   const std::string weights = linear.value("weights", ""), activations = linear.value("activations", "");
-  if (weights.starts_with("code") || activations == "bf16") return 3;
+  if (weights.starts_with("code")) return 4;
+  if (activations == "bf16") return 3;
   return linear.contains("hadamard") ? 2 : 1;
 }
 

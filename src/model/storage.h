@@ -7,7 +7,8 @@
 //   NAME.scales        F32, F16 or U8 [N, G]   as the format's codec says; none where it has no shared scale
 //   NAME.outer         F32  [1]                formats with an outer scale
 //   NAME.offsets       U8   [N, G]             formats with an offset
-//   NAME.levels        BF16 [levels]           learned levels
+//   NAME.levels        I8   [levels]           learned levels, integers
+//   NAME.exponents     I8   [tables]           of the powers of two that they are multiplied with
 //   NAME.widths        U8   [I]                columns with bits of their own
 //   NAME.sparse        BF16 [sparse]           a sparse part: its weights,
 //   NAME.sparse_columns  U16, or I32 beyond 65,536 dense columns, [sparse]    their places among the dense columns,
@@ -52,8 +53,9 @@
 namespace nibble {
 
 // Written is the least version that says everything: 2 where a linear is rotated or attention is not in floats, 3 where
-// levels are learned or the input of a linear is in bf16.
-inline constexpr int64_t kFormatVersion = 3;
+// the input of a linear is in bf16, 4 where levels are learned (version 3 had them as bfloat16 numbers: no longer
+// read).
+inline constexpr int64_t kFormatVersion = 4;
 
 // Tensors ready for write_safetensors. They view `storage` and the weights they were made of: both must outlive them.
 // Moving a NamedTensors keeps its views valid.

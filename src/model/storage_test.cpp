@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <random>
 
 #include "model/testing.h"
@@ -33,10 +34,13 @@ LinearWeight learned(LinearWeight out, Random& random) {
   out.codes.resize(static_cast<size_t>(out.rows * row_sizes(out.format, columns, false, mixed.code_bits).codes));
   for (std::byte& code : out.codes) code = random.byte();
   const int64_t levels = out.widths.empty() ? out.format.table_levels(out.rows, columns) : mixed.levels;
-  // Ascending in every table, in steps that bfloat16 has.
-  for (int64_t i = 0; i < levels; ++i)
-    out.levels.push_back(out.widths.empty() ? static_cast<float>(i % out.format.levels_count())
-                                            : static_cast<float>(1 + i / 8));
+  const int64_t tables = out.widths.empty() ? levels / out.format.levels_count() : columns;
+  for (int64_t t = 0; t < tables; ++t) {
+    const int bits = out.widths.empty() ? out.format.bits : out.widths[static_cast<size_t>(t)];
+    out.exponents.push_back(static_cast<int8_t>(random.below(7) - 3));
+    for (int i = 0; bits <= kTableBits && i < 1 << bits; ++i)
+      out.levels.push_back(std::ldexp(static_cast<float>(8 * i - 60), out.exponents.back()));
+  }
   if (!out.widths.empty()) {
     for (int64_t n = 0; n < out.rows; ++n) {
       out.sparse.columns.push_back(static_cast<int32_t>(n % columns));
@@ -147,6 +151,7 @@ void expect_same(const LinearWeight& a, const LinearWeight& b, const std::string
   EXPECT_EQ(a.outer, b.outer);
   EXPECT_EQ(a.offsets, b.offsets);
   EXPECT_EQ(a.levels, b.levels);
+  EXPECT_EQ(a.exponents, b.exponents);
   EXPECT_EQ(a.widths, b.widths);
   EXPECT_EQ(a.sparse.row_ends, b.sparse.row_ends);
   EXPECT_EQ(a.sparse.columns, b.sparse.columns);
@@ -217,7 +222,7 @@ TEST(QuantizedFolder, EntriesAndNames) {
   EXPECT_EQ(linears["blocks.1.k"], Json({{"weights", "code3:g5"}, {"activations", "f32"}}));
   EXPECT_EQ(linears["blocks.1.v"]["sparse"], 12);
   // Programs that know no learned levels, or no rotation, refuse the folder by its version.
-  EXPECT_EQ(model.config["quantization_config"]["format_version"], 3);
+  EXPECT_EQ(model.config["quantization_config"]["format_version"], 4);
   EXPECT_EQ(quantization_config_for({}, Spec(), {{"blocks.0.q", linears["blocks.1.up"]}})["format_version"], 2);
   EXPECT_EQ(quantized_model(testing::opt_sample()).config["quantization_config"]["format_version"], 1);
   const auto find = [&](const char* name) {
@@ -228,7 +233,7 @@ TEST(QuantizedFolder, EntriesAndNames) {
   };
   EXPECT_EQ(find("blocks.0.q.codes").shape, (std::vector<int64_t>{24, 10}));
   EXPECT_EQ(find("blocks.0.q.kept_columns").dtype, DType::i32);
-  EXPECT_EQ(find("blocks.1.k.levels").dtype, DType::bf16);
+  EXPECT_EQ(find("blocks.1.k.levels").dtype, DType::i8);
   EXPECT_EQ(find("blocks.1.k.levels").shape, (std::vector<int64_t>{12 * 5 * 8}));
   EXPECT_EQ(find("blocks.1.v.widths").shape, (std::vector<int64_t>{24}));
   EXPECT_EQ(find("blocks.1.v.sparse_columns").dtype, DType::u16);
@@ -305,7 +310,7 @@ TEST(QuantizedFolder, RefusesBadFolders) {
   const ErrorCode corrupt = ErrorCode::corrupt, unsupported = ErrorCode::unsupported;
   const float infinity = std::numeric_limits<float>::infinity();
   const BadFolder rows[] = {
-      {"newer version", [](auto& m) { quantization(m)["format_version"] = 4; }, unsupported, {"format_version", "4"}},
+      {"newer version", [](auto& m) { quantization(m)["format_version"] = 5; }, unsupported, {"format_version", "5"}},
       {"version 0", [](auto& m) { quantization(m)["format_version"] = 0; }, corrupt, {"format_version"}},
       {"no version", [](auto& m) { quantization(m).erase("format_version"); }, corrupt, {"format_version"}},
       {"other widths", overwrite<uint8_t>("blocks.1.v.widths", 0, 9), corrupt, {"blocks.1.v", "widths make"}},

@@ -28,7 +28,7 @@ Result<LayerForm> form_of(const LinearWork& work, bool sparse24) {
   form.sparse24 = sparse24;
   form.kept_levels = site.kept_levels;
   form.widths = work.widths;
-  form.levels = work.levels;
+  form.learned = work.learned;
   form.sparse = work.sparse;
   form.rotation = site.rotation;
   if (form.weights.is_learned() && form.weights.bits == 0 && form.widths.empty())

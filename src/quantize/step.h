@@ -60,10 +60,10 @@ struct LinearWork {
   NumberFormat weights, activations;
   std::optional<LinearWeight> solved;
   double damping = -1;  // that a solver really used; negative: none
-  // Decided before solving, for learned levels: bits of each dense column where the format leaves them open, the tables
-  // as in LinearWeight, and the places of single weights that are kept apart (row_ends and columns).
+  // Decided before solving, for learned levels: bits of each dense column where the format leaves them open, the
+  // tables, and the places of single weights that are kept apart (row_ends and columns).
   std::vector<uint8_t> widths{};
-  std::vector<float> levels{};
+  LearnedLevels learned{};
   SparseWeights sparse{};
   // [N x K], of the file of sensitivities; only where a step asks for them.
   std::vector<float> sensitivities{};

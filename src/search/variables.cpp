@@ -271,7 +271,7 @@ Result<Palette> read_palette(std::string_view name, std::string_view weights, st
 
 int64_t stored_bits(const NumberFormat& format, int64_t rows, int64_t columns) {
   if (format.is_float()) return rows * columns * format.bits;
-  return 8 * rows * row_sizes(format, columns, false).bytes() + 16 * format.table_levels(rows, columns) +
+  return 8 * rows * row_sizes(format, columns, false).bytes() + 8 * format.table_bytes(rows, columns) +
          (format.outer ? kOuterBits : 0);
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <optional>
 
 #include "measure/statistics.h"
@@ -9,6 +10,7 @@
 #include "quantize/pipeline/run_error.h"
 #include "quantize/solve/clip.h"
 #include "quantize/solve/error.h"
+#include "quantize/solve/levels.h"
 #include "quantize/solve/round.h"
 
 namespace nibble {
@@ -85,7 +87,9 @@ class BlockQuantizer {
     result_.left_over = site.left_over;
     rotate(calibration, site.kept, site.rotation, pool_);
     rotate(validation, site.kept, site.rotation, pool_);
-    for (const LinearPlan& linear : plan.linears) NIBBLE_DO(quantize_linear(linear, site, calibration, validation));
+    for (const LinearPlan& linear : plan.linears)
+      if (!linear.quantized()) NIBBLE_DO(convert(linear, result_.weights[linear.role]));
+    NIBBLE_DO(quantize_linears(plan, site, calibration, validation));
     if (packed_) find_plans(*packed_);
     return {};
   }
@@ -130,25 +134,77 @@ class BlockQuantizer {
     return seen;
   }
 
-  Status quantize_linear(const LinearPlan& plan, SiteWork& site, const SiteStatistics& calibration,
-                         const SiteStatistics& validation) {
-    LinearWeight& weight = result_.weights[plan.role];
-    if (!plan.quantized()) return convert(plan, weight);
+  // A linear between the steps that decide about it and the one that solves it.
+  struct Decided {
+    Decided(const LinearPlan& of, FloatLayer from, SiteWork& site)
+        : plan(of), layer(std::move(from)), work{site, layer, of.weights, of.activations, {}, -1} {}
+
+    const LinearPlan& plan;
+    FloatLayer layer;
+    LinearWork work;
+    size_t next = 0;  // step
+  };
+
+  // Those with tables by column decide first, all of them, because their tables have to agree.
+  Status quantize_linears(const SitePlan& plan, SiteWork& site, const SiteStatistics& calibration,
+                          const SiteStatistics& validation) {
+    std::vector<std::unique_ptr<Decided>> by_column;
+    for (const LinearPlan& linear : plan.linears) {
+      if (!linear.quantized()) continue;
+      NIBBLE_TRY(std::unique_ptr<Decided> decided, decide(linear, site));
+      if (linear.weights.is_learned() && linear.weights.sharing == Sharing::column) {
+        by_column.push_back(std::move(decided));
+      } else {
+        NIBBLE_DO(solve(*decided, calibration, validation));
+      }
+    }
+    NIBBLE_DO(agree(by_column));
+    for (const auto& decided : by_column) NIBBLE_DO(solve(*decided, calibration, validation));
+    return {};
+  }
+
+  Result<std::unique_ptr<Decided>> decide(const LinearPlan& plan, SiteWork& site) {
     if (plan.sparse24 && (site.inputs - static_cast<int64_t>(site.kept.size())) % 4 != 0)
       return fail(ErrorCode::usage, "{}: a 2:4 pattern over {} dense columns, which 4 does not divide", plan.name,
                   site.inputs - static_cast<int64_t>(site.kept.size()));
-    NIBBLE_TRY(FloatLayer layer, float_layer(weight, plan.name, pool_));
+    NIBBLE_TRY(FloatLayer layer, float_layer(result_.weights[plan.role], plan.name, pool_));
     rotate(layer, site.kept, site.rotation, pool_);
-    LinearWork work{site, layer, plan.weights, plan.activations, {}, -1};
+    auto out = std::make_unique<Decided>(plan, std::move(layer), site);
+    LinearWork& work = out->work;
     if (plan.weights.bits == 0) work.widths = site.widths;
     if (plan.reads_sensitivities()) {
       NIBBLE_TRY(work.sensitivities, sensitivities_->read(index_, plan.role));
     }
-    for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_linear(work, pool_));
-    weight = std::move(*work.solved);
+    for (; !plan.steps[out->next].row->solves; ++out->next)
+      NIBBLE_DO(plan.steps[out->next].step->apply_to_linear(work, pool_));
+    return out;
+  }
+
+  // Each column has the greatest of the exponents that it needs.
+  Status agree(const std::vector<std::unique_ptr<Decided>>& linears) {
+    std::vector<int8_t> greatest;
+    for (const auto& linear : linears) {
+      LinearWork& work = linear->work;
+      if (work.learned.exponents.empty()) {
+        NIBBLE_TRY(const LayerForm form, form_of(work, false));
+        work.learned = learn_levels(linear->layer, form, {}, make_kmeans, pool_);
+      }
+      greatest.resize(work.learned.exponents.size(), int8_t{kLeastExponent});
+      for (size_t k = 0; k < greatest.size(); ++k) greatest[k] = std::max(greatest[k], work.learned.exponents[k]);
+    }
+    for (const auto& linear : linears) linear->work.learned.exponents = greatest;
+    return {};
+  }
+
+  Status solve(Decided& linear, const SiteStatistics& calibration, const SiteStatistics& validation) {
+    const LinearPlan& plan = linear.plan;
+    LinearWeight& weight = result_.weights[plan.role];
+    for (size_t i = linear.next; i < plan.steps.size(); ++i)
+      NIBBLE_DO(plan.steps[i].step->apply_to_linear(linear.work, pool_));
+    weight = std::move(*linear.work.solved);
     NIBBLE_DO(weight.validate(plan.name));
-    LinearReport report = report_on(layer, weight, calibration, validation);
-    report.damping = work.damping;
+    LinearReport report = report_on(linear.layer, weight, calibration, validation);
+    report.damping = linear.work.damping;
     if (!calibration.rows.empty()) NIBBLE_DO(try_out(plan.role, weight, calibration.rows, report));
     result_.reports.push_back(std::move(report));
     return replace(plan.role, [&] { return effective(weight, pool_); });

@@ -62,7 +62,7 @@ int64_t stored_bytes(const SitePlan& site, const LinearPlan& plan, const Shape& 
   if (plan.weights.is_learned())
     for (const PlannedStep& step : plan.steps) sparse += step.step->most_sparse(shape.rows * (shape.columns - kept));
   return shape.rows * (row.bytes() + 2 * kept) + 4 * kept + (plan.weights.outer ? 4 : 0) +
-         2 * plan.weights.table_levels(shape.rows, shape.columns - kept) +
+         plan.weights.table_bytes(shape.rows, shape.columns - kept) +
          sparse * (2 + sparse_column_bytes(shape.columns - kept)) + (sparse > 0 ? 4 * shape.rows : 0);
 }
 

@@ -22,7 +22,7 @@ Status quantize_head(const Recipe& recipe, GlobalWeights& globals, ThreadPool& p
 int64_t head_bytes(const Spec& spec, const HeadFormats& formats) {
   const Shape shape = shape_of(spec, Global::head);
   return shape.rows * row_sizes(formats.weights, shape.columns, false).bytes() +
-         2 * formats.weights.table_levels(shape.rows, shape.columns) + (formats.weights.outer ? 4 : 0);
+         formats.weights.table_bytes(shape.rows, shape.columns) + (formats.weights.outer ? 4 : 0);
 }
 
 }  // namespace nibble

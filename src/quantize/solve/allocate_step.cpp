@@ -5,6 +5,7 @@
 
 #include "quantize/solve/allocate.h"
 #include "quantize/solve/kmeans.h"
+#include "quantize/solve/levels.h"
 
 namespace nibble {
 namespace {
@@ -18,7 +19,8 @@ struct AllocateOptions {
   int least = 1, most = kMostWidth;
 };
 
-double bits_of_table(int width) { return 16 * (width > kTableBits ? 1 : std::exp2(width)); }
+// Levels and an exponent.
+double bits_of_table(int width) { return 8 * (width > kTableBits ? 1 : 1 + std::exp2(width)); }
 
 double sum_of_rows(const SiteWork& site) {
   double rows = 0;
@@ -27,17 +29,6 @@ double sum_of_rows(const SiteWork& site) {
 }
 
 int64_t dense_count(const SiteWork& site) { return site.inputs - static_cast<int64_t>(site.kept.size()); }
-
-// Squared error of integers under the scale of the largest value.
-double integer_cost(std::span<const float> values, int bits) {
-  const Grid grid = symmetric_grid(std::max(-range_of(values).least, range_of(values).greatest), bits);
-  double sum = 0;
-  for (const float value : values) {
-    const auto error = static_cast<double>(grid.round(value)) - static_cast<double>(value);
-    sum += error * error;
-  }
-  return sum;
-}
 
 class Allocate final : public Step {
  public:
@@ -138,7 +129,8 @@ class Allocate final : public Step {
       double* const of_channel = costs.data() + i * (kMostWidth + 1);
       kmeans.solve(values, {}, 1 << most_table);
       for (int width = options_.least; width <= options_.most; ++width)
-        of_channel[width] += energy * (width > kTableBits ? integer_cost(values, width) : kmeans.cost(1 << width));
+        of_channel[width] +=
+            energy * (width > kTableBits ? fit_exponent(values, {}, width).cost : kmeans.cost(1 << width));
     }
   }
 

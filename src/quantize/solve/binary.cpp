@@ -6,8 +6,6 @@
 #include <limits>
 #include <memory>
 
-#include "core/half.h"
-
 namespace nibble {
 namespace {
 
@@ -68,7 +66,7 @@ class Coder {
     }
     for (size_t i = 0; i < levels.size(); ++i) {
       const double level = best.scale * (static_cast<double>(best.code->levels[i]) - zero);
-      levels[i] = bf16_to_f32(f32_to_bf16(static_cast<float>(level))) + 0.0f;
+      levels[i] = static_cast<float>(level) + 0.0f;
     }
   }
 

@@ -8,14 +8,11 @@
 #include <limits>
 #include <utility>
 
-#include "core/half.h"
-
 namespace nibble {
 namespace {
 
 constexpr double kLeastShare = 0x1p-44;
-constexpr size_t kFewKeys = 512;          // sorted by comparing
-constexpr float kGreatest = 0x1.FEp127f;  // of bfloat16
+constexpr size_t kFewKeys = 512;  // sorted by comparing
 
 // A number whose order is that of the floats, above the place of the value.
 uint64_t key_of(float value, size_t place) {
@@ -211,8 +208,7 @@ float KMeans::mean(int64_t begin, int64_t end) const {
     moment += weights_[i] * (values_[i] - values_[static_cast<size_t>(begin)]);
   }
   const double mean = values_[static_cast<size_t>(begin)] + moment / mass;
-  const float rounded = bf16_to_f32(f32_to_bf16(static_cast<float>(mean))) + 0.0f;
-  return std::clamp(rounded, -kGreatest, kGreatest);
+  return static_cast<float>(mean) + 0.0f;
 }
 
 void KMeans::levels(int count, std::span<float> out) const {

@@ -26,11 +26,10 @@ class KMeans {
 
   // Different values that were not left out. From so many levels on, costs are 0.
   int64_t distinct() const { return static_cast<int64_t>(values_.size()); }
-  // The least cost with `count` levels, 1 .. most, before levels are rounded.
+  // The least cost with `count` levels, 1 .. most.
   double cost(int count) const;
-  // The levels themselves, ascending: means of their values, rounded to bfloat16. Where there are fewer distinct values
-  // than levels, the greatest fills the places that are left; without any value all levels are 0. Rounding may make
-  // neighbours equal. out: `count` levels, 1 .. most.
+  // The levels themselves, ascending: means of their values. Where there are fewer distinct values than levels, the
+  // greatest fills the places that are left; without any value all levels are 0. out: `count` levels, 1 .. most.
   void levels(int count, std::span<float> out) const;
 
  private:

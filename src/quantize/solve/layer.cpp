@@ -78,6 +78,10 @@ LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form) {
       static_cast<size_t>(form.widths.empty() ? form.weights.table_levels(layer.rows, weight.dense_columns())
                                               : mixed.levels),
       0.0f);
+  if (form.weights.is_learned())
+    weight.exponents.resize(form.widths.empty()
+                                ? weight.levels.size() / static_cast<size_t>(form.weights.levels_count())
+                                : form.widths.size());
   weight.codes.resize(static_cast<size_t>(layer.rows * row.codes));
   weight.pattern.resize(static_cast<size_t>(layer.rows * row.pattern));
   weight.scales.assign(static_cast<size_t>(layer.rows * row.groups), 1.0f);

@@ -31,6 +31,14 @@ Result<FloatLayer> float_layer(const LinearWeight& weight, std::string name, Thr
 // solved, stored and compared with what is stored.
 void rotate(FloatLayer& layer, std::span<const int32_t> kept, int64_t rotation, ThreadPool& pool);
 
+// Tables of learned levels before their levels are rounded to integers, and the least exponents that these can have.
+// With tables by column the linears that read the same input agree on the greatest of theirs, so that one quantized
+// input serves all.
+struct LearnedLevels {
+  std::vector<float> levels;      // as LinearWeight has them
+  std::vector<int8_t> exponents;  // one for each table
+};
+
 // How a layer is to be stored.
 struct LayerForm {
   NumberFormat weights;  // with codes
@@ -41,7 +49,7 @@ struct LayerForm {
   float outer = 1;                   // for formats with an outer scale
   int64_t rotation = 0;              // that the layer's dense columns have been through
   std::vector<uint8_t> widths{};     // bits of each dense column, where the format leaves them open
-  std::vector<float> levels{};       // of a format with learned levels, as in LinearWeight; empty: to be learned
+  LearnedLevels learned{};           // of a format with learned levels; empty: to be learned
   SparseWeights sparse{};            // row_ends and columns of the weights that are kept apart, or nothing
 };
 

@@ -2,39 +2,43 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <memory>
 
-#include "core/half.h"
 #include "quantize/solve/kmeans.h"
 
 namespace nibble {
 namespace {
 
 constexpr int64_t kColumnsAtATime = 16;  // neighbours in a row: a line of memory holds their weights
-constexpr int kScales = 21;
 
-// The scale of a column's integers.
-float column_scale(std::span<const float> values, std::span<const float> weights, int bits) {
-  float most = 0;
-  for (size_t i = 0; i < values.size(); ++i)
-    if (weights.empty() || weights[i] > 0) most = std::max(most, std::fabs(values[i]));
-  const float whole = std::max(most, kSmallestRange) / static_cast<float>((1 << (bits - 1)) - 1);
-  double least = std::numeric_limits<double>::infinity();
-  float best = 0;
-  for (int step = 0; step < kScales; ++step) {
-    const float scale = bf16_to_f32(f32_to_bf16(whole * (1 - 0.01f * static_cast<float>(step))));
-    const Grid grid = Grid::in_halves(scale, bits);
-    double cost = 0;
-    for (size_t i = 0; i < values.size() && cost < least; ++i) {
-      const auto error = static_cast<double>(grid.round(values[i]) - values[i]);
-      cost += (weights.empty() ? 1 : static_cast<double>(weights[i])) * error * error;
-    }
-    if (cost >= least) continue;
-    least = cost;
-    best = scale;
+// The least exponent of integers of 8 bits that hold values up to so much.
+int exponent_of(float most) {
+  int exponent = 0;
+  const float fraction = std::frexp(most, &exponent);
+  if (!(fraction > 0)) return kLeastExponent;
+  const bool fits = std::nearbyint(std::ldexp(fraction, 7)) <= kGreatestLevel;
+  return std::clamp(exponent - (fits ? 7 : 6), kLeastExponent, kMostExponent);
+}
+
+double integer_cost(std::span<const float> values, std::span<const float> weights, const Grid& grid) {
+  double cost = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto error = static_cast<double>(grid.round(values[i]) - values[i]);
+    cost += (weights.empty() ? 1 : static_cast<double>(weights[i])) * error * error;
   }
-  return best;
+  return cost;
+}
+
+// Rounds the tables of a layer to integers.
+void round_levels(LinearWeight& weight) {
+  float* level = weight.levels.data();
+  for (size_t t = 0; t < weight.exponents.size(); ++t) {
+    const int bits = weight.widths.empty() ? weight.format.bits : weight.widths[t], exponent = weight.exponents[t];
+    for (float* const end = level + (bits > kTableBits ? 0 : 1 << bits); level < end; ++level) {
+      const float integer = std::nearbyint(std::ldexp(*level, -exponent)) + 0.0f;
+      *level = std::ldexp(std::clamp<float>(integer, -kGreatestLevel, kGreatestLevel), exponent);
+    }
+  }
 }
 
 // What is needed of a layer to cut runs out of it.
@@ -94,9 +98,13 @@ std::span<const float> part_of(const std::vector<float>& all, bool there, int64_
                : std::span<const float>();
 }
 
+int8_t exponent_of_table(std::span<const float> levels) {
+  return static_cast<int8_t>(exponent_of(std::max(std::fabs(levels.front()), std::fabs(levels.back()))));
+}
+
 // Tables of rows, or of groups of rows.
 void learn_rows(const Runs& runs, const NumberFormat& format, int64_t rows, const MakeLevelFit& make,
-                std::vector<float>& out, ThreadPool& pool) {
+                LearnedLevels& out, ThreadPool& pool) {
   const int64_t dense = runs.dense(), size = format.group_size(dense), count = format.levels_count();
   pool.run_ranges(rows, 4, [&](int64_t begin, int64_t end) {
     const LevelFit fit = make();
@@ -104,22 +112,23 @@ void learn_rows(const Runs& runs, const NumberFormat& format, int64_t rows, cons
     for (int64_t n = begin; n < end; ++n) {
       runs.row(n, values, weights);
       for (int64_t g = 0; g < format.groups(dense); ++g) {
-        const int64_t many = std::min(size, dense - g * size);
-        fit(part_of(values, true, g * size, many), part_of(weights, runs.weighted(), g * size, many),
-            std::span(out).subspan(static_cast<size_t>((n * format.groups(dense) + g) * count),
-                                   static_cast<size_t>(count)));
+        const int64_t many = std::min(size, dense - g * size), table = n * format.groups(dense) + g;
+        const auto levels =
+            std::span(out.levels).subspan(static_cast<size_t>(table * count), static_cast<size_t>(count));
+        fit(part_of(values, true, g * size, many), part_of(weights, runs.weighted(), g * size, many), levels);
+        out.exponents[static_cast<size_t>(table)] = exponent_of_table(levels);
       }
     }
   });
 }
 
 void learn_columns(const Runs& runs, std::span<const uint8_t> widths, int64_t rows, const MakeLevelFit& make,
-                   std::vector<float>& out, ThreadPool& pool) {
+                   LearnedLevels& out, ThreadPool& pool) {
   std::vector<size_t> places;  // where each column's numbers begin
   size_t place = 0;
   for (const uint8_t bits : widths) {
     places.push_back(place);
-    place += bits <= kTableBits ? size_t{1} << bits : 1;
+    place += bits <= kTableBits ? size_t{1} << bits : 0;
   }
   pool.run_ranges(runs.dense(), kColumnsAtATime, [&](int64_t begin, int64_t end) {
     const LevelFit fit = make();
@@ -129,11 +138,13 @@ void learn_columns(const Runs& runs, std::span<const uint8_t> widths, int64_t ro
       const auto of = part_of(values, true, (i - begin) * rows, rows),
                  by = part_of(weights, runs.weighted(), (i - begin) * rows, rows);
       const int bits = widths[static_cast<size_t>(i)];
-      const auto to = std::span(out).subspan(places[static_cast<size_t>(i)]);
+      int8_t& exponent = out.exponents[static_cast<size_t>(i)];
       if (bits <= kTableBits) {
-        fit(of, by, to.first(size_t{1} << bits));
+        const auto levels = std::span(out.levels).subspan(places[static_cast<size_t>(i)], size_t{1} << bits);
+        fit(of, by, levels);
+        exponent = exponent_of_table(levels);
       } else {
-        to[0] = column_scale(of, by, bits);
+        exponent = static_cast<int8_t>(fit_exponent(of, by, bits).exponent);
       }
     }
   });
@@ -158,9 +169,20 @@ LevelFit make_kmeans() {
   };
 }
 
-std::vector<float> learn_levels(const FloatLayer& layer, const LayerForm& form, const Importance& importance,
-                                const MakeLevelFit& make, ThreadPool& pool) {
-  std::vector<float> out(empty_layer(layer, form).levels);
+ExponentFit fit_exponent(std::span<const float> values, std::span<const float> weights, int bits) {
+  float most = 0;
+  for (size_t i = 0; i < values.size(); ++i)
+    if (weights.empty() || weights[i] > 0) most = std::max(most, std::fabs(values[i]));
+  const int whole = exponent_of(most), less = std::max(whole - 1, kLeastExponent);
+  const double cost = integer_cost(values, weights, Grid::without_table(whole, bits)),
+               cut = integer_cost(values, weights, Grid::without_table(less, bits));
+  return cut < cost ? ExponentFit{less, cut} : ExponentFit{whole, cost};
+}
+
+LearnedLevels learn_levels(const FloatLayer& layer, const LayerForm& form, const Importance& importance,
+                           const MakeLevelFit& make, ThreadPool& pool) {
+  const LinearWeight empty = empty_layer(layer, form);
+  LearnedLevels out{empty.levels, empty.exponents};
   const Runs runs(layer, form, importance);
   if (form.weights.sharing != Sharing::column) {
     learn_rows(runs, form.weights, layer.rows, make, out, pool);
@@ -174,7 +196,11 @@ std::vector<float> learn_levels(const FloatLayer& layer, const LayerForm& form, 
 LinearWeight begin_layer(const FloatLayer& layer, const LayerForm& form, ThreadPool& pool) {
   LinearWeight weight = empty_layer(layer, form);
   if (!form.weights.is_learned()) return weight;
-  weight.levels = form.levels.empty() ? learn_levels(layer, form, {}, make_kmeans, pool) : form.levels;
+  LearnedLevels learned = form.learned;
+  if (learned.exponents.empty()) learned = learn_levels(layer, form, {}, make_kmeans, pool);
+  weight.levels = std::move(learned.levels);
+  weight.exponents = std::move(learned.exponents);
+  round_levels(weight);
   if (form.sparse.columns.empty()) return weight;
   weight.sparse = form.sparse;
   weight.sparse.values.assign(weight.sparse.columns.size(), 0.0f);

@@ -22,7 +22,7 @@ struct Importance {
   void row(int64_t n, std::span<const int32_t> columns, std::span<float> out) const;
 };
 
-// The levels of one run: ascending bfloat16 numbers. weights: as many as values, or none for equal ones; 0 leaves a
+// The levels of one run, ascending. weights: as many as values, or none for equal ones; 0 leaves a
 // value out. Makes one for each thread, which may keep memory.
 using LevelFit =
     std::function<void(std::span<const float> values, std::span<const float> weights, std::span<float> levels)>;
@@ -30,13 +30,20 @@ using MakeLevelFit = std::function<LevelFit()>;
 LevelFit make_kmeans();
 
 // All tables of the layer in `form.weights`, of the dense weights that are not in `form.sparse`. A column of more than
-// kTableBits (form.widths) has the scale of its integers instead: of those that shrink its range by up to a fifth the
-// one of least squared error.
-std::vector<float> learn_levels(const FloatLayer& layer, const LayerForm& form, const Importance& importance,
-                                const MakeLevelFit& make, ThreadPool& pool);
+// kTableBits (form.widths) has no levels, and the exponent of fit_exponent().
+LearnedLevels learn_levels(const FloatLayer& layer, const LayerForm& form, const Importance& importance,
+                           const MakeLevelFit& make, ThreadPool& pool);
+
+// The exponent under which integers of `bits` bits have the least squared error: of the one that holds the largest
+// value and the one below it.
+struct ExponentFit {
+  int exponent;
+  double cost;
+};
+ExponentFit fit_exponent(std::span<const float> values, std::span<const float> weights, int bits);
 
 // A quantized layer with its tables, every code zero, and with the places of its sparse part: those of the form, or
-// tables by unweighted k-means where the form has none.
+// tables by unweighted k-means where the form has none. Levels are rounded to integers under the form's exponents.
 LinearWeight begin_layer(const FloatLayer& layer, const LayerForm& form, ThreadPool& pool);
 
 }  // namespace nibble

@@ -58,7 +58,7 @@ class KMeansStep final : public LevelsStep {
 
  private:
   void apply(LinearWork& work, LayerForm& form, const Importance& importance, ThreadPool& pool) const override {
-    work.levels = learn_levels(work.layer, form, importance, make_kmeans, pool);
+    work.learned = learn_levels(work.layer, form, importance, make_kmeans, pool);
   }
 };
 
@@ -76,7 +76,7 @@ class BinaryStep final : public LevelsStep {
 
  private:
   void apply(LinearWork& work, LayerForm& form, const Importance& importance, ThreadPool& pool) const override {
-    work.levels = learn_levels(work.layer, form, importance, make_binary(options_), pool);
+    work.learned = learn_levels(work.layer, form, importance, make_binary(options_), pool);
   }
 
   BinaryOptions options_;

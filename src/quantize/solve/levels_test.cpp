@@ -8,7 +8,6 @@
 #include <cmath>
 #include <limits>
 
-#include "core/half.h"
 #include "core/random.h"
 #include "quantize/solve/binary.h"
 #include "quantize/solve/error.h"
@@ -72,7 +71,7 @@ TEST(Levels, EveryTableIsLearnedFromItsOwnWeights) {
     for (const Importance& importance : {Importance{}, by_channel, by_weight}) {
       LayerForm form = form_in(format, {7, 20});
       form.sparse = places({{0, 37}, {}, {5}, {5, 6, 7}, {37}});
-      const std::vector<float> learned = learn_levels(layer, form, importance, make_kmeans, pool);
+      const std::vector<float> learned = learn_levels(layer, form, importance, make_kmeans, pool).levels;
       const auto count = static_cast<size_t>(form.weights.levels_count());
       const auto weight_of = [&](size_t n, size_t i) {
         const auto begin = form.sparse.columns.begin() + form.sparse.begin(static_cast<int64_t>(n)),
@@ -110,16 +109,29 @@ TEST(Levels, EveryTableIsLearnedFromItsOwnWeights) {
     }
 }
 
-// A column of many bits has the scale of integers, and hardly loses anything.
-TEST(Levels, WideColumnsHaveAScale) {
+// Levels become integers under the exponents that they are given: the least that they can have, or greater ones. A
+// column of many bits has no table.
+TEST(Levels, AreRoundedToIntegers) {
   ThreadPool pool(1);
   const FloatLayer layer = random_layer(64, 3, 5);
   LayerForm form = form_in("code:col");
   form.widths = {2, 8, 5};
-  LinearWeight weight = empty_layer(layer, form);
-  weight.levels = learn_levels(layer, form, {}, make_kmeans, pool);
-  ASSERT_EQ(weight.levels.size(), 6u);
-  for (const auto& [column, most] : {std::pair<int64_t, double>{1, 3e-4}, {2, 1.5e-2}}) {
+  form.learned = learn_levels(layer, form, {}, make_kmeans, pool);
+  ASSERT_EQ(form.learned.levels.size(), 4u);
+  ASSERT_EQ(form.learned.exponents.size(), 3u);
+  const LinearWeight weight = begin_layer(layer, form, pool);
+  ASSERT_TRUE(weight.validate("test"));
+  double most = 0;
+  for (size_t i = 0; i < 4; ++i) {
+    const auto unit = static_cast<double>(std::ldexp(1.0f, form.learned.exponents[0]));
+    EXPECT_NEAR(weight.levels[i], form.learned.levels[i], unit / 2);
+    most = std::max(most, std::fabs(static_cast<double>(weight.levels[i])) / unit);
+  }
+  EXPECT_GE(most, 64);
+  LayerForm coarse = form;
+  coarse.learned.exponents[0] = static_cast<int8_t>(form.learned.exponents[0] + 3);
+  EXPECT_TRUE(begin_layer(layer, coarse, pool).validate("test"));
+  for (const auto& [column, bound] : {std::pair<int64_t, double>{1, 3e-4}, {2, 1.5e-2}}) {
     const Grid grid = weight.grid(0, column);
     double error = 0, energy = 0;
     for (int64_t n = 0; n < layer.rows; ++n) {
@@ -127,7 +139,7 @@ TEST(Levels, WideColumnsHaveAScale) {
       error += std::pow(static_cast<double>(grid.round(x) - x), 2);
       energy += std::pow(static_cast<double>(x), 2);
     }
-    EXPECT_LT(error / energy, most) << column;
+    EXPECT_LT(error / energy, bound) << column;
   }
 }
 
@@ -225,8 +237,7 @@ TEST(Binary, FindsTheOraclesLevels) {
         const double scale = whole * (1 + 0.02 * ratio), cost = cost_of(code, scale);
         if (cost >= best - 1e-12) continue;
         best = cost;
-        for (size_t j = 0; j < 4; ++j)
-          expected[j] = bf16_to_f32(f32_to_bf16(static_cast<float>(scale * (code.levels[j] - zero))));
+        for (size_t j = 0; j < 4; ++j) expected[j] = static_cast<float>(scale * (code.levels[j] - zero));
       }
     EXPECT_EQ(levels, expected) << trial;
   }
@@ -243,10 +254,11 @@ TEST(Levels, SolversRoundToThemAndKeepWhatIsApart) {
   for (const char* format : {"code2:row", "code2:col", "code2:g16"}) {
     LayerForm form = form_in(format, {11});
     choose_sparse(layer, form, {0, 0, 0.05, 0}, {}, make_kmeans, pool);
-    form.levels = learn_levels(layer, form, {}, make_kmeans, pool);
+    form.learned = learn_levels(layer, form, {}, make_kmeans, pool);
+    const std::vector<float> tables = begin_layer(layer, form, pool).levels;
     const auto rounded = round_to_nearest(layer, form, {}, pool);
     ASSERT_TRUE(rounded && rounded->validate("test")) << format;
-    EXPECT_EQ(rounded->levels, form.levels);
+    EXPECT_EQ(rounded->levels, tables);
     EXPECT_EQ(rounded->sparse.columns, form.sparse.columns);
     const std::vector<int32_t> dense = dense_columns_of(48, form.kept);
     std::vector<float> row(48);
@@ -271,7 +283,7 @@ TEST(Levels, SolversRoundToThemAndKeepWhatIsApart) {
         factorise(gram, column_order(ColumnOrder::natural, false, form.kept, {}, gram), 0.01, "test", pool);
     const auto solved = gptq(layer, form, *factor, {}, pool);
     ASSERT_TRUE(solved && solved->validate("test")) << format;
-    EXPECT_EQ(solved->levels, form.levels);
+    EXPECT_EQ(solved->levels, tables);
     EXPECT_EQ(solved->sparse.columns, form.sparse.columns);
     const double whole = output_energy(layer, nullptr, gram, pool);
     const double error = output_error(layer, *solved, whole, gram, pool);
@@ -283,8 +295,10 @@ TEST(Levels, SolversRoundToThemAndKeepWhatIsApart) {
     EXPECT_EQ(again.sparse.values, rounded->sparse.values);
   }
   // Without tables of the form they are learned from all weights alike.
-  const LayerForm bare = form_in("code2:row");
-  EXPECT_EQ(round_to_nearest(layer, bare, {}, pool)->levels, learn_levels(layer, bare, {}, make_kmeans, pool));
+  LayerForm bare = form_in("code2:row");
+  const auto rounded = round_to_nearest(layer, bare, {}, pool);
+  bare.learned = learn_levels(layer, bare, {}, make_kmeans, pool);
+  EXPECT_EQ(rounded->levels, begin_layer(layer, bare, pool).levels);
 }
 
 }  // namespace

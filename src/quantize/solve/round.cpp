@@ -83,7 +83,7 @@ Result<LinearWeight> round_to_nearest(const FloatLayer& layer, const LayerForm& 
 LinearWeight round_on_grids_of(const LinearWeight& solved, const FloatLayer& layer, ThreadPool& pool) {
   LayerForm form{solved.format,      solved.activations, solved.kept_columns, solved.sparse24,
                  solved.kept_levels, solved.outer,       solved.rotation,     solved.widths};
-  form.levels = solved.levels;
+  form.learned = {solved.levels, solved.exponents};
   form.sparse = solved.sparse;
   LinearWeight weight = begin_layer(layer, form, pool);
   round_rows(layer, weight, pool, [&](int64_t n, std::span<const float>) { return solved.grids(n); });

@@ -128,7 +128,9 @@ void choose_sparse(const FloatLayer& layer, LayerForm& form, const SparseShares&
   });
   if (shares.loss == 0) return;
   LinearWeight tables = empty_layer(layer, form);
-  tables.levels = learn_levels(layer, form, importance, make, pool);
+  LearnedLevels learned = learn_levels(layer, form, importance, make, pool);
+  tables.levels = std::move(learned.levels);
+  tables.exponents = std::move(learned.exponents);
   const auto size = static_cast<size_t>(form.weights.group_size(static_cast<int64_t>(dense.size())));
   selection.take(shares.loss, [&](int64_t n, std::span<float> out) {
     const std::vector<Grid> grids = tables.grids(n);
