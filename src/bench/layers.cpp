@@ -38,8 +38,9 @@ void add_levels(LinearWeight& weight) {
   const int64_t tables = weight.format.sharing == Sharing::column ? columns : weight.rows * weight.groups();
   for (int64_t t = 0; t < tables; ++t) {
     const int bits = weight.widths.empty() ? weight.format.bits : weight.widths[static_cast<size_t>(t)];
+    weight.exponents.push_back(bits > kTableBits ? -7 : -6);
     if (bits > kTableBits) {
-      weight.levels.push_back(1.0f / 128);
+      weight.levels.push_back(1.0f / 128);  // the only width beyond tables is 8
       continue;
     }
     for (int i = 0; i < 1 << bits; ++i) weight.levels.push_back(static_cast<float>(2 * i + 1 - (1 << bits)) / 64);
