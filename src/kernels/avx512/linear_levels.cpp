@@ -139,10 +139,14 @@ struct Few {
     return static_cast<const uint8_t*>(dense.codes) + panel_at(p) * dense.panel_bytes;
   }
 
+  // Asks for the lines that are read kAhead bytes later: where a panel is over by then, those of the panel which comes
+  // after these.
   template <int kLines>
-  [[gnu::always_inline]] static void ask(const uint8_t* const (&at)[P]) {
+  [[gnu::always_inline]] void ask(const uint8_t* const (&at)[P]) const {
+    const bool over = at[0] + kAhead >= codes(0) + dense.panel_bytes;
+    const int64_t ahead = kAhead + (over ? (P - 1) * dense.panel_bytes : 0);
     unrolled<P * kLines>([&](auto i) __attribute__((always_inline)) {
-      _mm_prefetch(reinterpret_cast<const char*>(at[i / kLines] + kAhead + i % kLines * 64), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(at[i / kLines] + ahead + i % kLines * 64), _MM_HINT_T0);
     });
   }
 
