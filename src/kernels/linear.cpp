@@ -120,7 +120,7 @@ void run_task(const LinearOutput& output, const PreparedInput& input, const Task
 // Panels are opened into memory that a thread keeps: as many as stay in its second-level cache beside the input.
 void run(const LinearRow& row, const LinearArgs& args) {
   if (!row.opened) return row.kernel(args);
-  constexpr int64_t kOpenedBytes = 1 << 19, kPair = 2;
+  constexpr int64_t kOpenedBytes = 1 << 17, kPair = 2;
   thread_local AlignedBuffer<int8_t> opened;
   const PackedDense& dense = args.dense;
   const int64_t panel_bytes = dense.groups * dense.group_steps * 64;

@@ -1,4 +1,4 @@
-// Coded integers times quantized activations of up to four tokens, linear_coded_a8, and opened for more.
+// Coded integers times quantized activations of few tokens, linear_coded_a8, and opened for more.
 //
 // vpshufb looks 64 codes up in tables of 16 bytes: those of rows at once, since every quarter of a register has a table
 // of its own; with tables of columns a quarter holds lanes of four columns, whose levels come out of one table (2
@@ -278,18 +278,28 @@ void rows_tiles(const LinearArgs& args, int64_t m) {
     }
 }
 
-// kWide: panels side by side, which share tables of columns.
+// kWide: panels side by side, which share tables.
 template <int M, int kWide>
-void tokens(const LinearArgs& args, int64_t m) {
-  if (args.dense.tables_of == CodedTables::rows) return rows_tiles < M, M == 1 ? 2 : 1 > (args, m);
+void columns_tiles(const LinearArgs& args, int64_t m) {
+  constexpr int kLast = kWide > 2 ? kWide / 2 : kWide;
   int64_t panel = args.panel_begin;
   for (; panel + kWide / 2 < args.panel_end; panel += kWide) columns_tile<M, kWide>(args, m, panel);
-  if (panel < args.panel_end) columns_tile<M, kWide / 2>(args, m, panel);
+  for (; panel < args.panel_end; panel += kLast) columns_tile<M, kLast>(args, m, panel);
+}
+
+// Opening reads one stream, whose prefetcher stops at the end of every page: a unit's lines are asked for two pages
+// ahead.
+template <int kBits>
+[[gnu::always_inline]] inline void ask_ahead(const uint8_t* unit) {
+  unrolled<kBits>([&](auto i) __attribute__((always_inline)) {
+    _mm_prefetch(reinterpret_cast<const char*>(unit + 8192 + 64 * i), _MM_HINT_T0);
+  });
 }
 
 template <int kBits>
 void open_columns(const uint8_t* units, const int8_t* tables, int64_t count, int8_t* to) {
-  for (; count > 0; --count, units += 64 * kBits)
+  for (; count > 0; --count, units += 64 * kBits) {
+    ask_ahead<kBits>(units);
     unrolled<kLookups>([&](auto t) __attribute__((always_inline)) {
       if constexpr (kBits == 8) {
         _mm512_storeu_si512(to, vector_of(units, t));
@@ -299,6 +309,7 @@ void open_columns(const uint8_t* units, const int8_t* tables, int64_t count, int
       }
       to += 64;
     });
+  }
 }
 
 template <int kBits>
@@ -306,7 +317,8 @@ void open_rows(const PackedDense& dense, int64_t panel, const uint8_t* units, in
   for (int64_t g = 0; g < dense.groups; ++g) {
     RowTables<kBits> tables;
     tables.load(tables_of_group(dense, panel, g));
-    for (int64_t step = 0; step < dense.group_steps; step += kLookups, units += 64 * kBits)
+    for (int64_t step = 0; step < dense.group_steps; step += kLookups, units += 64 * kBits) {
+      ask_ahead<kBits>(units);
       unrolled<2>([&](auto half) __attribute__((always_inline)) {
         __m512i quads[kQuads];
         unrolled<kQuads>([&](auto q) __attribute__((always_inline)) {
@@ -318,18 +330,24 @@ void open_rows(const PackedDense& dense, int64_t panel, const uint8_t* units, in
           to += 64;
         });
       });
+    }
   }
 }
 
 }  // namespace
 
 void linear_coded_a8(const LinearArgs& args) {
-  for (int64_t m = args.m_begin; m < args.m_end; m += 4) switch (args.m_end - m) {
-      case 1: tokens<1, 8>(args, m); break;
-      case 2: tokens<2, 8>(args, m); break;
-      case 3: tokens<3, 4>(args, m); break;
-      default: tokens<4, 4>(args, m); break;
-    }
+  using Tiles = void (*)(const LinearArgs&, int64_t m);
+  static constexpr Tiles kColumns[] = {columns_tiles<1, 8>, columns_tiles<2, 8>, columns_tiles<3, 4>,
+                                       columns_tiles<4, 4>, columns_tiles<5, 2>, columns_tiles<6, 2>,
+                                       columns_tiles<7, 2>, columns_tiles<8, 2>};
+  static constexpr Tiles kRows[] = {rows_tiles<1, 2>, rows_tiles<2, 1>, rows_tiles<3, 1>, rows_tiles<4, 1>};
+  const bool columns = args.dense.tables_of == CodedTables::columns;
+  const int64_t most = columns ? 8 : 4, tokens = args.m_end - args.m_begin, tiles = (tokens + most - 1) / most;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t begin = tokens * i / tiles, count = tokens * (i + 1) / tiles - begin;
+    (columns ? kColumns : kRows)[count - 1](args, args.m_begin + begin);
+  }
 }
 
 void open_levels(const PackedDense& dense, int64_t panel, int8_t* to) {
