@@ -184,6 +184,16 @@ Status check_shape(const PackedShape& shape) {
   return {};
 }
 
+// Levels that are multiplied as integers have an exponent to each table.
+Status check_exponents(const LinearWeight& weight) {
+  if (!has_integer_levels(weight.format, weight.activations)) return {};
+  const bool by_column = weight.format.sharing == Sharing::column;
+  const int64_t tables = by_column ? weight.dense_columns() : weight.rows * weight.groups();
+  if (static_cast<int64_t>(weight.exponents.size()) == tables) return {};
+  return fail(ErrorCode::corrupt, "linear layer in {}: {} exponents, expected {}", to_string(weight.format),
+              weight.exponents.size(), tables);
+}
+
 PackedShape shape_of(const LinearWeight& weight) {
   return {weight.rows,
           weight.columns,
@@ -864,6 +874,7 @@ Status PackedLinear::choose_rows() {
 
 Result<PackedLinear> PackedLinear::pack(const LinearWeight& weight, Isa isa, ThreadPool& pool) {
   NIBBLE_DO(weight.validate("linear layer"));
+  NIBBLE_DO(check_exponents(weight));
   NIBBLE_TRY(PackedLinear out, make(shape_of(weight), isa));
   NIBBLE_DO(out.choose_rows());
   LinearPacker packer(weight, out);
