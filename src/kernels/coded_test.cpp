@@ -84,7 +84,7 @@ struct Runner {
     for (int piece = 0; piece < 2; ++piece) {
       LinearArgs args = layer.arguments(input, y.data(), layer.outputs());
       (piece == 0 ? args.panel_end : args.panel_begin) = std::min(panel_cut, args.panel_end);
-      row.kernel(args);
+      nibble::run(row, args);
     }
     return y;
   }
@@ -237,12 +237,176 @@ TEST(Coded, TakesAboutTheBitsOfItsCodes) {
   Random random(75);
   ThreadPool pool(1);
   for (const auto& [format, bits] : {std::pair("code2:col", 2.0), std::pair("code3:col", 3.0),
-                                     std::pair("code4:row", 4.0), std::pair("mxfp4", 4.25)}) {
-    const LinearWeight weight = coded_weight(random, {.rows = 1024, .columns = 512, .format = format});
-    const PackedLinear layer = PackedLinear::pack(weight, detected_isa(), pool).value();
-    const double found = 8.0 * static_cast<double>(layer.bytes()) / (1024.0 * 512.0);
-    EXPECT_GE(found, bits) << format;
-    EXPECT_LE(found, bits + 0.51) << format;
+                                     std::pair("code4:row", 4.0), std::pair("mxfp4", 4.25)})
+    for (const char* activations : {"f32", "int8:token"}) {
+      if (format == std::string("mxfp4") && activations != std::string("f32")) continue;
+      const LinearWeight weight =
+          coded_weight(random, {.rows = 1024, .columns = 512, .format = format, .activations = activations});
+      const PackedLinear layer = PackedLinear::pack(weight, detected_isa(), pool).value();
+      const double found = 8.0 * static_cast<double>(layer.bytes()) / (1024.0 * 512.0);
+      EXPECT_GE(found, bits) << format;
+      EXPECT_LE(found, bits + 0.51) << format;
+    }
+}
+
+const char* const kIntegerFormats[] = {"code1:row", "code2:row", "code3:row", "code4:row", "code2:g32",
+                                       "code3:g64", "code4:g96", "code3:g40", "code1:col", "code2:col",
+                                       "code3:col", "code4:col", "code:col"};
+
+// Every kernel that serves the layer, on every instruction set, in two pieces of the outputs.
+TEST(CodedIntegers, EveryRowEqualsTheReference) {
+  Random random(81);
+  ThreadPool pool(1);
+  const struct {
+    int64_t rows, columns, kept, m;
+  } sizes[] = {{1, 1, 0, 1}, {37, 97, 0, 4}, {150, 330, 3, 1}, {33, 64, 2, 3}, {85, 203, 0, 5}, {35, 200, 0, 34}};
+  std::set<std::string> compared;
+  for (const char* format : kIntegerFormats)
+    for (const char* activations : {"int8:token:asym", "int4:token"})
+      for (const auto& size : sizes) {
+        const LinearWeight weight = random_layer(random, {.rows = size.rows,
+                                                          .columns = size.columns,
+                                                          .kept = size.kept,
+                                                          .format = format,
+                                                          .activations = activations,
+                                                          .bias = size.m != 5});
+        const auto packed = PackedLinear::pack(weight, detected_isa(), pool);
+        ASSERT_TRUE(packed) << packed.error().message;
+        auto x = random_rows(random, size.m, size.columns, Values::outliers);
+        if (size.m == 34) x[200 * 5 + 7] = NAN;
+        const Runner run(*packed, x, size.m);
+        const auto expected = run(*packed->rows().back(), 0);
+        for (const LinearRow* row : packed->rows()) {
+          compared.insert(row->name);
+          const auto found = run(*row, 2 * static_cast<int64_t>(random.below(3)));
+          for (size_t at = 0; at < found.size(); ++at)
+            ASSERT_TRUE(same(found[at], expected[at]))
+                << row->name << " " << format << " x " << activations << " N " << size.rows << " K " << size.columns
+                << " M " << size.m << " at " << at << ": " << found[at] << ", not " << expected[at];
+        }
+      }
+  EXPECT_GE(compared.size(), detected_isa() >= Isa::amx ? 8u : 1u);
+}
+
+TEST(CodedIntegers, OpeningGivesTheirLevels) {
+  Random random(85);
+  ThreadPool pool(1);
+  for (const char* format : kIntegerFormats)
+    for (int64_t columns : {40, 203}) {
+      if (format == std::string("code3:g40")) continue;  // has no codes to open
+      const LinearWeight weight =
+          random_layer(random, {.rows = 35, .columns = columns, .format = format, .activations = "int8:token"});
+      for (Isa isa : machine_isas()) {
+        const PackedLinear layer = PackedLinear::pack(weight, isa, pool).value();
+        const LinearArgs args = layer.arguments(PreparedInput(), nullptr, 0);
+        const int64_t inputs = args.dense.groups * args.dense.group_steps * 4;
+        std::vector<int8_t> opened(static_cast<size_t>(inputs * kLanes + 1), 77);
+        for (int64_t panel = 0; panel < 4; ++panel) {
+          args.open_levels(args.dense, panel, opened.data());
+          for (int64_t k = 0; k < inputs; ++k)
+            for (int64_t lane = 0; lane < kLanes; ++lane)
+              ASSERT_EQ(opened[static_cast<size_t>((k / 4 * kLanes + lane) * 4 + k % 4)],
+                        ref::coded_level(args.dense, panel, lane, k))
+                  << format << " " << to_string(isa) << " input " << k << " lane " << lane;
+        }
+        ASSERT_EQ(opened.back(), 77) << format << " " << to_string(isa);
+      }
+    }
+}
+
+// From the weights as they decode and the input as the plan quantizes it, in double: no layout, no kernel.
+TEST(CodedIntegers, AreTheSumsOfTheirWeights) {
+  Random random(82);
+  ThreadPool pool(2);
+  for (const char* format : kIntegerFormats)
+    for (const bool single : {false, true}) {
+      const LayerShape shape{
+          .rows = 40, .columns = 150, .format = format, .activations = "int8:token:asym", .sparse_part = single};
+      const LinearWeight weight = random_layer(random, shape);
+      const PackedLinear layer = PackedLinear::pack(weight, detected_isa(), pool).value();
+      const bool by_column = weight.format.sharing == Sharing::column;
+      for (int64_t m : {1, 19}) {
+        const auto x = random_rows(random, m, 150, Values::outliers);
+        PreparedInput input;
+        prepare(layer.plan(), x.data(), 150, m, detected_isa(), input, pool);
+        std::vector<float> y(static_cast<size_t>(m * 40)), w(150);
+        linear(layer, input, y.data(), 40, pool);
+        for (int64_t n = 0; n < 40; ++n) {
+          decode_dense(weight, n, w);
+          for (int64_t i = 0; i < m; ++i) {
+            std::vector<float> row(x.begin() + i * 150, x.begin() + (i + 1) * 150);
+            double sparse = 0, sum = 0, size = 0;
+            for (int64_t at = single ? weight.sparse.begin(n) : 0; single && at < weight.sparse.end(n); ++at)
+              sparse += double{weight.sparse.values[static_cast<size_t>(at)]} *
+                        row[static_cast<size_t>(weight.sparse.columns[static_cast<size_t>(at)])];
+            for (size_t k = 0; by_column && k < 150; ++k) row[k] = std::ldexp(row[k], weight.exponents[k]);
+            const Grid grid = fit_grid(range_of(row), 8, true);
+            for (size_t k = 0; k < 150; ++k) {
+              const double level = by_column ? std::ldexp(w[k], -weight.exponents[k]) : w[k];
+              sum += grid.round(row[k]) * level;
+              size += std::abs(grid.round(row[k]) * level);
+            }
+            EXPECT_NEAR(y[static_cast<size_t>(i * 40 + n)], sum + sparse, 1e-6 * (size + std::abs(sparse)) + 1e-6)
+                << format << " token " << i << " of " << m << " output " << n << (single ? " with single weights" : "");
+          }
+        }
+      }
+    }
+}
+
+// One by one or together, on any number of threads and any instruction set: the same bits.
+TEST(CodedIntegers, DoNotDependOnTheBatch) {
+  Random random(83);
+  ThreadPool one(1), two(2);
+  for (const char* format : {"code3:col", "code:col", "code4:g64", "code2:row"}) {
+    const LinearWeight weight = random_layer(
+        random,
+        {.rows = 210, .columns = 180, .kept = 2, .format = format, .activations = "int8:token", .sparse_part = true});
+    const auto x = random_rows(random, 37, 180, Values::outliers);
+    std::vector<float> expected;
+    for (Isa isa : machine_isas())
+      for (int64_t together : {1, 2, 8, 37}) {
+        const PackedLinear layer = PackedLinear::pack(weight, isa, one).value();
+        std::vector<float> y(37 * 210);
+        for (int64_t m = 0; m < 37; m += together) {
+          PreparedInput input;
+          const int64_t count = std::min<int64_t>(together, 37 - m);
+          ThreadPool& pool = together == 8 ? two : one;
+          prepare(layer.plan(), x.data() + m * 180, 180, count, isa, input, pool);
+          linear(layer, input, y.data() + m * 210, 210, pool);
+        }
+        if (expected.empty()) expected = y;
+        ASSERT_EQ(y, expected) << format << " " << to_string(isa) << ", " << together << " together";
+      }
+  }
+}
+
+TEST(CodedIntegers, UnpackToWhatTheyDecodeTo) {
+  Random random(84);
+  ThreadPool pool(1);
+  for (const char* format : kIntegerFormats) {
+    const LinearWeight weight = random_layer(random, {.rows = 21,
+                                                      .columns = 231,
+                                                      .kept = 4,
+                                                      .format = format,
+                                                      .activations = "int8:token",
+                                                      .bias = true,
+                                                      .sparse_part = true});
+    const PackedLinear packed = PackedLinear::pack(weight, detected_isa(), pool).value();
+    auto copy = std::make_shared<AlignedBuffer<std::byte>>(packed.bytes());
+    std::copy(packed.image().begin(), packed.image().end(), copy->data());
+    const auto view = PackedLinear::view(packed.shape(), detected_isa(), copy->span(), copy);
+    ASSERT_TRUE(view) << view.error().message;
+    EXPECT_EQ(view->plan(), packed.plan());
+    std::vector<float> expected(231), found(231);
+    for (int64_t n = 0; n < 21; ++n) {
+      decode_row(weight, n, expected);
+      view->read_row(n, found);
+      ASSERT_EQ(found, expected) << format << " row " << n;
+    }
+    PackedShape other = packed.shape();
+    other.exponents.push_back(0);
+    EXPECT_FALSE(PackedLinear::view(other, detected_isa(), copy->span(), copy)) << format;
   }
 }
 

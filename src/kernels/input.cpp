@@ -1,6 +1,7 @@
 #include "kernels/input.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -40,10 +41,12 @@ struct Preparation {
 
   int64_t dense_begin() const { return round_up(plan.columns, 16); }
   int64_t halves_begin() const { return dense_begin() + round_up(plan.dense_count() + kSplitRoom, 16); }
-  // Rows that are rounded before they are put in order have a place for that.
+  // Rows that are rounded, or multiplied, before they are put in order have a place for that.
   int64_t room_per_thread() const {
-    return halves_begin() + (plan.order.empty() ? 0 : round_up(plan.dense_count() + kBlockOfHalves, 32) / 2);
+    return halves_begin() + (plan.order.empty() ? 0 : round_up(plan.inputs() + kBlockOfHalves, 16));
   }
+  // Quantized input that single weights read too, as floats.
+  bool is_kept_aside() const { return plan.sparse && plan.activations.is_integer(); }
 
   void reserve(int64_t m, int threads) {
     out.count = m;
@@ -79,6 +82,9 @@ struct Preparation {
     out.zeros.reserve(m);
     out.sum_stride = round_up(m, 16);
     out.sums.reserve(plan.groups * out.sum_stride);
+    if (!is_kept_aside()) return;
+    out.x_stride = spread(plan.inputs() * 4) / 4;
+    out.dense.reserve(m * out.x_stride);
   }
 
   void token(int64_t m, float* room) const {
@@ -93,6 +99,12 @@ struct Preparation {
     if (plan.kept_count() > 0) x = split(m, x, dense);
     if (plan.rotation > 0) x = rotate(x, dense);
     if (plan.activations.is_integer()) {
+      if (is_kept_aside()) keep_aside(x, out.dense.data() + m * out.x_stride);
+      if (!plan.exponents.empty()) x = multiply(x, dense);
+      if (!plan.order.empty()) {
+        put_in_order(x, room + halves_begin());
+        x = room + halves_begin();
+      }
       quantize(m, x);
     } else if (plan.in_records()) {
       encode(m, x);
@@ -113,6 +125,18 @@ struct Preparation {
   template <class T>
   void put_in_order(const T* dense, T* to) const {
     for (int32_t column : plan.order) *to++ = column < 0 ? T{0} : dense[column];
+  }
+
+  void keep_aside(const float* x, float* to) const {
+    if (!plan.order.empty()) return put_in_order(x, to);
+    std::memcpy(to, x, static_cast<size_t>(plan.dense_count()) * sizeof(float));
+  }
+
+  const float* multiply(const float* x, float* to) const {
+    constexpr int32_t kBias = 127, kMantissaBits = 23;
+    for (int64_t k = 0; k < plan.dense_count(); ++k)
+      to[k] = x[k] * std::bit_cast<float>((plan.exponents[static_cast<size_t>(k)] + kBias) << kMantissaBits);
+    return to;
   }
 
   // The dense columns as floats.
@@ -170,7 +194,7 @@ struct Preparation {
                       .x_stride = 0,
                       .m_begin = m,
                       .m_end = m + 1,
-                      .columns = plan.dense_count(),
+                      .columns = plan.inputs(),
                       .bits = plan.activations.bits,
                       .asymmetric = plan.activations.offset,
                       .group_size = plan.group_size,
@@ -188,8 +212,9 @@ struct Preparation {
 // Tokens side by side, for single weights.
 void fill_columns(const InputPlan& plan, PreparedInput& out, ThreadPool& pool) {
   const int64_t k_end = plan.inputs(), m_end = out.count;
+  const float* const rows = plan.activations.is_integer() ? out.dense.data() : out.x;
   const auto value = [&](int64_t m, int64_t k) {
-    return out.x != nullptr ? out.x[m * out.x_stride + k] : bf16_to_f32(out.halves.data()[m * out.x_stride + k]);
+    return rows != nullptr ? rows[m * out.x_stride + k] : bf16_to_f32(out.halves.data()[m * out.x_stride + k]);
   };
   if (m_end == 1) {
     out.columns.reserve(k_end);

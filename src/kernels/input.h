@@ -27,6 +27,8 @@ struct InputPlan {
   // Which of the dense columns, rounded as planned, comes at each place of what the kernels read, -1 for a zero; empty:
   // all in order. Weights whose columns have codes of several widths are packed by width.
   std::vector<int32_t> order;
+  // Of each dense column, or empty: the input is multiplied with 2^exponent before it is put in order and quantized.
+  std::vector<int8_t> exponents;
   // Of the codes: inputs to a weight group, G, and bytes of a padded group, or of the record of a block of codes. Zero,
   // one, zero when there are no codes.
   int64_t group_size = 0, groups = 1, group_stride = 0;
@@ -42,14 +44,15 @@ struct InputPlan {
 // The prepared input of M tokens: scratch that is reused from call to call.
 struct PreparedInput {
   int64_t count = 0;         // M
-  const float* x = nullptr;  // float input of the dense columns
+  const float* x = nullptr;  // float input of the dense columns; null where it is not read as floats
   int64_t x_stride = 0;
   AlignedBuffer<uint8_t> codes;
   AlignedBuffer<float> scales, kept, dense;
   AlignedBuffer<uint16_t> halves, kept_halves;  // in bf16: the dense columns, rounded as planned, and the kept ones
   AlignedBuffer<int32_t> zeros, sums;
   int64_t stride = 0, sum_stride = 0, kept_stride = 0, kept_halves_stride = 0;
-  // For single weights, the values that the kernels read: of one token [inputs], else [M / 16][inputs][16].
+  // For single weights, the values that the kernels read, or that they would if they were not quantized: of one token
+  // [inputs], else [M / 16][inputs][16].
   AlignedBuffer<float> columns;
   AlignedBuffer<float> room;  // a row for each thread, before and after it is split
 };

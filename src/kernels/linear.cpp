@@ -93,7 +93,7 @@ void run_scaled(const LinearOutput& output, const PreparedInput& input, const Ta
   LinearArgs part = tasks.part(layer.arguments(input, output.y, output.y_stride), panel_task, token_task);
   part.bias = nullptr;
   part.begun = false;
-  row_of(output, input.count).kernel(part);
+  run(row_of(output, input.count), part);
   scale_outputs(part, layer.outer(), layer.bias());
   if (const LinearRow* kept_row = layer.kept_row_for(input.count)) {
     LinearArgs kept = tasks.part(layer.kept_arguments(input, output.y, output.y_stride), panel_task, token_task);
@@ -111,16 +111,46 @@ void run_task(const LinearOutput& output, const PreparedInput& input, const Task
     kept_row->kernel(tasks.part(layer.kept_arguments(input, output.y, output.y_stride), panel_task, token_task));
   const LinearArgs part = tasks.part(layer.arguments(input, output.y, output.y_stride), panel_task, token_task);
   if (layer.has_sparse()) layer.run_sparse(part, input);
-  row_of(output, input.count).kernel(part);
+  run(row_of(output, input.count), part);
   if (output.sum != nullptr) add_outputs(part, output.sum);
 }
 
 }  // namespace
 
+// Panels are opened into memory that a thread keeps: as many as stay in its second-level cache beside the input.
+void run(const LinearRow& row, const LinearArgs& args) {
+  if (!row.opened) return row.kernel(args);
+  constexpr int64_t kOpenedBytes = 1 << 17, kPair = 2;
+  thread_local AlignedBuffer<int8_t> opened;
+  const PackedDense& dense = args.dense;
+  const int64_t panel_bytes = dense.groups * dense.group_steps * 64;
+  const int64_t step =
+      kPair * std::clamp<int64_t>(kOpenedBytes / kPair / std::max<int64_t>(1, panel_bytes), 1, kStripPanels);
+  opened.reserve(step * panel_bytes);
+  for (int64_t begin = args.panel_begin; begin < args.panel_end; begin += step) {
+    const int64_t end = std::min(args.panel_end, begin + step);
+    // A pair may lack its second panel, which kernels read all the same.
+    for (int64_t panel = begin; panel < round_up(end, kPair); ++panel)
+      args.open_levels(dense, panel, opened.data() + (panel - begin) * panel_bytes);
+    LinearArgs part = args;
+    part.dense.type = PackedType::int8;
+    part.dense.codes = opened.data();
+    part.dense.n = dense.n - begin * kLanes;
+    part.dense.scales = static_cast<const float*>(dense.scales) + begin * dense.groups * kLanes;
+    part.dense.sums = static_cast<const int32_t*>(dense.sums) + begin * dense.groups * kLanes;
+    if (args.bias != nullptr) part.bias = args.bias + begin * kLanes;
+    part.y = args.y + begin * kLanes;
+    part.panel_begin = 0;
+    part.panel_end = end - begin;
+    row.kernel(part);
+  }
+}
+
 LinearArgs PackedLinear::arguments(const PreparedInput& input, float* y, int64_t y_stride) const {
   LinearArgs args{};
   args.dense = dense_;
   args.open = open_codes(isa_);
+  args.open_levels = open_levels(isa_);
   args.bias = bias_;
   args.begun = kept_.k > 0 || sparse_count_ > 0;
   args.rows = {input.codes.data(), input.stride,      input.scales.data(),

@@ -33,6 +33,7 @@ struct PackedShape {
   int64_t rotation = 0;              // of the dense columns' input (kernels/input.h)
   int64_t sparse = 0;                // single weights beside the dense part
   std::vector<uint8_t> widths;       // bits of each dense column, where they have their own
+  std::vector<int8_t> exponents;     // of each dense column, where its levels are integers and the input is quantized
   bool operator==(const PackedShape&) const = default;
 };
 
@@ -43,7 +44,8 @@ class PackedLinear {
   // Integer weights of up to 4 bits go into the 4-bit layout, wider ones into the 8-bit one; block formats
   // whose levels are integers go into the block layouts where the input is in one too, with blocks of the same size, a
   // multiple of 16; else, and with learned levels, their values are bfloat16 numbers exactly, which keep their codes of
-  // up to four bits (coded layouts), and their outer scale multiplies the outputs; a 2:4 part is unpacked to
+  // up to four bits (coded layouts), and their outer scale multiplies the outputs; learned levels with quantized input
+  // are integers, which keep their codes too; a 2:4 part is unpacked to
   // dense levels. `unsupported` when no kernel serves this layer (names format and activation) or when the sum of a
   // group of inputs could overflow 32 bits (65,536 symmetric int8 weights times int8 activations just fit), `corrupt`
   // when the weight contradicts itself.
@@ -57,7 +59,7 @@ class PackedLinear {
   // The bytes that the kernels of this instruction set read, in version kLayoutVersion of the layout.
   std::span<const std::byte> image() const { return image_; }
   PackedShape shape() const;
-  static constexpr int kLayoutVersion = 4;
+  static constexpr int kLayoutVersion = 5;
 
   int64_t outputs() const { return n_; }
   int64_t inputs() const { return plan_.columns; }
@@ -101,7 +103,9 @@ class PackedLinear {
   static Result<PackedLinear> make(const PackedShape& shape, Isa isa);
   Status choose_rows();
   Status check_sparse() const;
+  void keep_layout(const CodedLayout& layout);
   void keep_codes(const CodedLayout& layout);
+  void keep_levels(const CodedLayout& layout);
   void place(std::span<const std::byte> image, std::shared_ptr<const void> owner);
   Parts parts() const;
   int64_t panels() const;
@@ -141,6 +145,9 @@ struct LinearOutput {
 // tokens), which does not change the result.
 void linear(std::span<const LinearOutput> outputs, const PreparedInput& input, ThreadPool& pool);
 void linear(const PackedLinear& layer, const PreparedInput& input, float* y, int64_t y_stride, ThreadPool& pool);
+
+// Calls the kernel of a row for part of a layer; where it multiplies opened panels, opens them, a few at a time.
+void run(const LinearRow& row, const LinearArgs& args);
 
 // Every kernel row, best first, that `isa` can run; the reference is last. For tests that walk the list.
 std::vector<const LinearRow*> linear_rows(Isa isa);

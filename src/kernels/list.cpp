@@ -20,6 +20,12 @@ OpenCodes open_codes(Isa isa) {
   return kReferenceKernels.open_codes;
 }
 
+OpenLevels open_levels(Isa isa) {
+  for (const IsaTable& entry : kTables)
+    if (entry.isa <= isa && entry.table->open_levels != nullptr) return entry.table->open_levels;
+  return kReferenceKernels.open_levels;
+}
+
 SparseKernel sparse_kernel(Isa isa) {
   for (const IsaTable& entry : kTables)
     if (entry.isa <= isa && entry.table->sparse != nullptr) return entry.table->sparse;

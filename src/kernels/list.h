@@ -15,6 +15,7 @@ struct IsaTable {
 
 std::span<const IsaTable> all_tables();
 OpenCodes open_codes(Isa isa);
+OpenLevels open_levels(Isa isa);
 SparseKernel sparse_kernel(Isa isa);
 
 }  // namespace nibble

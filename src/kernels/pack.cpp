@@ -15,6 +15,7 @@
 #include "kernels/linear.h"
 #include "kernels/list.h"
 #include "kernels/pack_coded.h"
+#include "kernels/pack_levels.h"
 #include "kernels/ref/coded.h"
 #include "kernels/transpose.h"
 
@@ -29,6 +30,11 @@ PackedType packed_halves(Isa isa) { return isa >= Isa::amx ? PackedType::bf16_ti
 bool in_integer_blocks(const NumberFormat& weights, const NumberFormat& input) {
   return weights.group == input.group && weights.group % kChunkInputs == 0 && weights.group <= kLongestBlock &&
          integer_levels(weights) && integer_levels(input);
+}
+
+// Learned levels that are multiplied as integers.
+bool has_integer_levels(const NumberFormat& weights, const NumberFormat& input) {
+  return weights.is_learned() && input.is_integer();
 }
 
 PackedType blocks_of(int bits) {
@@ -51,6 +57,7 @@ int block_bits(PackedType type) {
 
 PackedType packed_type(const NumberFormat& format, const NumberFormat& input, Isa isa) {
   if (in_integer_blocks(format, input)) return blocks_of(format.bits);
+  if (has_integer_levels(format, input)) return PackedType::int8;
   if (format.is_block() || format.is_learned())
     return input.levels == Levels::f32 ? PackedType::bf16 : packed_halves(isa);
   switch (format.levels) {
@@ -93,7 +100,9 @@ int64_t value_at(PackedType type, int64_t k_end, int64_t panel, int64_t lane, in
   return begin + (in_pairs(type) ? (k / 2 * kLanes + lane) * 2 + k % 2 : k * kLanes + lane);
 }
 
-bool is_integer(PackedType type) { return type == PackedType::int4 || type == PackedType::int8; }
+bool is_integer(PackedType type) {
+  return type == PackedType::int4 || type == PackedType::int8 || type == PackedType::coded_integers;
+}
 
 constexpr int64_t kStepInputs = 4;
 constexpr int64_t kCodes = 64;          // of block layouts with a table of levels
@@ -117,6 +126,7 @@ bool sums_fit(const PackedShape& shape, int64_t group_size) {
   const int64_t code = shape.activations.levels_count() - 1;
   int64_t level = shape.weights.offset ? shape.weights.levels_count() - 1 : half_range(shape.weights.bits);
   if (shape.weights.bits <= 4) level = 16 * half_range(4);
+  if (shape.weights.is_learned()) level = half_range(8);
   return group_size <= INT32_MAX / (code * level);
 }
 
@@ -131,8 +141,8 @@ Status check_input(const PackedShape& shape, int64_t group_size) {
   if (!input.is_integer())
     return fail(ErrorCode::unsupported, "{}: input is f32, quantized, or bf16 where the weights are bf16 numbers",
                 describe(shape));
-  if (!shape.weights.is_integer())
-    return fail(ErrorCode::unsupported, "{}: quantized input needs integer weights", describe(shape));
+  if (!shape.weights.is_integer() && !shape.weights.is_learned())
+    return fail(ErrorCode::unsupported, "{}: quantized input needs integer weights or learned levels", describe(shape));
   if (input.sharing != Sharing::token && input.sharing != Sharing::row)
     return fail(ErrorCode::unsupported, "{}: quantized input must have one scale per token", describe(shape));
   if (!sums_fit(shape, group_size))
@@ -160,6 +170,13 @@ Status check_shape(const PackedShape& shape) {
   if (static_cast<int64_t>(shape.widths.size()) != widths || !known)
     return fail(ErrorCode::corrupt, "{}: bits of {} columns, expected {} numbers from 1 to 8", describe(shape),
                 shape.widths.size(), widths);
+  const bool multiplied =
+      has_integer_levels(shape.weights, shape.activations) && shape.weights.sharing == Sharing::column;
+  const auto in_range = [](int e) { return e >= kLeastExponent && e <= kMostExponent; };
+  if (static_cast<int64_t>(shape.exponents.size()) != (multiplied ? dense : 0) ||
+      !std::all_of(shape.exponents.begin(), shape.exponents.end(), in_range))
+    return fail(ErrorCode::corrupt, "{}: exponents of {} columns, expected {} from {} to {}", describe(shape),
+                shape.exponents.size(), multiplied ? dense : 0, kLeastExponent, kMostExponent);
   if (shape.sparse > 0 && !shape.weights.is_learned())
     return fail(ErrorCode::corrupt, "a sparse part beside {}; expected learned levels", to_string(shape.weights));
   if (!is_rotation(shape.rotation) || shape.rotation > shape.columns)
@@ -168,10 +185,19 @@ Status check_shape(const PackedShape& shape) {
 }
 
 PackedShape shape_of(const LinearWeight& weight) {
-  return {weight.rows,        weight.columns,      weight.format,
-          weight.activations, weight.kept_columns, !weight.bias.empty(),
-          weight.kept_levels, weight.rotation,     static_cast<int64_t>(weight.sparse.values.size()),
-          weight.widths};
+  return {weight.rows,
+          weight.columns,
+          weight.format,
+          weight.activations,
+          weight.kept_columns,
+          !weight.bias.empty(),
+          weight.kept_levels,
+          weight.rotation,
+          static_cast<int64_t>(weight.sparse.values.size()),
+          weight.widths,
+          has_integer_levels(weight.format, weight.activations) && weight.format.sharing == Sharing::column
+              ? weight.exponents
+              : std::vector<int8_t>()};
 }
 
 // Inputs of a group with its padding: an even number of steps, or whole tiles (sixteen steps) where that costs little.
@@ -192,6 +218,9 @@ InputPlan make_plan(const PackedShape& shape) {
     plan.group_size = shape.weights.group;
     plan.groups = shape.weights.groups(plan.dense_count());
     plan.group_stride = plan.group_size + static_cast<int64_t>(sizeof(BlockTail));
+  } else if (has_integer_levels(shape.weights, shape.activations) && shape.weights.sharing == Sharing::column) {
+    plan.group_size = plan.dense_count();
+    plan.exponents = shape.exponents;
   } else if (shape.activations.is_integer()) {
     const int64_t dense = plan.dense_count();
     plan.group_size = std::min(shape.weights.group_size(dense), dense);
@@ -218,9 +247,10 @@ PackedLinear::Parts PackedLinear::parts() const {
   const int64_t integers = d.groups * d.group_steps * 64;
   const int block_bits_each = block_bits(d.type);
   const bool coded = is_coded(d.type), scaled = coded && has_scales_;
-  const int64_t of_panel = integer               ? integers
-                           : coded               ? d.panel_bytes
-                           : block_bits_each > 0 ? d.groups * d.group_steps * 8 * block_bits_each
+  const int64_t of_panel = d.type == PackedType::coded_integers ? d.panel_bytes
+                           : integer                            ? integers
+                           : coded                              ? d.panel_bytes
+                           : block_bits_each > 0                ? d.groups * d.group_steps * 8 * block_bits_each
                                                  : padded_inputs(d.type, d.k) * kLanes * value_bytes(d.type);
   const int64_t codes = d.type == PackedType::int4 ? panels() / kPair * integers : panels() * of_panel;
   const int64_t entries = integer ? panels() * d.groups * kLanes : 0;
@@ -235,8 +265,8 @@ PackedLinear::Parts PackedLinear::parts() const {
   add(parts.sums, entries * (d.compact ? 2 : 4));
   add(parts.zeros, format_.offset ? entries * (d.compact ? 1 : 4) : 0);
   add(parts.levels, block_bits_each > 0 ? kCodes
-                    : coded             ? table_values_ * 2 + 4
-                                        : 0);  // a number is read as four bytes
+                    : coded             ? table_values_ * 2 + 4  // a number is read as four bytes
+                                        : table_values_);
   add(parts.outer, format_.outer ? 4 : 0);
   add(parts.kept, panels() * padded_inputs(kept_.type, kept_.k) * kLanes * 2);
   add(parts.bias, has_bias_ ? panels() * kLanes * 4 : 0);
@@ -262,7 +292,7 @@ Result<PackedLinear> PackedLinear::make(const PackedShape& shape, Isa isa) {
   d.k = out.plan_.dense_count();
   const bool blocks = block_bits(d.type) > 0;
   d.group_size = blocks ? shape.weights.group : std::min(shape.weights.group_size(d.k), d.k);
-  d.groups = blocks || is_integer(d.type) ? shape.weights.groups(d.k) : 1;
+  d.groups = !out.plan_.exponents.empty() ? 1 : blocks || is_integer(d.type) ? shape.weights.groups(d.k) : 1;
   d.compact = is_integer(d.type) && d.group_size <= kCompactGroup && shape.weights.scale == ScaleCodec::f16;
   d.group_steps = is_integer(d.type) ? padded_group(d.group_size, d.groups) / kStepInputs : 0;
   if (blocks) {
@@ -273,9 +303,12 @@ Result<PackedLinear> PackedLinear::make(const PackedShape& shape, Isa isa) {
     d.factor = std::ldexp(1.0f, (d.e4m3 ? 8 : 0) - integer_levels(shape.weights)->shift);
   }
   out.widths_ = shape.widths;
-  if (const auto layout = coded_layout(shape.weights, shape.widths, d.k, out.panels());
-      layout && coded_type(d.type) != d.type)
+  if (has_integer_levels(shape.weights, shape.activations)) {
+    if (const auto layout = level_layout(shape.weights, shape.widths, d.k, out.panels())) out.keep_levels(*layout);
+  } else if (const auto layout = coded_layout(shape.weights, shape.widths, d.k, out.panels());
+             layout && coded_type(d.type) != d.type) {
     out.keep_codes(*layout);
+  }
   out.kept_.type = shape.kept_levels == Levels::bf16 ? packed_halves(isa) : PackedType::f16;
   out.kept_.n = shape.rows;
   out.kept_.k = out.kept_.group_size = out.plan_.kept_count();
@@ -284,9 +317,8 @@ Result<PackedLinear> PackedLinear::make(const PackedShape& shape, Isa isa) {
   return out;
 }
 
-void PackedLinear::keep_codes(const CodedLayout& layout) {
+void PackedLinear::keep_layout(const CodedLayout& layout) {
   PackedDense& d = dense_;
-  d.type = coded_type(d.type);
   d.k = layout.inputs;
   d.tables_of = layout.tables_of;
   d.group_size = layout.group_size;
@@ -294,10 +326,25 @@ void PackedLinear::keep_codes(const CodedLayout& layout) {
   d.segment_count = static_cast<int64_t>(layout.segments.size());
   std::copy(layout.segments.begin(), layout.segments.end(), d.segments);
   d.panel_bytes = layout.panel_bytes;
-  d.e4m3 = format_.scale == ScaleCodec::e4m3;
-  d.factor = d.e4m3 ? 256 : 1;  // E4M3 scales are read as float16, whose exponents are greater by 8
   plan_.order = layout.order;
   table_values_ = layout.table_values;
+}
+
+void PackedLinear::keep_levels(const CodedLayout& layout) {
+  keep_layout(layout);
+  dense_.type = PackedType::coded_integers;
+  plan_.group_size = layout.group_size;
+  plan_.groups = layout.groups;
+  plan_.group_stride = padded_level_group(layout.group_size, layout.groups);
+  dense_.group_steps = plan_.group_stride / kStepInputs;
+}
+
+void PackedLinear::keep_codes(const CodedLayout& layout) {
+  keep_layout(layout);
+  PackedDense& d = dense_;
+  d.type = coded_type(d.type);
+  d.e4m3 = format_.scale == ScaleCodec::e4m3;
+  d.factor = d.e4m3 ? 256 : 1;  // E4M3 scales are read as float16, whose exponents are greater by 8
   has_scales_ = layout.tables_of == CodedTables::matrix;
 }
 
@@ -310,6 +357,7 @@ void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const
   const bool blocks = block_bits(dense_.type) > 0;
   dense_.scales = blocks || has_scales_ || is_integer(dense_.type) ? image_.data() + at.scales : nullptr;
   dense_.tables = is_coded(dense_.type) ? reinterpret_cast<const uint16_t*>(image_.data() + at.levels) : nullptr;
+  dense_.level_tables = reinterpret_cast<const int8_t*>(image_.data() + at.levels);
   dense_.levels = blocks ? reinterpret_cast<const uint8_t*>(image_.data() + at.levels) : nullptr;
   dense_.sums = is_integer(dense_.type) ? image_.data() + at.sums : nullptr;
   dense_.zeros = is_integer(dense_.type) && format_.offset ? image_.data() + at.zeros : nullptr;
@@ -334,7 +382,8 @@ PackedShape PackedLinear::shape() const {
           plan_.kept_halves ? Levels::bf16 : Levels::f16,
           plan_.rotation,
           sparse_count_,
-          widths_};
+          widths_,
+          plan_.exponents};
 }
 
 // Fills the image of one PackedLinear from a weight that has been validated.
@@ -347,6 +396,12 @@ struct LinearPacker {
     place_sparse();
     std::copy(weight.sparse.values.begin(), weight.sparse.values.end(), array<float>(at.sparse));
     if (block_bits(d.type) > 0) make_levels();
+    if (has_integer_levels(weight.format, weight.activations)) {
+      const LevelPacker::Arrays arrays{codes(), array<int8_t>(at.levels), array<float>(at.scales),
+                                       array<int32_t>(at.sums)};
+      level_packer_.emplace(weight, d, std::span(out.plan_.order), arrays);
+      level_packer_->pack_tables();
+    }
     if (is_coded(d.type)) {
       code_packer_.emplace(weight, d, std::span(out.plan_.order), array<uint16_t>(at.levels),
                            array<uint8_t>(at.scales));
@@ -364,7 +419,10 @@ struct LinearPacker {
 
   void pack_pair(int64_t pair) {
     const int64_t panel = pair * kPair;
-    if (is_integer(d.type)) {
+    if (level_packer_) {
+      for (int64_t p = panel; p < panel + kPair; ++p)
+        for (int64_t lane = 0; lane < lanes_of(p); ++lane) level_packer_->pack_lane(p, lane);
+    } else if (is_integer(d.type)) {
       pack_integers(pair);
     } else if (block_bits(d.type) > 0) {
       for (int64_t p = panel; p < panel + kPair; ++p) pack_blocks(p);
@@ -389,6 +447,7 @@ struct LinearPacker {
  private:
   std::array<uint8_t, 256> stored_{};  // of each code of the format, in block layouts
   std::optional<CodePacker> code_packer_;
+  std::optional<LevelPacker> level_packer_;  // of learned levels with quantized input
 
   // Columns as places in what the kernels read.
   void place_sparse() {
@@ -675,11 +734,24 @@ struct LinearUnpacker {
     for (int64_t k = 0; k < d.k; ++k) {
       const int64_t column = column_of(k);
       if (column < 0) continue;
-      const float value = blocks  ? load_block_value(panel, lane, k)
-                          : coded ? from.outer_ * bf16_to_f32(ref::coded_value(d, panel, lane, k))
-                                  : from.outer_ * bf16_to_f32(values[value_at(d.type, d.k, panel, lane, k)]);
+      const float value = is_integer(d.type) ? load_level_value(panel, lane, k, column)
+                          : blocks           ? load_block_value(panel, lane, k)
+                          : coded            ? from.outer_ * bf16_to_f32(ref::coded_value(d, panel, lane, k))
+                                             : from.outer_ * bf16_to_f32(values[value_at(d.type, d.k, panel, lane, k)]);
       std::memcpy(row.data() + column * 4, &value, 4);
     }
+  }
+
+  // level * 2^exponent.
+  float load_level_value(int64_t panel, int64_t lane, int64_t k, int64_t column) const {
+    const PackedDense& d = from.dense_;
+    const std::vector<int8_t>& exponents = from.plan_.exponents;
+    const int64_t g = k / d.group_size;
+    const int32_t level =
+        d.type == PackedType::int8 ? load_level(panel, g, lane, k % d.group_size) : ref::coded_level(d, panel, lane, k);
+    const float scale = exponents.empty() ? static_cast<const float*>(d.scales)[(panel * d.groups + g) * kLanes + lane]
+                                          : std::ldexp(1.0f, exponents[static_cast<size_t>(column)]);
+    return scale * static_cast<float>(level);
   }
 
   void add_sparse(int64_t n, std::span<std::byte> row) const {

@@ -90,22 +90,26 @@ inline void fill_values(Random& random, LinearWeight& weight) {
   }
 }
 
-// Tables, codes and a sparse part of learned levels; columns with bits of their own have 1 to 8.
+// Tables, codes and a sparse part of learned levels; columns with bits of their own have 1 to 8. Tables by column have
+// the exponents -7, -6, -5 in turn, so that layers of one site agree.
 inline void fill_learned(Random& random, const LayerShape& shape, LinearWeight& weight) {
   const int64_t dense = weight.dense_columns();
   if (weight.format.bits == 0)
     for (int64_t k = 0; k < dense; ++k) weight.widths.push_back(static_cast<uint8_t>(1 + random.below(8)));
-  const auto add_table = [&](int bits) {
-    const int exponent = static_cast<int>(random.below(5)) - 9;
+  const auto add_table = [&](int bits, int exponent) {
     weight.exponents.push_back(static_cast<int8_t>(exponent));
-    int level = -kGreatestLevel - 1 + static_cast<int>(random.below(8));
-    for (int i = 0; i < (bits > kTableBits ? 0 : 1 << bits); ++i)
-      weight.levels.push_back(
-          std::ldexp(static_cast<float>(level += 1 + static_cast<int>(random.below(15))), exponent));
+    if (bits > kTableBits) return;
+    const auto least = static_cast<int32_t>(random.below(32)) - 127, room = 222 >> bits;
+    for (int32_t i = 0, level = least; i < 1 << bits; ++i) {
+      weight.levels.push_back(std::ldexp(static_cast<float>(level), exponent));
+      level += 1 + static_cast<int32_t>(random.below(static_cast<uint64_t>(room)));
+    }
   };
-  const int64_t tables = weight.format.sharing == Sharing::column ? dense : weight.rows * weight.groups();
+  const bool by_column = weight.format.sharing == Sharing::column;
+  const int64_t tables = by_column ? dense : weight.rows * weight.groups();
   for (int64_t t = 0; t < tables; ++t)
-    add_table(weight.widths.empty() ? weight.format.bits : weight.widths[static_cast<size_t>(t)]);
+    add_table(weight.widths.empty() ? weight.format.bits : weight.widths[static_cast<size_t>(t)],
+              -7 + static_cast<int>(by_column ? t % 3 : static_cast<int64_t>(random.below(3))));
   for (int64_t n = 0; n < weight.rows; ++n) {
     std::vector<uint8_t> codes, widths = weight.widths;
     if (widths.empty()) widths.assign(static_cast<size_t>(dense), static_cast<uint8_t>(weight.format.bits));

@@ -41,20 +41,21 @@ Json shape_json(const PackedShape& shape) {
           {"bias", shape.bias},
           {"rotation", shape.rotation},
           {"sparse", shape.sparse},
-          {"widths", shape.widths}};
+          {"widths", shape.widths},
+          {"exponents", shape.exponents}};
 }
 
-Result<std::vector<int32_t>> read_columns(JsonReader& reader, const char* name) {
+Result<std::vector<int32_t>> read_numbers(JsonReader& reader, const char* name, int32_t least) {
   const Json* const list = reader.find(name);
   const std::string where = reader.where();
-  std::vector<int32_t> columns;
+  std::vector<int32_t> numbers;
   if (list == nullptr || !list->is_array()) return fail(ErrorCode::corrupt, "{}: \"{}\" is not a list", where, name);
-  for (const Json& column : *list) {
-    const bool fits = column.is_number_integer() && column >= 0 && column <= INT32_MAX;
-    if (!fits) return fail(ErrorCode::corrupt, "{}: \"{}\" has {}", where, name, dump_json(column));
-    columns.push_back(column.get<int32_t>());
+  for (const Json& number : *list) {
+    const bool fits = number.is_number_integer() && number >= least && number <= INT32_MAX;
+    if (!fits) return fail(ErrorCode::corrupt, "{}: \"{}\" has {}", where, name, dump_json(number));
+    numbers.push_back(number.get<int32_t>());
   }
-  return columns;
+  return numbers;
 }
 
 Result<PackedShape> read_shape(JsonReader& reader) {
@@ -65,14 +66,17 @@ Result<PackedShape> read_shape(JsonReader& reader) {
   NIBBLE_TRY(shape.weights, parse_format(weights));
   NIBBLE_TRY(const std::string activations, reader.string("activations"));
   NIBBLE_TRY(shape.activations, parse_format(activations));
-  NIBBLE_TRY(shape.kept_columns, read_columns(reader, "kept"));
+  NIBBLE_TRY(shape.kept_columns, read_numbers(reader, "kept", 0));
   NIBBLE_TRY(const std::string kept_as, reader.string("kept_as"));
   shape.kept_levels = kept_as == "bf16" ? Levels::bf16 : Levels::f16;
   NIBBLE_TRY(shape.bias, reader.boolean("bias"));
   NIBBLE_TRY(shape.rotation, reader.integer("rotation", 0, kMaxRotation, 0));
   NIBBLE_TRY(shape.sparse, reader.integer("sparse", 0, INT32_MAX, 0));
-  NIBBLE_TRY(const std::vector<int32_t> widths, read_columns(reader, "widths"));
+  NIBBLE_TRY(const std::vector<int32_t> widths, read_numbers(reader, "widths", 0));
   for (int32_t bits : widths) shape.widths.push_back(static_cast<uint8_t>(std::min<int32_t>(bits, UINT8_MAX)));
+  NIBBLE_TRY(const std::vector<int32_t> exponents, read_numbers(reader, "exponents", INT8_MIN));
+  for (int32_t exponent : exponents)
+    shape.exponents.push_back(static_cast<int8_t>(std::min<int32_t>(exponent, INT8_MAX)));
   return shape;
 }
 

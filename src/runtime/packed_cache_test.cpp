@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "core/testing.h"
 #include "model/random/random_checkpoint.h"
 #include "runtime/model.h"
@@ -83,6 +85,33 @@ TEST_F(PackedCacheOfAModel, KnowsWhatItWasPackedFor) {
   options.weights = Levels::bf16;
   logits_of(options);
   EXPECT_NE(note_.find("\"converted\" differs"), std::string::npos) << note_;
+}
+
+// What the input is multiplied with belongs to the shape.
+TEST(PackedCache, KeepsExponentsOfColumns) {
+  ThreadPool pool(1);
+  LinearWeight weight;
+  weight.rows = 2;
+  weight.columns = 8;
+  weight.format = parse_format("code3:col").value();
+  weight.activations = parse_format("int8:token").value();
+  weight.codes.append(std::vector<std::byte>(6, std::byte{0xA7}));
+  for (int k = 0; k < 8; ++k) {
+    weight.exponents.push_back(static_cast<int8_t>(k - 10));
+    for (int i = 0; i < 8; ++i) weight.levels.push_back(std::ldexp(static_cast<float>(20 * i - 90 + k), k - 10));
+  }
+  const auto packed = PackedLinear::pack(weight, Isa::portable, pool);
+  ASSERT_TRUE(packed) << packed.error().message;
+  TemporaryFolder folder;
+  PackedCacheWriter writer;
+  writer.add("q", *packed);
+  ASSERT_TRUE(writer.write(folder / "cache", Json::object()));
+  const auto cache = PackedCache::open(folder / "cache", Json::object(), pool);
+  ASSERT_TRUE(cache) << cache.error().message;
+  const auto read = cache->linear("q", 2, 8, Isa::portable);
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_EQ(read->shape(), packed->shape());
+  EXPECT_EQ(read->plan().exponents, weight.exponents);
 }
 
 }  // namespace

@@ -50,6 +50,23 @@
 //            which is a byte of [panel][block][16] as in block layouts
 // Inputs that fill a unit up have code 0: bf16 input is zero there, and float input is not read beyond K. Segments but
 // the last have zeros there in either input (InputPlan::order).
+//
+// Coded integers: levels of 8 bits, -128 .. 127, as codes that find them in a table of bytes, for quantized input. They
+// stand for the 8-bit layout, which *opening* a panel gives; scales and sums are as integer layouts have them, with
+// scale 1 where tables are of columns. Panels are segments of units as above, of 2, 3, 4 or 8 bits; the units of a
+// panel are as many as the steps of its groups take, and groups are multiples of 32 inputs, or there is one. A unit is
+// eight lookups t of 64 codes, a byte to each:
+//   2, 4 bits  lookup t is at bits b * (t % (8 / b)) of the bytes of vector t / (8 / b), with b = bits
+//   3 bits     0 .. 5: 3 * (t % 2)                                      t / 2;  the two highest bits of vectors 0, 1
+//              and 2 make six of a byte, lowest first: t = 6 is at bits 0 .. 2 of it, t = 7 at bits 3 .. 5
+//   8 bits     the level itself, at vector t
+// What byte b of lookup t stands for:
+//   columns, or 8 bits  lane b / 4, input 4 t + b % 4: the steps of the 8-bit layout
+//   rows                lane b / 16 * 4 + t % 4, input t / 4 * 16 + b % 16
+// so that vpshufb, whose tables are 16 bytes for 16 codes, finds levels of columns with 1, 2, 4 tables for 2, 3, 4 bits
+// (the codes of 4, 2, 1 columns in one) and levels of four rows with one. The tables, E = 2^bits entries each:
+//   columns  [input / 4][64]: entry i of input k is byte k % 4 * E + i; zeros for places without an input
+//   rows     [panel][G][4][4][E]: of lane l at [l % 4][l / 4]
 #pragma once
 
 #include <cstdint>
@@ -72,7 +89,8 @@ enum class PackedType : uint8_t {
   blocks8,
   coded,        // for float32 input
   coded_pairs,  // for bf16 input, multiplied in the order of bf16_pairs
-  coded_tiles   // and in that of bf16_tiles
+  coded_tiles,  // and in that of bf16_tiles
+  coded_integers
 };
 
 inline constexpr int64_t kChunkInputs = 16, kChunkSteps = 4;  // of block layouts
@@ -94,7 +112,7 @@ inline constexpr int64_t kLongestBlock = 256;        // inputs: |code * level| <
 struct CodedSegment {
   int64_t begin;   // input, a multiple of 32
   int64_t offset;  // of its first unit, in bytes of a panel
-  int64_t bits;    // 2, 3, 4 or 16
+  int64_t bits;    // 2, 3, 4 or 16; of coded integers 2, 3, 4 or 8
 };
 inline constexpr int64_t kCodedSegments = 4, kUnitInputs = 32;
 enum class CodedTables : uint8_t { columns, rows, matrix };
@@ -124,10 +142,14 @@ struct PackedDense {
   CodedSegment segments[kCodedSegments];
   int64_t panel_bytes;
   const uint16_t* tables;
+  const int8_t* level_tables;  // of coded integers
 };
 
 // Opens inputs [begin, end) of a panel of a coded layout, whole units: bf16 [k/2][lane][k%2].
 using OpenCodes = void (*)(const PackedDense& dense, int64_t panel, int64_t begin, int64_t end, uint16_t* to);
+
+// Opens a panel of coded integers: the steps of all its groups, [groups * group_steps][64] bytes of the 8-bit layout.
+using OpenLevels = void (*)(const PackedDense& dense, int64_t panel, int8_t* to);
 
 // Quantized activations of M tokens: value = scale[m] * (code - zero[m]), unsigned 8-bit codes (4-bit ones too).
 struct QuantizedRows {
@@ -176,11 +198,18 @@ struct QuantizedRows {
 // flushing_fma is a fused multiply-add that takes a subnormal operand for a zero of its sign, and that gives a zero of
 // its sign for a result which, rounded to 24 bits as if exponents had no end, is less than 2^-126: what the processor
 // does when it is told to flush subnormals. flushing_add adds so.
+// Learned levels with quantized input are integers too: a weight is level * 2^e, the level an int8 that a code finds.
+//   Tables of rows or groups have an e each: the definition of integer weights with scales[n][g] = 2^e and no zeros.
+//   Tables of columns: e of a column is the same for all outputs, and the input is multiplied with it before it is
+//   quantized, x'[m][k] = x[m][k] * 2^e[k] (InputPlan::exponents). Then there is one group, and its scale is 1:
+//     y = fma(scale[m], (float)sum_k (code[m][k] - zero[m]) * level[n][k], r)
+// A sparse part reads the input as it was before it was multiplied and quantized.
 // Coded weights are multiplied as the bf16 weights that they stand for: `coded` as bf16 with float input, the others as
 // bf16_pairs and bf16_tiles with bf16 input.
 struct LinearArgs {
   PackedDense dense;
-  OpenCodes open;      // the fastest there is
+  OpenCodes open;  // the fastest there is
+  OpenLevels open_levels;
   const float* bias;   // [16 * panels] padded, or null: 0
   bool begun;          // y holds r; bias is not read
   QuantizedRows rows;  // integer input
@@ -222,6 +251,7 @@ struct LinearRow {
   int64_t tile_m;           // tokens of its register tile: cutting M at multiples of it wastes nothing
   LinearKernel kernel;
   int64_t block_k = 0;  // reads its tokens' input in blocks of so many values; 0: all K before the next strip
+  bool opened = false;  // its kernel multiplies the 8-bit layout: panels of coded integers are opened for it first
 };
 
 }  // namespace nibble

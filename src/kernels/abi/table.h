@@ -19,6 +19,7 @@ struct KernelTable {
   const SolveKernels* solve;      // null where this level adds nothing to the one below
   OpenCodes open_codes;           // null where this level adds nothing to the one below
   SparseKernel sparse;            // the same
+  OpenLevels open_levels;         // the same
 };
 
 extern const KernelTable kReferenceKernels;

@@ -130,7 +130,111 @@ struct Opening {
   static void store(uint16_t* to, __m256i pairs) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), pairs); }
 };
 
+// Coded integers: vpshufb looks a half of a lookup's codes up, in tables as in avx512/linear_levels.cpp.
+struct LevelOpening {
+  const PackedDense& dense;
+  int64_t panel, bits;
+  const uint8_t* unit;
+
+  // The codes of half a lookup in bytes.
+  __m256i codes(int64_t t, int64_t half) const {
+    const uint8_t* const bytes = unit + half * 32;
+    const __m256i mask = _mm256_set1_epi8(static_cast<char>((1 << bits) - 1));
+    if (bits != 3 || t < 6) {
+      const int64_t in_byte = 8 / bits;
+      const __m256i words = load_bytes(bytes + t / in_byte * kVectorBytes);
+      return _mm256_and_si256(_mm256_srl_epi16(words, _mm_cvtsi64_si128(t % in_byte * bits)), mask);
+    }
+    const auto two = [&](int64_t vector) {  // the highest bits, above those of the vector before
+      const __m256i words = load_bytes(bytes + vector * kVectorBytes);
+      return _mm256_and_si256(_mm256_srl_epi16(words, _mm_cvtsi64_si128(6 - 2 * vector)),
+                              _mm256_set1_epi8(static_cast<char>(3 << 2 * vector)));
+    };
+    const __m256i both = _mm256_or_si256(two(0), _mm256_or_si256(two(1), two(2)));
+    return _mm256_and_si256(_mm256_srl_epi16(both, _mm_cvtsi64_si128((t - 6) * 3)), mask);
+  }
+
+  static __m256i table16(const int8_t* table) {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  }
+
+  // Half a step of the 8-bit layout.
+  __m256i of_columns(__m256i of, const int8_t* tables) const {
+    const auto find = [&](int64_t i) { return _mm256_shuffle_epi8(table16(tables + 16 * i), of); };
+    if (bits == 4) {
+      const __m256i odd = _mm256_set1_epi16(static_cast<int16_t>(0xFF00));
+      const __m256i first = _mm256_blendv_epi8(find(0), find(1), odd),
+                    second = _mm256_blendv_epi8(find(2), find(3), odd);
+      return _mm256_blend_epi16(first, second, 0xAA);
+    }
+    // The column's number in its table above the code.
+    of = _mm256_or_si256(of, _mm256_set1_epi32(bits == 2 ? 0x0C080400 : 0x08000800));
+    return bits == 2 ? find(0) : _mm256_blend_epi16(find(0), find(1), 0xAA);
+  }
+
+  void columns(const int8_t* tables, int8_t* to) const {
+    for (int64_t t = 0; t < 8; ++t, tables += 64)
+      for (int64_t half = 0; half < 2; ++half, to += 32) store(to, of_columns(codes(t, half), tables));
+  }
+
+  // The tables of two rows of a quad, each as often as 16 bytes hold it.
+  __m256i row_tables(const int8_t* tables, int64_t q, int64_t half) const {
+    const auto twice = [&](const int8_t* table) {
+      int64_t low = 0;
+      __builtin_memcpy(&low, table, bits == 2 ? 4 : 8);
+      if (bits == 2) low |= low << 32;
+      int64_t high = low;
+      if (bits == 4) __builtin_memcpy(&high, table + 8, 8);
+      return _mm_set_epi64x(high, low);
+    };
+    const int8_t* const first = tables + ((4 * q + 2 * half) << bits);
+    return _mm256_set_m128i(twice(first + (int64_t{1} << bits)), twice(first));
+  }
+
+  // Dwords of four inputs [row][4] of four quads become those of lanes side by side.
+  void rows(const int8_t* tables, int8_t* to) const {
+    for (int64_t half = 0; half < 2; ++half) {
+      const __m256i of[4] = {row_tables(tables, 0, half), row_tables(tables, 1, half), row_tables(tables, 2, half),
+                             row_tables(tables, 3, half)};
+      for (int64_t sixteen = 0; sixteen < 2; ++sixteen) {
+        __m256i v[4];
+        for (int64_t q = 0; q < 4; ++q) v[q] = _mm256_shuffle_epi8(of[q], codes(sixteen * 4 + q, half));
+        const __m256i a = _mm256_unpacklo_epi32(v[0], v[1]), b = _mm256_unpackhi_epi32(v[0], v[1]);
+        const __m256i c = _mm256_unpacklo_epi32(v[2], v[3]), d = _mm256_unpackhi_epi32(v[2], v[3]);
+        int8_t* const out = to + sixteen * 256 + half * 32;
+        store(out, _mm256_unpacklo_epi64(a, c));
+        store(out + 64, _mm256_unpackhi_epi64(a, c));
+        store(out + 128, _mm256_unpacklo_epi64(b, d));
+        store(out + 192, _mm256_unpackhi_epi64(b, d));
+      }
+    }
+  }
+
+  static void store(int8_t* to, __m256i bytes) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bytes); }
+};
+
 }  // namespace
+
+void open_levels(const PackedDense& dense, int64_t panel, int8_t* to) {
+  const auto* const codes = static_cast<const uint8_t*>(dense.codes) + panel * dense.panel_bytes;
+  const int64_t end = dense.groups * dense.group_steps * 4;
+  int64_t s = 0;
+  for (int64_t k = 0; k < end; k += kUnitInputs, to += kUnitInputs * kLanes) {
+    while (s + 1 < dense.segment_count && dense.segments[s + 1].begin <= k) ++s;
+    const CodedSegment& segment = dense.segments[s];
+    const uint8_t* const unit =
+        codes + segment.offset + (k - segment.begin) / kUnitInputs * kVectorBytes * segment.bits;
+    const LevelOpening opening{dense, panel, segment.bits, unit};
+    if (segment.bits == 8) {
+      __builtin_memcpy(to, unit, kUnitInputs * kLanes);
+    } else if (dense.tables_of == CodedTables::columns) {
+      opening.columns(dense.level_tables + k * kLanes, to);
+    } else {
+      const int64_t g = k / 4 / dense.group_steps;
+      opening.rows(dense.level_tables + ((panel * dense.groups + g) * kLanes << segment.bits), to);
+    }
+  }
+}
 
 void open_codes(const PackedDense& dense, int64_t panel, int64_t begin, int64_t end, uint16_t* to) {
   const auto* const codes = static_cast<const uint8_t*>(dense.codes) + panel * dense.panel_bytes;

@@ -17,6 +17,7 @@ void linear_bf16_pairs(const LinearArgs& args);
 void linear_coded(const LinearArgs& args);
 void linear_coded_pairs(const LinearArgs& args);
 void open_codes(const PackedDense& dense, int64_t panel, int64_t begin, int64_t end, uint16_t* to);
+void open_levels(const PackedDense& dense, int64_t panel, int8_t* to);
 void linear_b4(const LinearArgs& args);
 void linear_b5(const LinearArgs& args);
 void linear_b6(const LinearArgs& args);

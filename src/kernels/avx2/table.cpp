@@ -15,6 +15,8 @@ constexpr LinearRow kLinear[] = {
     {"linear_bf16_pairs__avx2_4x16", PackedType::bf16_pairs, false, 0, 1, 1, 4, avx2::linear_bf16_pairs},
     {"linear_coded__avx2_6x16", PackedType::coded, false, 0, 1, 1, 6, avx2::linear_coded},
     {"linear_coded_pairs__avx2_4x16", PackedType::coded_pairs, false, 0, 1, 1, 4, avx2::linear_coded_pairs},
+    {"linear_coded_a4__avx2_6x16", PackedType::coded_integers, true, 4, 1, 1, 6, avx2::linear_w8_a4, 0, true},
+    {"linear_coded_a8__avx2_6x16", PackedType::coded_integers, true, 8, 1, 1, 6, avx2::linear_w8_a8, 0, true},
     {"linear_b4__avx2_4x16", PackedType::blocks4, true, 8, 1, 1, 4, avx2::linear_b4},
     {"linear_b5__avx2_4x16", PackedType::blocks5, true, 8, 1, 1, 4, avx2::linear_b5},
     {"linear_b6__avx2_4x16", PackedType::blocks6, true, 8, 1, 1, 4, avx2::linear_b6},
@@ -38,7 +40,7 @@ constexpr SolveKernels kSolve = {
 
 }  // namespace
 
-const KernelTable kAvx2Kernels = {"avx2",        kLinear, &kToken,          kAttention,
-                                  avx2::kProbes, &kSolve, avx2::open_codes, avx2::sparse};
+const KernelTable kAvx2Kernels = {"avx2",  kLinear,          &kToken,      kAttention,       avx2::kProbes,
+                                  &kSolve, avx2::open_codes, avx2::sparse, avx2::open_levels};
 
 }  // namespace nibble

@@ -17,6 +17,8 @@ void linear_coded(const LinearArgs& args);
 void linear_coded_blocks(const LinearArgs& args);  // the same, for many tokens
 void linear_coded_pairs(const LinearArgs& args);
 void open_codes(const PackedDense& dense, int64_t panel, int64_t begin, int64_t end, uint16_t* to);
+void linear_coded_a8(const LinearArgs& args);  // few tokens
+void open_levels(const PackedDense& dense, int64_t panel, int8_t* to);
 void linear_b4(const LinearArgs& args);
 void linear_b5(const LinearArgs& args);
 void linear_b6(const LinearArgs& args);

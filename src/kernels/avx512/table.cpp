@@ -14,6 +14,9 @@ constexpr LinearRow kLinear[] = {
     {"linear_bf16_pairs__avx512_12x32", PackedType::bf16_pairs, false, 0, 1, 1, 12, avx512::linear_bf16_pairs, 192},
     {"linear_coded__avx512_12x32", PackedType::coded, false, 0, 1, 1, 12, avx512::linear_coded, 192},
     {"linear_coded_pairs__avx512_12x32", PackedType::coded_pairs, false, 0, 1, 1, 12, avx512::linear_coded_pairs, 192},
+    {"linear_coded_a8__avx512vnni_12x32", PackedType::coded_integers, true, 8, 13, 1, 12, avx512::linear_w8_a8, 0,
+     true},
+    {"linear_coded_a8__avx512vnni_8x32", PackedType::coded_integers, true, 8, 1, 1, 8, avx512::linear_coded_a8},
     {"linear_b4__avx512vnni_6x32", PackedType::blocks4, true, 8, 1, 1, 6, avx512::linear_b4},
     {"linear_b5__avx512vnni_6x32", PackedType::blocks5, true, 8, 1, 1, 6, avx512::linear_b5},
     {"linear_b6__avx512vnni_6x32", PackedType::blocks6, true, 8, 1, 1, 6, avx512::linear_b6},
@@ -38,7 +41,8 @@ constexpr SolveKernels kSolve = {
 
 }  // namespace
 
-const KernelTable kAvx512Kernels = {"avx512vnni",       kLinear,       &kToken, kAttention, avx512::kProbes, &kSolve,
-                                    avx512::open_codes, avx512::sparse};
+const KernelTable kAvx512Kernels = {"avx512vnni",       kLinear,         &kToken,
+                                    kAttention,         avx512::kProbes, &kSolve,
+                                    avx512::open_codes, avx512::sparse,  avx512::open_levels};
 
 }  // namespace nibble

@@ -14,7 +14,7 @@ constexpr AttentionRow kAttention[] = {{}};
 
 }  // namespace
 
-const KernelTable kAvx512Bf16Kernels = {"avx512bf16",        kLinear, nullptr, kAttention,
-                                        avx512bf16::kProbes, nullptr, nullptr, nullptr};
+const KernelTable kAvx512Bf16Kernels = {"avx512bf16", kLinear, nullptr, kAttention, avx512bf16::kProbes,
+                                        nullptr,      nullptr, nullptr, nullptr};
 
 }  // namespace nibble

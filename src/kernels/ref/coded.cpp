@@ -100,4 +100,56 @@ void open_codes(const PackedDense& dense, int64_t panel, int64_t begin, int64_t 
       for (int64_t i : {0, 1}) *to++ = coded_value(dense, panel, lane, k + i);
 }
 
+CodePlace level_place(CodedTables tables_of, int64_t bits, int64_t lane, int64_t input) {
+  if (tables_of == CodedTables::columns || bits == 8) return {input / 4, lane * 4 + input % 4};
+  return {input / 16 * 4 + lane % 4, lane / 4 * 16 + input % 16};
+}
+
+uint8_t load_level_code(const uint8_t* unit, int64_t bits, CodePlace place) {
+  const uint8_t* const bytes = unit + place.word;
+  if (bits == 3 && place.lookup >= 6) {
+    const int both = bytes[0] >> 6 | bytes[64] >> 6 << 2 | bytes[128] >> 6 << 4;
+    return static_cast<uint8_t>(both >> (place.lookup - 6) * 3 & 7);
+  }
+  const int64_t in_byte = 8 / bits;
+  return static_cast<uint8_t>(bytes[place.lookup / in_byte * 64] >> place.lookup % in_byte * bits & ((1 << bits) - 1));
+}
+
+void store_level_code(uint8_t* unit, int64_t bits, CodePlace place, uint8_t code) {
+  uint8_t* const bytes = unit + place.word;
+  const auto set = [&](int64_t vector, int64_t shift, int what) {
+    bytes[vector * 64] = static_cast<uint8_t>(bytes[vector * 64] | what << shift);
+  };
+  if (bits == 3 && place.lookup >= 6) {
+    for (int64_t i = 0, bit = (place.lookup - 6) * 3; i < 3; ++i, ++bit) set(bit / 2, 6 + bit % 2, code >> i & 1);
+    return;
+  }
+  const int64_t in_byte = 8 / bits;
+  set(place.lookup / in_byte, place.lookup % in_byte * bits, code);
+}
+
+int64_t column_entry(int64_t bits, int64_t k, int64_t code) { return k / 4 * 64 + (k % 4 << bits) + code; }
+
+int64_t row_entry(const PackedDense& dense, int64_t panel, int64_t lane, int64_t g, int64_t code) {
+  const int64_t table = (panel * dense.groups + g) * kLanes + lane % 4 * 4 + lane / 4;
+  return (table << dense.segments[0].bits) + code;
+}
+
+int8_t coded_level(const PackedDense& dense, int64_t panel, int64_t lane, int64_t k) {
+  const CodedSegment& segment = segment_at(dense, k);
+  const uint8_t* unit = static_cast<const uint8_t*>(dense.codes) + panel * dense.panel_bytes + unit_at(segment, k);
+  const int64_t input = (k - segment.begin) % kUnitInputs;
+  const uint8_t code = load_level_code(unit, segment.bits, level_place(dense.tables_of, segment.bits, lane, input));
+  if (segment.bits == 8) return static_cast<int8_t>(code);
+  const int64_t g = k / 4 / dense.group_steps;
+  return dense.level_tables[dense.tables_of == CodedTables::columns ? column_entry(segment.bits, k, code)
+                                                                    : row_entry(dense, panel, lane, g, code)];
+}
+
+void open_levels(const PackedDense& dense, int64_t panel, int8_t* to) {
+  for (int64_t k = 0; k < dense.groups * dense.group_steps * 4; k += 4)
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      for (int64_t i = 0; i < 4; ++i) *to++ = coded_level(dense, panel, lane, k + i);
+}
+
 }  // namespace nibble::ref

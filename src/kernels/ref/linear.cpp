@@ -30,6 +30,7 @@ int64_t padded_group(const PackedDense& dense) { return dense.group_steps * 4; }
 
 // The stored level of input i of group g.
 int32_t level(const PackedDense& dense, Output n, int64_t g, int64_t i) {
+  if (dense.type == PackedType::coded_integers) return coded_level(dense, n.panel, n.lane, g * padded_group(dense) + i);
   const auto* bytes = static_cast<const uint8_t*>(dense.codes);
   const bool int4 = dense.type == PackedType::int4;
   const Output stored{int4 ? n.panel / 2 : n.panel, n.lane};

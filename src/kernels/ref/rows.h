@@ -16,6 +16,7 @@ void linear_coded(const LinearArgs& args);   // codes of bf16 weights, float inp
 void linear_coded_pairs(const LinearArgs& args);
 void linear_coded_tiles(const LinearArgs& args);
 void open_codes(const PackedDense& dense, int64_t panel, int64_t begin, int64_t end, uint16_t* to);
+void open_levels(const PackedDense& dense, int64_t panel, int8_t* to);
 void sparse(const SparseArgs& args);
 void norm(const NormArgs& args);
 void activate(const ActivateArgs& args);

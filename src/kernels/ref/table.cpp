@@ -16,6 +16,7 @@ constexpr LinearRow kLinear[] = {
     {"linear_coded__reference", PackedType::coded, false, 0, 1, 1, 1, ref::linear_coded},
     {"linear_coded_pairs__reference", PackedType::coded_pairs, false, 0, 1, 1, 1, ref::linear_coded_pairs},
     {"linear_coded_tiles__reference", PackedType::coded_tiles, false, 0, 1, 1, 1, ref::linear_coded_tiles},
+    {"linear_coded_a8__reference", PackedType::coded_integers, true, 8, 1, 1, 1, ref::linear_integer},
     {"linear_b4__reference", PackedType::blocks4, true, 8, 1, 1, 1, ref::linear_blocks},
     {"linear_b5__reference", PackedType::blocks5, true, 8, 1, 1, 1, ref::linear_blocks},
     {"linear_b6__reference", PackedType::blocks6, true, 8, 1, 1, 1, ref::linear_blocks},
@@ -39,7 +40,7 @@ constexpr SolveKernels kSolve = {"reference", {4, 8, ref::multiply}, {4, 8, ref:
 
 }  // namespace
 
-const KernelTable kReferenceKernels = {"portable",   kLinear, &kToken,         kAttention,
-                                       ref::kProbes, &kSolve, ref::open_codes, ref::sparse};
+const KernelTable kReferenceKernels = {"portable", kLinear,         &kToken,     kAttention,      ref::kProbes,
+                                       &kSolve,    ref::open_codes, ref::sparse, ref::open_levels};
 
 }  // namespace nibble
