@@ -8,7 +8,7 @@
 //   NAME.outer         F32  [1]                formats with an outer scale
 //   NAME.offsets       U8   [N, G]             formats with an offset
 //   NAME.levels        BF16 [levels]           learned levels
-//   NAME.widths        U8   [I]                columns with bits of their own
+//   NAME.widths        U8   [I] or [G]         formats that leave bits open: of each column, or group of columns
 //   NAME.sparse        BF16 [sparse]           a sparse part: its weights,
 //   NAME.sparse_columns  U16, or I32 beyond 65,536 dense columns, [sparse]    their places among the dense columns,
 //   NAME.sparse_rows   I32  [N]                and how many of them the rows up to each have
@@ -52,7 +52,7 @@
 namespace nibble {
 
 // Written is the least version that says everything: 2 where a linear is rotated or attention is not in floats, 3 where
-// levels are learned or the input of a linear is in bf16.
+// levels are learned, groups have bits of their own or the input of a linear is in bf16.
 inline constexpr int64_t kFormatVersion = 3;
 
 // Tensors ready for write_safetensors. They view `storage` and the weights they were made of: both must outlive them.
@@ -66,7 +66,8 @@ NamedTensors block_tensors(const BlockWeights& block, int64_t index);
 NamedTensors global_tensors(const GlobalWeights& globals);
 
 // The linear's line in "linears": {"weights", "activations"} and, where it has them, "kept", "pattern", "hadamard",
-// "sparse" (how many weights), and for columns with bits of their own "row_bits" and "levels" (MixedSizes).
+// "sparse" (how many weights), and where the format leaves bits open "row_bits" and, for learned levels, "levels"
+// (MixedSizes).
 Json linear_entry(const LinearWeight& weight);
 // The whole "quantization_config". `recipe`: the canonical recipe; `linears`: an object of linear_entry() by
 // linear_name(); `attention`: by block; nothing, or no more than the recipe's "cache" says, is left out.
