@@ -82,10 +82,10 @@ class BlockQuantizer {
     site.left_over = result_.left_over;
     open(plan, site);
     for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_site(site, pool_));
-    result_.left_over = site.left_over;
     rotate(calibration, site.kept, site.rotation, pool_);
     rotate(validation, site.kept, site.rotation, pool_);
     for (const LinearPlan& linear : plan.linears) NIBBLE_DO(quantize_linear(linear, site, calibration, validation));
+    result_.left_over = site.left_over;
     if (packed_) find_plans(*packed_);
     return {};
   }
@@ -108,7 +108,7 @@ class BlockQuantizer {
     site.open = open_linears(plan, spec_);
     auto next = site.open.begin();
     for (const LinearPlan& linear : plan.linears)
-      if (linear.weights.bits == 0)
+      if (shares_widths(linear))
         (next++)->layer = [this, &linear] { return float_layer(result_.weights[linear.role], linear.name, pool_); };
   }
 
@@ -140,7 +140,7 @@ class BlockQuantizer {
     NIBBLE_TRY(FloatLayer layer, float_layer(weight, plan.name, pool_));
     rotate(layer, site.kept, site.rotation, pool_);
     LinearWork work{site, layer, plan.weights, plan.activations, {}, -1};
-    if (plan.weights.bits == 0) work.widths = site.widths;
+    if (shares_widths(plan)) work.widths = site.widths;
     if (plan.reads_sensitivities()) {
       NIBBLE_TRY(work.sensitivities, sensitivities_->read(index_, plan.role));
     }

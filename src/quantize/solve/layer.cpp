@@ -74,10 +74,10 @@ LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form) {
   weight.widths = form.widths;
   const MixedSizes mixed = MixedSizes::of(form.widths);
   const RowSizes row = row_sizes(form.weights, weight.dense_columns(), form.sparse24, mixed.code_bits);
-  weight.levels.assign(
-      static_cast<size_t>(form.widths.empty() ? form.weights.table_levels(layer.rows, weight.dense_columns())
-                                              : mixed.levels),
-      0.0f);
+  weight.levels.assign(static_cast<size_t>(form.widths.empty() || !form.weights.is_learned()
+                                               ? form.weights.table_levels(layer.rows, weight.dense_columns())
+                                               : mixed.levels),
+                       0.0f);
   weight.codes.resize(static_cast<size_t>(layer.rows * row.codes));
   weight.pattern.resize(static_cast<size_t>(layer.rows * row.pattern));
   weight.scales.assign(static_cast<size_t>(layer.rows * row.groups), 1.0f);
