@@ -5,6 +5,7 @@ accuracy.py SHARED > docs/accuracy.md
 accuracy.py SHARED --page blocks > docs/accuracy-blocks.md
 accuracy.py SHARED --page levels --fisher FOLDER     the tables of docs/learned-levels.md; FOLDER: what tools/fisher.py wrote, MODEL.safetensors
 accuracy.py SHARED --page channels                   those of its section on bits by channel
+accuracy.py SHARED --page groups                     and of those on bits by group
 SHARED holds models/ (checkpoints), models/eval/wikitext2_test_200k.txt and data/text/{c4,wikitext2-train-1MB}.txt.
 The quantized models are kept in build/accuracy/ and made again on every run.
 """
@@ -195,7 +196,32 @@ CHANNELS = [
     ("int4:g128:asym, GPTQ: 4.19 bits", "gptq-w4a16-g128"),
     bits_by_channel(4.19),
     bits_by_channel(4.19, recipe="cmpq+gptq"),
-    *((name, name) for name in ("cmpq-2.2", "cmpq-3", "cmpq-3.2", "cmpq-4")),
+    *((f"`{name}`", name) for name in ("cmpq-2.2", "cmpq-3", "cmpq-3.2", "cmpq-4")),
+]
+
+
+def with_sets(label, recipe, *sets):
+    return (label, recipe, *(word for s in sets for word in ("--set", s)))
+
+
+# At equal stored bits, in groups of 32 and of 128 columns: of the latter these models have 2 to 6. Then two magnitudes.
+BY_SALIENCE = 'solve.clip={"steps": 11, "widen": 10, "norm": 2, "by": "salience"}'
+GROUPS = [
+    with_sets("int2:g32:asym, GPTQ", "gptq-w4a16-g128", "weights=int2:g32:asym"),
+    with_sets("the same, scales by salience", "gptq-w4a16-g128", "weights=int2:g32:asym", BY_SALIENCE),
+    with_sets("slim-llm-2, int:g32", "slim-llm-2", "weights=int:g32:asym"),
+    with_sets("slim-llm, int:g32", "slim-llm", "weights=int:g32:asym", "widths.bits=2.75"),
+    with_sets("int3:g128:asym, GPTQ", "gptq-w4a16-g128", "weights=int3:g128:asym"),
+    with_sets("the same, scales by salience", "gptq-w4a16-g128", "weights=int3:g128:asym", BY_SALIENCE),
+    with_sets("slim-llm-3", "slim-llm-3"),
+    with_sets("slim-llm", "slim-llm", "widths.bits=3.19"),
+    with_sets("slim-llm, int:g32", "slim-llm", "weights=int:g32:asym", "widths.bits=3.19"),
+    with_sets("int3:g32:asym, GPTQ", "gptq-w4a16-g128", "weights=int3:g32:asym"),
+    with_sets("slim-llm-3, int:g32", "slim-llm-3", "weights=int:g32:asym"),
+    with_sets("gptqt-2", "gptqt-2"),
+    with_sets("code2:g128 by k-means, GPTQ", "squeezellm-3-dense+gptq", "weights=code2:g128"),
+    with_sets("billm", "billm"),
+    with_sets("billm+gather", "billm+gather"),
 ]
 
 
@@ -206,13 +232,14 @@ def beginning(bench):
     return bench
 
 
-def channels(bench):
-    """Models side by side, their KL first; the published averages with the stored bits that they come to."""
+def side_by_side(bench, recipes, says_bits):
+    """Models side by side, their KL first, with the stored bits that recipes come to where `says_bits(label)`."""
     rows = []
-    for of_models in zip(*(bench.rows(name, CHANNELS)[1:] for name in MODELS)):
+    for of_models in zip(*(bench.rows(name, recipes)[1:] for name in MODELS)):
         label, bits = of_models[0][0], [row[1] for row in of_models]
-        if label.startswith("cmpq-"):
-            label = f"`{label}`: {min(bits)} to {max(bits)} bits"
+        if says_bits(label):
+            between = f"{min(bits)} to {max(bits)}" if min(bits) != max(bits) else bits[0]
+            label = f"{label}: {between} bits"
         rows.append([label, *(f"{kl} ({changed})" for *_, changed, kl in of_models)])
     print(table(["mean KL (change of perplexity)", *MODELS], rows))
 
@@ -268,7 +295,7 @@ def main():
     pages = {"integers": integers, "blocks": blocks}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared")
-    parser.add_argument("--page", choices=[*pages, "levels", "channels"], default="integers")
+    parser.add_argument("--page", choices=[*pages, "levels", "channels", "groups"], default="integers")
     parser.add_argument("--fisher", type=pathlib.Path)
     parser.add_argument("--program", default=ROOT / "build" / "release" / "nibble")
     options = parser.parse_args()
@@ -276,7 +303,9 @@ def main():
     if page == "levels":
         return levels(beginning(Bench(options.shared, nibble)), options.fisher)
     if page == "channels":
-        return channels(beginning(Bench(options.shared, nibble)))
+        return side_by_side(beginning(Bench(options.shared, nibble)), CHANNELS, lambda label: label.startswith("`cmpq-"))
+    if page == "groups":
+        return side_by_side(beginning(Bench(options.shared, nibble)), GROUPS, lambda label: True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     recipes = [r["name"] for r in nibble("recipe", "list")["recipes"]]
     pages[page](Bench(options.shared, nibble), [r for r in recipes if page_of(nibble, r) == page],

@@ -107,8 +107,7 @@ std::string worst_layers(const QuantizeOutcome& outcome) {
 }
 
 std::string outcome_text(const QuantizeRequest& request, const QuantizeOutcome& outcome) {
-  const std::string codes =
-      outcome.code_bits ? fmt::format(", {:.3f} of them codes of channels", *outcome.code_bits) : "";
+  const std::string codes = outcome.code_bits ? fmt::format(", {:.3f} of them codes", *outcome.code_bits) : "";
   return fmt::format(
       "{}: {:.3f} bits per weight ({:.3f} in the quantized layers{}), {} of weights\n{}took {}, at most {} of memory\n",
       request.output.string(), outcome.bits_per_weight, outcome.quantized_bits_per_weight, codes,

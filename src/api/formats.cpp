@@ -136,12 +136,15 @@ Result<std::vector<NumberFormat>> wanted_formats(const std::vector<std::string>&
     if (format.sharing == Sharing::column)
       return fail(ErrorCode::usage, "\"{}\": tables of columns are as long as a matrix has rows; see {}:row", name,
                   name.substr(0, name.find(':')));
+    if (format.bits == 0)
+      return fail(ErrorCode::usage, "\"{}\" is no single size: groups have 1 to 8 bits each; see int3:g{}", name,
+                  format.group);
     formats.push_back(format);
   }
   if (!names.empty()) return formats;
   for (const LevelsRow* row = begin_levels(); row != end_levels(); ++row) {
     NumberFormat format = *parse_format(row->name);
-    if (format.sharing == Sharing::column) continue;
+    if (format.sharing == Sharing::column || format.bits == 0) continue;
     formats.push_back(format);
     if (format.is_integer()) formats.push_back(*parse_format(std::string(row->name) + ":g128"));
   }

@@ -142,8 +142,8 @@ Result<std::vector<std::string>> bits_settings(const std::string& recipe, double
   return guarded([&]() -> Result<std::vector<std::string>> {
     NIBBLE_TRY(const Recipe found, recipe_of(recipe, {}, {}));
     for (const Json& step : found.source["steps"]) {
-      if (!step.contains("allocate")) continue;
-      const std::string id = step.value("id", "allocate");
+      if (!step.contains("allocate") && !step.contains("apportion")) continue;
+      const auto id = step["id"].get<std::string>();
       return std::vector<std::string>{fmt::format("{}.bits={}", id, bits), id + ".count=stored"};
     }
     return std::vector<std::string>();

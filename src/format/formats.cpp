@@ -46,6 +46,7 @@ constexpr LevelsRow kLevels[] = {
     {"int6", Levels::integer, 6, "integer"},
     {"int7", Levels::integer, 7, "integer"},
     {"int8", Levels::integer, 8, "integer"},
+    {"int", Levels::integer, 0, "integer"},
     fixed("fixed4", 4),
     fixed("fixed6", 6),
     fixed("fixed8", 8),
@@ -96,6 +97,7 @@ constexpr RuleName kRules[] = {
 
 constexpr std::string_view kGrammar = "LEVELS[:tensor|row|col|token|gN|bN][:asym][:fN][:RULE]";
 constexpr int kMostFraction = 126;
+constexpr int64_t kOpenGroup = 128;  // columns of one width, where the text says nothing else
 
 tl::unexpected<Error> unknown(std::string_view text, std::string_view problem) {
   std::string names;
@@ -121,7 +123,7 @@ bool powers(const LevelsRow& row) { return row.scale != ScaleCodec::none; }
 bool parse_sharing(std::string_view piece, const LevelsRow& row, NumberFormat& format) {
   const bool learned = row.levels == Levels::table;
   if (piece == "col" && learned) return format.sharing = Sharing::column, true;
-  if (row.bits == 0) return false;
+  if (row.bits == 0 && (learned || piece.empty() || piece[0] != 'g')) return false;
   if (piece == "row") return format.sharing = Sharing::row, true;
   if (piece == "tensor" && !powers(row) && !learned) return format.sharing = Sharing::tensor, true;
   if (piece == "token" && !learned) return format.sharing = Sharing::token, true;
@@ -171,6 +173,10 @@ NumberFormat plain(const LevelsRow& row) {
   format.group = row.block;
   if (row.block > 0) {
     format.sharing = Sharing::group;
+  } else if (row.levels == Levels::integer && row.bits == 0) {
+    format.sharing = Sharing::group;
+    format.group = kOpenGroup;
+    format.scale = ScaleCodec::f16;
   } else if (powers(row)) {
     format.sharing = Sharing::tensor;
   } else if (row.levels == Levels::integer) {

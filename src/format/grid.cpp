@@ -18,13 +18,13 @@ Range range_of(std::span<const float> values) {
 
 Grid symmetric_grid(float absmax, int bits) {
   if (!(absmax > kSmallestRange)) absmax = 1;
-  const int32_t half = int32_t{1} << (bits - 1);
-  return Grid::make(absmax / static_cast<float>(half - 1), half, bits);
+  const int32_t half = middle_offset(bits), most = bits == 1 ? half : half - 1;
+  return Grid::make(absmax / static_cast<float>(most), half, bits);
 }
 
 Grid asymmetric_grid(Range range, int bits) {
   if (!(range.greatest - range.least > kSmallestRange)) range = {-1, 1};
-  const float scale = (range.greatest - range.least) / static_cast<float>((int32_t{1} << bits) - 1);
+  const float scale = (range.greatest - range.least) / static_cast<float>(most_offset(bits));
   const float offset = std::nearbyint(-range.least * (1.0f / scale));
   return Grid::make(scale, offset > 0 ? static_cast<int32_t>(offset) : 0, bits);  // NaN when the range is infinite
 }

@@ -56,6 +56,26 @@ TEST(Grid, DecodingIsScaleTimesLevelAndRoundsToItself) {
   }
 }
 
+// Two levels 14 scales apart, zero anywhere between them; each value takes the nearer one.
+TEST(Grid, OneBitHasTwoLevelsAboutAnyCentre) {
+  for (int32_t offset = 0; offset <= 14; ++offset) {
+    const Grid grid = Grid::make(0.5f, offset, 1);
+    const float low = -0.5f * static_cast<float>(offset), high = low + 7;
+    EXPECT_EQ(grid.decode(0), low);
+    EXPECT_EQ(grid.decode(1), high);
+    for (int i = -40; i <= 40; ++i) {
+      const float x = 0.25f * static_cast<float>(i);
+      ASSERT_EQ(grid.encode(x), std::abs(x - high) < std::abs(x - low) ? 1 : 0) << offset << " " << x;
+    }
+    EXPECT_EQ(grid.zero(), offset < 7 ? 0 : offset > 7 ? 1 : grid.zero());
+    EXPECT_EQ(grid.encode(kNan), 0);
+  }
+  EXPECT_EQ(symmetric_grid(7, 1).round(-0.1f), -7);
+  EXPECT_EQ(symmetric_grid(7, 1).round(0.1f), 7);
+  EXPECT_EQ(asymmetric_grid({-3, 11}, 1).round(4.1f), 11);
+  EXPECT_EQ(asymmetric_grid({-3, 11}, 1).round(3.9f), -3);
+}
+
 TEST(Grid, NanGivesCodeZeroAndInfinitiesTheEnds) {
   const Grid grid = Grid::make(0.5f, 8, 4);
   EXPECT_EQ(grid.encode(kNan), 0);

@@ -128,6 +128,11 @@ Status validate_widths(const LinearWeight& weight, std::string_view name) {
   for (size_t k = 0; k < weight.widths.size(); ++k)
     if (weight.widths[k] < 1 || weight.widths[k] > 8)
       return fail(ErrorCode::corrupt, "{}: column {} has {} bits, expected 1 to 8", name, k, weight.widths[k]);
+  const auto size = static_cast<size_t>(weight.format.group_size(weight.dense_columns()));
+  for (size_t k = 0; k < weight.widths.size(); ++k)
+    if (weight.widths[k] != weight.widths[k / size * size])
+      return fail(ErrorCode::corrupt, "{}: column {} has {} bits in a group of {}", name, k, weight.widths[k],
+                  weight.widths[k / size * size]);
   return {};
 }
 
@@ -145,7 +150,7 @@ void for_tables(const LinearWeight& weight, const Visit& visit) {
 // Tables ascend and hold integers of 8 bits times the power of two that is theirs.
 Status validate_levels(const LinearWeight& weight, std::string_view name) {
   const NumberFormat& format = weight.format;
-  const bool mixed = format.bits == 0, learned = format.is_learned();
+  const bool learned = format.is_learned(), mixed = learned && format.bits == 0;
   const int64_t expected = !learned ? 0
                            : mixed  ? MixedSizes::of(weight.widths).levels
                                     : format.table_levels(weight.rows, weight.dense_columns());
@@ -249,12 +254,17 @@ int64_t LinearWeight::matrix_bytes() const {
   const auto sparse_bytes = static_cast<int64_t>(4 * sparse.row_ends.size()) +
                             (2 + sparse_column_bytes(dense_columns())) * static_cast<int64_t>(sparse.values.size());
   return static_cast<int64_t>(codes.size() + pattern.size() + offsets.size() + levels.size() + exponents.size() +
-                              widths.size() + 2 * kept.size() + 4 * kept_columns.size()) +
-         sparse_bytes + (format.outer ? 4 : 0) + sizes_of(*this).scale_bytes * static_cast<int64_t>(scales.size());
+                              2 * kept.size() + 4 * kept_columns.size()) +
+         width_bytes(format, dense_columns()) + sparse_bytes + (format.outer ? 4 : 0) +
+         sizes_of(*this).scale_bytes * static_cast<int64_t>(scales.size());
+}
+
+int64_t width_bytes(const NumberFormat& format, int64_t dense_columns) {
+  return format.bits == 0 ? format.groups(dense_columns) : 0;
 }
 
 Grid LinearWeight::grid(int64_t n, int64_t g) const {
-  if (format.bits == 0) return grids(n)[static_cast<size_t>(g)];
+  if (format.bits == 0 && format.is_learned()) return grids(n)[static_cast<size_t>(g)];
   if (format.is_learned()) {
     const int64_t table = format.sharing == Sharing::column ? g : n * groups() + g;
     return Grid::of_table(levels.data() + table * format.levels_count(), format.bits);
@@ -262,13 +272,13 @@ Grid LinearWeight::grid(int64_t n, int64_t g) const {
   if (format.scale == ScaleCodec::none) return block_grid(format, 1, outer);
   const auto at = static_cast<size_t>(n * groups() + g);
   if (format.is_block()) return block_grid(format, scales[at], outer);
-  const int32_t offset = format.offset ? offsets[at] : int32_t{1} << (format.bits - 1);
-  return Grid::make(scales[at], offset, format.bits);
+  const int bits = group_bits(g);
+  return Grid::make(scales[at], format.offset ? offsets[at] : middle_offset(bits), bits);
 }
 
 std::vector<Grid> LinearWeight::grids(int64_t n) const {
   std::vector<Grid> out;
-  if (format.bits != 0) {
+  if (format.bits != 0 || !format.is_learned()) {
     for (int64_t g = 0; g < groups(); ++g) out.push_back(grid(n, g));
     return out;
   }
@@ -288,8 +298,9 @@ Status LinearWeight::validate(std::string_view name) const {
     return fail(ErrorCode::corrupt, "{}: blocks of {} are no rotation of {} columns; expected a power of two", name,
                 rotation, columns);
   if (sparse24 && !format.has_codes()) return fail(ErrorCode::corrupt, "{}: a 2:4 pattern needs codes", name);
-  if (sparse24 && format.is_learned())
-    return fail(ErrorCode::corrupt, "{}: a 2:4 pattern in {}; learned levels have none", name, to_string(format));
+  if (sparse24 && (format.is_learned() || format.bits == 0))
+    return fail(ErrorCode::corrupt, "{}: a 2:4 pattern in {}; learned levels and open bits have none", name,
+                to_string(format));
   NIBBLE_DO(validate_widths(*this, name));
   const RowSizes row = format.has_codes() ? sizes_of(*this) : RowSizes{dense_columns() * value_bytes(format)};
   NIBBLE_DO(expect_size(name, "codes", codes.size(), rows, row.codes));
@@ -305,9 +316,8 @@ Status LinearWeight::validate(std::string_view name) const {
       return fail(ErrorCode::corrupt, "{}: scale {} is {}", name, i, scales[i]);
   if (format.is_block()) NIBBLE_DO(validate_block_values(*this, name));
   for (size_t i = 0; i < offsets.size(); ++i)
-    if (offsets[i] >= format.levels_count())
-      return fail(ErrorCode::corrupt, "{}: offset {} is {}, expected less than {}", name, i, offsets[i],
-                  format.levels_count());
+    if (const int32_t most = most_offset(group_bits(static_cast<int64_t>(i) % groups())); offsets[i] > most)
+      return fail(ErrorCode::corrupt, "{}: offset {} is {}, expected less than {}", name, i, offsets[i], most + 1);
   return sparse24 ? validate_pattern(*this, name) : Status();
 }
 
@@ -384,7 +394,7 @@ void decode_grids(const LinearWeight& weight, int64_t n, float outer, std::span<
   const auto size = static_cast<size_t>(std::max<int64_t>(1, weight.format.group_size(weight.dense_columns())));
   const std::vector<Grid> columns = weight.widths.empty() ? std::vector<Grid>() : weight.grids(n);
   for (size_t begin = 0; begin < out.size(); begin += size) {
-    Grid grid = columns.empty() ? weight.grid(n, static_cast<int64_t>(begin / size)) : columns[begin];
+    Grid grid = columns.empty() ? weight.grid(n, static_cast<int64_t>(begin / size)) : columns[begin / size];
     grid.outer = outer;
     for (size_t k = begin; k < std::min(out.size(), begin + size); ++k) out[k] = grid.decode(codes[k]);
   }

@@ -21,8 +21,10 @@
 //   levels   learned levels only: tables of integers, -127 .. 127 and ascending, one table after the other: row: N;
 //            column: I; group: N x G
 //   exponents  one for each table: its levels stand for level * 2^exponent, which bf16 holds exactly
-//   widths   only for columns with bits of their own: I bytes, 1 .. 8. A row is the string of its codes, of so many
-//            bits each; a column of more than kTableBits has no table: its levels are (code - 2^(bits-1)) * 2^(8-bits)
+//   widths   only for formats that leave bits open: 1 .. 8 for each column, or for each group of them, a byte each. A
+//   row
+//            is the string of its codes, of so many bits each. Learned levels: a column of more than kTableBits has no
+//            table: its levels are (code - 2^(bits-1)) * 2^(8-bits)
 //   sparse   row_ends: N integers, how many weights the rows up to there have; columns: ascending within a row, places
 //            among the dense columns; values: bf16
 //   kept     N x |kept| float16 or bf16
@@ -50,6 +52,9 @@ struct MixedSizes {
   static MixedSizes of(std::span<const uint8_t> widths);
   bool operator==(const MixedSizes&) const = default;
 };
+
+// Bytes that say so on disk, with I dense columns: one for each column, or each group of them.
+int64_t width_bytes(const NumberFormat& format, int64_t dense_columns);
 
 // What one row of a coded dense part of I columns takes, without learned levels.
 struct RowSizes {
@@ -89,7 +94,7 @@ struct LinearWeight {
   std::vector<uint8_t> offsets;
   std::vector<float> levels;      // times 2^exponent
   std::vector<int8_t> exponents;  // kLeastExponent .. kMostExponent
-  std::vector<uint8_t> widths;    // empty, or bits of each dense column
+  std::vector<uint8_t> widths;    // empty, or bits of each dense column; in a group all have the same
   SparseWeights sparse;
   std::vector<uint16_t> kept;        // bits
   Levels kept_levels = Levels::f16;  // or bf16
@@ -104,6 +109,10 @@ struct LinearWeight {
   int64_t matrix_bytes() const;
   // The same with the bias: all stored tensors of this layer.
   int64_t stored_bytes() const { return matrix_bytes() + static_cast<int64_t>(sizeof(float) * bias.size()); }
+  // Bits of the codes of group g, or of column g where columns have their own.
+  int group_bits(int64_t g) const {
+    return format.bits != 0 ? format.bits : widths[static_cast<size_t>(g * format.group_size(dense_columns()))];
+  }
   // Grid of row n, group g (formats with codes). One with a table points into `levels`.
   Grid grid(int64_t n, int64_t g) const;
   // All grids of a row, in order.

@@ -96,21 +96,29 @@ Known known_weight(Random& random, std::string_view format, int64_t rows, std::v
   w.kept_columns = std::move(kept);
   const std::vector<int32_t> dense = dense_columns_of(columns, w.kept_columns);
   const int64_t size = w.format.group_size(w.dense_columns());
+  const auto bits_of = [&](int64_t g) { return w.format.bits > 0 ? w.format.bits : 1 + static_cast<int>(g % 8); };
+  for (int64_t i = 0; w.format.bits == 0 && i < w.dense_columns(); ++i)
+    w.widths.push_back(static_cast<uint8_t>(bits_of(i / size)));
   for (int64_t n = 0; n < rows; ++n) {
     auto& row = known.effective.emplace_back(static_cast<size_t>(columns));
     for (int64_t g = 0; g < w.groups(); ++g) {
       w.scales.push_back(round_scale(0.01f + random.uniform(), w.format.scale));
-      if (w.format.offset) w.offsets.push_back(static_cast<uint8_t>(random.below(uint64_t{1} << w.format.bits)));
+      const uint64_t offsets = bits_of(g) == 1 ? 15 : uint64_t{1} << bits_of(g);
+      if (w.format.offset) w.offsets.push_back(static_cast<uint8_t>(random.below(offsets)));
     }
     std::vector<uint8_t> codes;
+    std::vector<bool> bits_of_row;
     for (size_t i = 0; i < dense.size(); ++i) {
       const size_t at = static_cast<size_t>(n * w.groups()) + i / static_cast<size_t>(size);
-      const int offset = w.format.offset ? w.offsets[at] : 1 << (w.format.bits - 1);
-      codes.push_back(static_cast<uint8_t>(random.below(uint64_t{1} << w.format.bits)));
-      row[static_cast<size_t>(dense[i])] = w.scales[at] * static_cast<float>(codes.back() - offset);
+      const int bits = bits_of(static_cast<int64_t>(i) / size), step = bits == 1 ? 14 : 1;
+      const int offset = w.format.offset ? w.offsets[at] : bits == 1 ? 7 : 1 << (bits - 1);
+      codes.push_back(static_cast<uint8_t>(random.below(uint64_t{1} << bits)));
+      row[static_cast<size_t>(dense[i])] = w.scales[at] * static_cast<float>(step * codes.back() - offset);
+      for (int bit = 0; bit < bits; ++bit) bits_of_row.push_back((codes.back() >> bit & 1) != 0);
     }
-    Bytes packed(static_cast<size_t>(packed_bytes(w.dense_columns(), w.format.bits)));
-    pack_codes(codes, w.format.bits, packed);
+    Bytes packed((bits_of_row.size() + 7) / 8);
+    for (size_t i = 0; i < bits_of_row.size(); ++i)
+      packed[i / 8] |= static_cast<std::byte>(int{bits_of_row[i]} << i % 8);
     w.codes.append(packed);
     for (int32_t column : w.kept_columns) {
       w.kept.push_back(f32_to_f16(random.normal()));
@@ -194,6 +202,9 @@ void expect_decodes(const Known& known, std::string_view what) {
 
 TEST(LinearWeight, DecodesIntegerRows) {
   Random random(2);
+  for (const char* format : {"int:g3", "int:g2:asym", "int:g64:asym"})
+    for (int64_t columns : {1, 13, 32}) expect_decodes(known_weight(random, format, 3, {}, columns), format);
+  expect_decodes(known_weight(random, "int:g3:asym", 3, {0, 5, 6}, 23), "groups of the columns that are not kept");
   for (const char* levels : {"int2", "int3", "int4", "int5", "int8"})
     for (const char* sharing : {":row", ":row:asym", ":g4", ":g5:asym", ":g64", ":tensor"})
       for (int64_t columns : {1, 13, 32})
@@ -402,6 +413,24 @@ TEST(LinearWeight, ValidateNamesWhatIsWrong) {
         w.kept_columns = {-1, 5};
       },
       "kept column -1");
+}
+
+TEST(LinearWeight, GroupsWithBitsOfTheirOwnAreValidated) {
+  Random random(9);
+  const Known open = known_weight(random, "int:g4:asym", 3, {}, 14);  // 1, 2, 3 and 4 bits
+  EXPECT_EQ(open.weight.stored_bytes(), 3 * (4 + 4 * (2 + 1)) + 4);
+  expect_refused(
+      open, [](LinearWeight& w) { w.widths[1] = 2; }, "column 1 has 2 bits in a group of 1");
+  expect_refused(
+      open, [](LinearWeight& w) { w.widths.pop_back(); }, "widths has 13 entries, expected 14");
+  expect_refused(
+      open, [](LinearWeight& w) { w.widths[13] = w.widths[12] = 9; }, "column 12 has 9 bits");
+  expect_refused(
+      open, [](LinearWeight& w) { w.offsets[4] = 15; }, "offset 4 is 15, expected less than 15");
+  expect_refused(
+      open, [](LinearWeight& w) { w.offsets[5] = 4; }, "offset 5 is 4, expected less than 4");
+  expect_refused(
+      open, [](LinearWeight& w) { w.sparse24 = true; }, "open bits have none");
 }
 
 TEST(LinearWeight, ValidateIsNotFooledBySizesThatWrapAround) {

@@ -8,6 +8,7 @@
 //   int4:row            16 integer levels, one float32 scale per output row
 //   int4:g128           one float16 scale per run of 128 inputs of a row
 //   int4:g128:asym      the same with an integer offset per run
+//   int:g128:asym       the same, each run of 128 columns with a number of bits of its own for all rows
 //   int8:token:asym     activations: scale and integer zero point per token, found at run time
 //   bfp6:b16            block floating point: sign and 5 bits of magnitude, one power of two per block of 16 inputs
 //   mxfp4:b32:floor     OCP microscaling E2M1 with the scale rule of the specification
@@ -55,7 +56,7 @@ struct LevelsRow;
 
 struct NumberFormat {
   Levels levels = Levels::f32;
-  int bits = 32;                        // per element, scales not counted; 0: each column has its own
+  int bits = 32;  // per element, scales not counted; 0: open, columns (or groups of them) have their own
   Sharing sharing = Sharing::none;      // of the scale (and the offset), or of the table
   int64_t group = 0;                    // elements along K per scale, for Sharing::group
   bool offset = false;                  // an integer offset beside each scale ("asym")
@@ -79,6 +80,12 @@ struct NumberFormat {
   // Fixed point whose fraction is found while quantizing.
   bool is_profiled() const { return is_block() && sharing == Sharing::tensor; }
   int64_t levels_count() const { return int64_t{1} << bits; }
+  // The same with its open bits said.
+  NumberFormat with_bits(int said) const {
+    NumberFormat out = *this;
+    if (bits == 0) out.bits = said;
+    return out;
+  }
   // Runs of elements with a scale (or table) of their own in a row of k: 1 for row and token sharing, k for columns,
   // ceil(k / group) for groups.
   int64_t groups(int64_t k) const;

@@ -55,13 +55,20 @@ int block_bits(PackedType type) {
   }
 }
 
-PackedType packed_type(const NumberFormat& format, const NumberFormat& input, Isa isa) {
+// Of the widest codes, where the format leaves bits open.
+int widest_code(const PackedShape& shape) {
+  const auto widest = std::max_element(shape.widths.begin(), shape.widths.end());
+  return widest == shape.widths.end() ? shape.weights.bits : *widest;
+}
+
+// `bits`: of the widest codes.
+PackedType packed_type(const NumberFormat& format, int bits, const NumberFormat& input, Isa isa) {
   if (in_integer_blocks(format, input)) return blocks_of(format.bits);
   if (has_integer_levels(format, input)) return PackedType::int8;
   if (format.is_block() || format.is_learned())
     return input.levels == Levels::f32 ? PackedType::bf16 : packed_halves(isa);
   switch (format.levels) {
-    case Levels::integer: return format.bits <= 4 ? PackedType::int4 : PackedType::int8;
+    case Levels::integer: return bits <= 4 ? PackedType::int4 : PackedType::int8;
     case Levels::f32: return PackedType::f32;
     case Levels::f16: return PackedType::f16;
     case Levels::magnitude:
@@ -115,6 +122,10 @@ int64_t value_bytes(PackedType type) { return type == PackedType::f32 ? 4 : 2; }
 // Half of the codes' range: level = code - half, for symmetric and asymmetric grids alike.
 int32_t half_range(int bits) { return int32_t{1} << (bits - 1); }
 
+// The integer that stands for a code of so many bits, and the code that it stands for.
+int32_t level_of(int32_t code, int bits) { return (bits == 1 ? kSignStep * code : code) - middle_offset(bits); }
+int32_t code_of(int32_t level, int bits) { return (level + middle_offset(bits)) / (bits == 1 ? kSignStep : 1); }
+
 std::string describe(const PackedShape& shape) {
   return fmt::format("a linear layer of {} x {} in {} with input in {}", shape.rows, shape.columns,
                      to_string(shape.weights), to_string(shape.activations));
@@ -124,8 +135,9 @@ std::string describe(const PackedShape& shape) {
 // the sum of code * level must, which is how a kernel finds it.
 bool sums_fit(const PackedShape& shape, int64_t group_size) {
   const int64_t code = shape.activations.levels_count() - 1;
-  int64_t level = shape.weights.offset ? shape.weights.levels_count() - 1 : half_range(shape.weights.bits);
-  if (shape.weights.bits <= 4) level = 16 * half_range(4);
+  const int bits = widest_code(shape);
+  int64_t level = shape.weights.offset ? most_offset(bits) : half_range(bits);
+  if (bits <= 4) level = 16 * half_range(4);
   if (shape.weights.is_learned()) level = half_range(8);
   return group_size <= INT32_MAX / (code * level);
 }
@@ -287,7 +299,7 @@ Result<PackedLinear> PackedLinear::make(const PackedShape& shape, Isa isa) {
   out.sparse_count_ = shape.sparse;
   out.plan_ = make_plan(shape);
   PackedDense& d = out.dense_;
-  d.type = packed_type(shape.weights, shape.activations, isa);
+  d.type = packed_type(shape.weights, widest_code(shape), shape.activations, isa);
   d.n = shape.rows;
   d.k = out.plan_.dense_count();
   const bool blocks = block_bits(d.type) > 0;
@@ -620,7 +632,7 @@ struct LinearPacker {
   void put_group(int64_t panel, int64_t lane, int64_t g, int64_t sum, int64_t count) {
     const int64_t entry = (panel * d.groups + g) * kLanes + lane;
     const auto from = static_cast<size_t>((panel * kLanes + lane) * d.groups + g);
-    const int32_t zero = weight.format.offset ? weight.offsets[from] - half_range(weight.format.bits) : 0;
+    const int32_t zero = weight.format.offset ? weight.offsets[from] - middle_offset(weight.group_bits(g)) : 0;
     if (d.compact) {
       array<uint16_t>(at.scales)[entry] = f32_to_f16(weight.scales[from]);
       array<int16_t>(at.sums)[entry] = static_cast<int16_t>(sum - zero * count);
@@ -646,10 +658,10 @@ struct LinearPacker {
 
   // `levels`: scratch for the levels of a padded group.
   void pack_group(int64_t panel, int64_t lane, int64_t g, std::span<const uint8_t> of_group, std::span<int8_t> levels) {
-    const int32_t half = half_range(weight.format.bits);
+    const int bits = weight.group_bits(g);
     int64_t sum = 0;
     for (size_t i = 0; i < of_group.size(); ++i) {
-      levels[i] = static_cast<int8_t>(of_group[i] - half);
+      levels[i] = static_cast<int8_t>(level_of(of_group[i], bits));
       sum += levels[i];
     }
     std::fill(levels.begin() + static_cast<std::ptrdiff_t>(of_group.size()), levels.end(), int8_t{0});
@@ -691,7 +703,8 @@ struct LinearUnpacker {
     weight.kept_columns = from.plan_.kept_columns;
     if (from.plan_.kept_halves) weight.kept_levels = Levels::bf16;
     weight.rotation = from.plan_.rotation;
-    row_bytes = (k * weight.format.bits + 7) / 8;
+    if (weight.format.is_integer()) weight.widths = from.widths_;
+    row_bytes = row_bytes_of(k);
     weight.codes.resize(static_cast<size_t>(weight.rows * row_bytes));
     for (int64_t n = begin; n < end; ++n) unpack_row(n);
     return std::move(weight);
@@ -705,6 +718,11 @@ struct LinearUnpacker {
   IntegerLevels integer_levels_ = integer_levels(from.format_).value_or(IntegerLevels());
 
   const uint8_t* codes() const { return static_cast<const uint8_t*>(from.dense_.codes); }
+
+  int64_t row_bytes_of(int64_t k) const {
+    return weight.widths.empty() ? packed_bytes(k, weight.format.bits)
+                                 : packed_bytes(MixedSizes::of(weight.widths).code_bits, 1);
+  }
 
   void unpack_row(int64_t n) {
     const int64_t panel = n / kLanes, lane = n % kLanes, columns = from.kept_.k;
@@ -795,11 +813,11 @@ struct LinearUnpacker {
 
   void unpack_levels(int64_t panel, int64_t lane, std::span<std::byte> row) {
     const PackedDense& d = from.dense_;
-    const int32_t half = half_range(from.format_.bits);
     std::vector<uint8_t> unpacked(static_cast<size_t>(d.k));
     for (int64_t k = 0; k < d.k; ++k) {
       const int64_t g = k / d.group_size, i = k % d.group_size;
-      unpacked[static_cast<size_t>(k)] = static_cast<uint8_t>(load_level(panel, g, lane, i) + half);
+      unpacked[static_cast<size_t>(k)] =
+          static_cast<uint8_t>(code_of(load_level(panel, g, lane, i), weight.group_bits(g)));
     }
     for (int64_t g = 0; g < d.groups; ++g) {
       const int64_t entry = (panel * d.groups + g) * kLanes + lane;
@@ -808,9 +826,10 @@ struct LinearUnpacker {
       if (!from.format_.offset) continue;
       const int32_t zero =
           d.compact ? static_cast<const int8_t*>(d.zeros)[entry] : static_cast<const int32_t*>(d.zeros)[entry];
-      weight.offsets.push_back(static_cast<uint8_t>(zero + half));
+      weight.offsets.push_back(static_cast<uint8_t>(zero + middle_offset(weight.group_bits(g))));
     }
-    pack_codes(unpacked, from.format_.bits, row);
+    if (weight.widths.empty()) return pack_codes(unpacked, from.format_.bits, row);
+    pack_codes(unpacked, weight.widths, row);
   }
 
   // Input i of group g.

@@ -9,13 +9,15 @@ namespace {
 
 using namespace nibble::testing;
 
-constexpr const char* kFormats[] = {"int4:row", "int4:g32:asym", "int4:g128", "int8:row", "int8:g32:asym",
-                                    "int3:g32", "f16",           "bf16",      "f32"};
+constexpr const char* kFormats[] = {"int4:row",      "int4:g32:asym", "int4:g128",    "int8:row",
+                                    "int8:g32:asym", "int3:g32",      "int:g32:asym", "int:g16",
+                                    "f16",           "bf16",          "f32"};
 
 void expect_same(const LinearWeight& a, const LinearWeight& b, const char* what) {
   EXPECT_EQ(a.codes, b.codes) << what;
   EXPECT_EQ(a.scales, b.scales) << what;
   EXPECT_EQ(a.offsets, b.offsets) << what;
+  EXPECT_EQ(a.widths, b.widths) << what;
   EXPECT_EQ(a.bias, b.bias) << what;
 }
 
@@ -30,9 +32,9 @@ void expect_sums(const LinearWeight& weight, const PackedDense& dense) {
     decode_codes(weight, n, codes);
     for (int64_t g = 0; g < dense.groups; ++g) {
       int32_t sum = 0;
-      const int32_t offset = weight.grid(n, g).offset;
+      const Grid grid = weight.grid(n, g);
       for (int64_t k = g * dense.group_size; k < std::min(weight.columns, (g + 1) * dense.group_size); ++k)
-        sum += codes[static_cast<size_t>(k)] - offset;
+        sum += grid.step * codes[static_cast<size_t>(k)] - grid.offset;
       EXPECT_EQ(sum_at(dense, (n / kLanes * dense.groups + g) * kLanes + n % kLanes), sum) << n << ", group " << g;
     }
   }

@@ -50,7 +50,29 @@ inline uint8_t random_code(Random& random, int bits, int extreme) {
   return static_cast<uint8_t>(random.below(most + 1));
 }
 
+// Groups of up to 4 bits, or of up to 8, each of its own.
+inline void fill_open_groups(Random& random, const LayerShape& shape, LinearWeight& weight) {
+  const int64_t dense = weight.dense_columns(), most = random.below(2) == 0 ? 4 : 8;
+  for (int64_t g = 0; g < weight.groups(); ++g)
+    weight.widths.insert(weight.widths.end(),
+                         static_cast<size_t>(std::min(weight.format.group, dense - g * weight.format.group)),
+                         static_cast<uint8_t>(1 + random.below(static_cast<uint64_t>(most))));
+  for (int64_t n = 0; n < weight.rows; ++n) {
+    std::vector<uint8_t> codes;
+    for (const uint8_t width : weight.widths) codes.push_back(random_code(random, width, shape.extreme));
+    Bytes packed(static_cast<size_t>(packed_bytes(MixedSizes::of(weight.widths).code_bits, 1)));
+    pack_codes(codes, weight.widths, packed);
+    weight.codes.append(packed);
+    for (int64_t g = 0; g < weight.groups(); ++g) {
+      weight.scales.push_back(round_scale(0.001f + 0.01f * random.uniform(), weight.format.scale));
+      const auto offsets = static_cast<uint64_t>(most_offset(weight.group_bits(g)));
+      if (weight.format.offset) weight.offsets.push_back(static_cast<uint8_t>(random.below(offsets + 1)));
+    }
+  }
+}
+
 inline void fill_codes(Random& random, const LayerShape& shape, LinearWeight& weight) {
+  if (weight.format.bits == 0) return fill_open_groups(random, shape, weight);
   const int64_t stored = weight.sparse24 ? weight.dense_columns() / 2 : weight.dense_columns();
   const int64_t row_bytes = packed_bytes(stored, weight.format.bits);
   weight.codes.resize(static_cast<size_t>(weight.rows * row_bytes));

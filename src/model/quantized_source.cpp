@@ -87,7 +87,9 @@ Result<Entry> read_entry(JsonReader reader) {
   NIBBLE_TRY(entry.sparse, reader.integer("sparse", 0, INT32_MAX, 0));
   if (entry.has_widths()) {
     NIBBLE_TRY(entry.mixed.code_bits, reader.integer("row_bits", 0, 8 * kMaxFfn));
-    NIBBLE_TRY(entry.mixed.levels, reader.integer("levels", 0, kMaxFfn << kTableBits));
+    if (entry.weights.is_learned()) {
+      NIBBLE_TRY(entry.mixed.levels, reader.integer("levels", 0, kMaxFfn << kTableBits));
+    }
   }
   NIBBLE_DO(reader.refuse_unknown());
   NIBBLE_DO(check_entry(entry, reader.where()));
@@ -121,7 +123,8 @@ void expect_dense(const StoredLinear& linear, std::vector<ExpectedPart>& parts) 
     parts.push_back({linear.name + ".levels", DType::i8, {levels}});
     parts.push_back({linear.name + ".exponents", DType::i8, {tables}});
   }
-  if (entry.has_widths()) parts.push_back({linear.name + ".widths", DType::u8, {linear.dense()}});
+  if (entry.has_widths())
+    parts.push_back({linear.name + ".widths", DType::u8, {width_bytes(entry.weights, linear.dense())}});
   if (entry.sparse == 0) return;
   parts.push_back({linear.name + ".sparse", DType::bf16, {entry.sparse}});
   parts.push_back({linear.name + ".sparse_rows", DType::i32, {rows}});
@@ -188,6 +191,7 @@ class QuantizedSource : public ModelSource {
   Result<LinearWeight> read_linear(const StoredLinear& linear) const;
   Status read_dense(const StoredLinear& linear, LinearWeight& weight) const;
   Status read_scales(const StoredLinear& linear, LinearWeight& weight) const;
+  Status read_widths(const StoredLinear& linear, LinearWeight& weight) const;
   Status read_learned(const StoredLinear& linear, LinearWeight& weight) const;
   Status read_plain(const StoredLinear& linear, LinearWeight& weight) const;
   Status read_kept(const StoredLinear& linear, LinearWeight& weight) const;
@@ -351,18 +355,24 @@ Status QuantizedSource::read_dense(const StoredLinear& linear, LinearWeight& wei
   if (weight.sparse24) weight.pattern = take<std::byte>(linear.name + ".pattern");
   NIBBLE_DO(read_scales(linear, weight));
   if (weight.format.offset) weight.offsets = take<uint8_t>(linear.name + ".offsets");
+  if (linear.entry->has_widths()) NIBBLE_DO(read_widths(linear, weight));
   return weight.format.is_learned() ? read_learned(linear, weight) : Status();
+}
+
+Status QuantizedSource::read_widths(const StoredLinear& linear, LinearWeight& weight) const {
+  const std::vector<uint8_t> stored = take<uint8_t>(linear.name + ".widths");
+  const auto size = static_cast<size_t>(weight.format.group_size(weight.dense_columns()));
+  for (size_t k = 0; k < static_cast<size_t>(weight.dense_columns()); ++k) weight.widths.push_back(stored[k / size]);
+  MixedSizes found = MixedSizes::of(weight.widths);
+  if (!weight.format.is_learned()) found.levels = 0;
+  if (found == linear.entry->mixed) return {};
+  return fail(ErrorCode::corrupt, "{}: its widths make {} bits and {} levels, config.json says {} and {}",
+              where(linear.name), found.code_bits, found.levels, linear.entry->mixed.code_bits,
+              linear.entry->mixed.levels);
 }
 
 Status QuantizedSource::read_learned(const StoredLinear& linear, LinearWeight& weight) const {
   weight.exponents = take<int8_t>(linear.name + ".exponents");
-  if (linear.entry->has_widths()) {
-    weight.widths = take<uint8_t>(linear.name + ".widths");
-    if (const MixedSizes found = MixedSizes::of(weight.widths); found != linear.entry->mixed)
-      return fail(ErrorCode::corrupt, "{}: its widths make {} bits and {} levels, config.json says {} and {}",
-                  where(linear.name), found.code_bits, found.levels, linear.entry->mixed.code_bits,
-                  linear.entry->mixed.levels);
-  }
   weight.levels = levels_of_integers(weight, take<int8_t>(linear.name + ".levels"));
   if (linear.entry->sparse == 0) return {};
   NIBBLE_TRY(weight.sparse.values, take_floats(linear.name + ".sparse"));

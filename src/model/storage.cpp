@@ -39,6 +39,7 @@ class Collector {
  private:
   void dense(const std::string& name, const LinearWeight& weight);
   void scales(const std::string& name, const LinearWeight& weight);
+  void widths(const std::string& name, const LinearWeight& weight);
   void learned(const std::string& name, const LinearWeight& weight);
   void sparse(const std::string& name, const LinearWeight& weight);
   NamedTensors out_;
@@ -84,7 +85,17 @@ void Collector::dense(const std::string& name, const LinearWeight& weight) {
     view(name + ".pattern", DType::u8, {rows, static_cast<int64_t>(weight.pattern.size()) / rows}, weight.pattern);
   scales(name, weight);
   if (weight.format.offset) view(name + ".offsets", DType::u8, {rows, weight.groups()}, weight.offsets);
+  widths(name, weight);
   if (weight.format.is_learned()) learned(name, weight);
+}
+
+// One byte for each group, where all columns of a group have the same bits.
+void Collector::widths(const std::string& name, const LinearWeight& weight) {
+  if (weight.widths.empty()) return;
+  const int64_t count = width_bytes(weight.format, weight.dense_columns());
+  Bytes bytes;
+  for (int64_t g = 0; g < count; ++g) bytes.push_back(static_cast<std::byte>(weight.group_bits(g)));
+  own(name + ".widths", DType::u8, {count}, std::move(bytes));
 }
 
 void Collector::learned(const std::string& name, const LinearWeight& weight) {
@@ -92,7 +103,6 @@ void Collector::learned(const std::string& name, const LinearWeight& weight) {
   const auto bytes = std::as_bytes(std::span(levels));
   own(name + ".levels", DType::i8, {static_cast<int64_t>(levels.size())}, {bytes.begin(), bytes.end()});
   view(name + ".exponents", DType::i8, {static_cast<int64_t>(weight.exponents.size())}, weight.exponents);
-  if (!weight.widths.empty()) view(name + ".widths", DType::u8, {weight.dense_columns()}, weight.widths);
   if (!weight.sparse.empty()) sparse(name, weight);
 }
 
@@ -174,7 +184,7 @@ Json linear_entry(const LinearWeight& weight) {
   if (!weight.widths.empty()) {
     const MixedSizes sizes = MixedSizes::of(weight.widths);
     entry["row_bits"] = sizes.code_bits;
-    entry["levels"] = sizes.levels;
+    if (weight.format.is_learned()) entry["levels"] = sizes.levels;
   }
   return entry;
 }
@@ -183,7 +193,7 @@ namespace {
 
 int64_t version_of(const Json& linear) {
   const std::string weights = linear.value("weights", ""), activations = linear.value("activations", "");
-  if (weights.starts_with("code")) return 4;
+  if (weights.starts_with("code") || weights.starts_with("int:")) return 4;
   if (activations == "bf16") return 3;
   return linear.contains("hadamard") ? 2 : 1;
 }

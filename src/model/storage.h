@@ -9,7 +9,7 @@
 //   NAME.offsets       U8   [N, G]             formats with an offset
 //   NAME.levels        I8   [levels]           learned levels, integers
 //   NAME.exponents     I8   [tables]           of the powers of two that they are multiplied with
-//   NAME.widths        U8   [I]                columns with bits of their own
+//   NAME.widths        U8   [I] or [G]         formats that leave bits open: of each column, or group of columns
 //   NAME.sparse        BF16 [sparse]           a sparse part: its weights,
 //   NAME.sparse_columns  U16, or I32 beyond 65,536 dense columns, [sparse]    their places among the dense columns,
 //   NAME.sparse_rows   I32  [N]                and how many of them the rows up to each have
@@ -54,7 +54,7 @@ namespace nibble {
 
 // Written is the least version that says everything: 2 where a linear is rotated or attention is not in floats, 3 where
 // the input of a linear is in bf16, 4 where levels are learned (version 3 had them as bfloat16 numbers: no longer
-// read).
+// read) or groups have bits of their own.
 inline constexpr int64_t kFormatVersion = 4;
 
 // Tensors ready for write_safetensors. They view `storage` and the weights they were made of: both must outlive them.
@@ -68,7 +68,8 @@ NamedTensors block_tensors(const BlockWeights& block, int64_t index);
 NamedTensors global_tensors(const GlobalWeights& globals);
 
 // The linear's line in "linears": {"weights", "activations"} and, where it has them, "kept", "pattern", "hadamard",
-// "sparse" (how many weights), and for columns with bits of their own "row_bits" and "levels" (MixedSizes).
+// "sparse" (how many weights), and where the format leaves bits open "row_bits" and, for learned levels, "levels"
+// (MixedSizes).
 Json linear_entry(const LinearWeight& weight);
 // The whole "quantization_config". `recipe`: the canonical recipe; `linears`: an object of linear_entry() by
 // linear_name(); `attention`: by block; nothing, or no more than the recipe's "cache" says, is left out.

@@ -63,7 +63,10 @@ LinearWeight quantized(const LinearWeight& from, const char* weights, const char
   for (int32_t i = 0; i < kept; ++i) out.kept_columns.push_back(1 + 3 * i);
   if (out.format.is_learned()) return learned(std::move(out), random);
   const int64_t dense = out.dense_columns(), stored = sparse ? dense / 2 : dense;
-  out.codes.resize(static_cast<size_t>(out.rows * packed_bytes(stored, out.format.bits)));
+  for (int64_t k = 0; out.format.bits == 0 && k < dense; ++k)
+    out.widths.push_back(static_cast<uint8_t>(8 - k / out.format.group));
+  const int64_t bits = out.widths.empty() ? stored * out.format.bits : MixedSizes::of(out.widths).code_bits;
+  out.codes.resize(static_cast<size_t>(out.rows * packed_bytes(bits, 1)));
   for (std::byte& code : out.codes) code = random.byte();
   if (sparse) out.pattern.assign(static_cast<size_t>(out.rows * ((dense / 4 + 1) / 2)), std::byte{0xE4});
   if (out.format.outer) out.outer = 0.37f;
@@ -72,7 +75,8 @@ LinearWeight quantized(const LinearWeight& from, const char* weights, const char
     const bool byte = scale_bytes(out.format.scale) == 1;
     out.scales.push_back(byte ? scale_of_byte(static_cast<uint8_t>(1 + random.below(126)), out.format.scale)
                               : round_scale(0.01f * static_cast<float>(1 + random.below(99)), out.format.scale));
-    if (out.format.offset) out.offsets.push_back(static_cast<uint8_t>(random.below(out.format.levels_count())));
+    const int width = out.group_bits(out.groups() > 0 ? i % out.groups() : 0);
+    if (out.format.offset) out.offsets.push_back(static_cast<uint8_t>(random.below(int64_t{1} << width)));
   }
   for (int64_t i = 0; i < out.rows * kept; ++i)
     out.kept.push_back(round_kept(0.125f * static_cast<float>(i % 50), sparse ? Levels::bf16 : Levels::f16));
@@ -103,6 +107,7 @@ void quantize_block(BlockWeights& block, int64_t index, Random& random) {
   block[Role::down] = quantized(block[Role::down], "int8:row", "int8:token:asym", 0, false, random);
   if (index == 0) return;
   block[Role::down] = quantized(block[Role::down], "fixed6:f-2", "e4m3", 0, false, random);
+  block[Role::q] = quantized(block[Role::q], "int:g5:asym", "int4:token:asym", 4, false, random);
   block[Role::k] = quantized(block[Role::k], "code3:g5", "f32", 0, false, random);
   block[Role::v] = quantized(block[Role::v], "code:col", "bf16", 0, false, random);
   block[Role::up] = quantized(block[Role::up], "nvfp4:b8", "mxfp6:b8", 3, false, random);
@@ -221,6 +226,11 @@ TEST(QuantizedFolder, EntriesAndNames) {
   EXPECT_EQ(linears["blocks.1.up"]["hadamard"], 8);
   EXPECT_EQ(linears["blocks.1.k"], Json({{"weights", "code3:g5"}, {"activations", "f32"}}));
   EXPECT_EQ(linears["blocks.1.v"]["sparse"], 12);
+  EXPECT_EQ(linears["blocks.1.q"], Json({{"weights", "int:g5:asym"},
+                                         {"activations", "int4:token:asym"},
+                                         {"kept", 4},
+                                         {"row_bits", 5 * (8 + 7 + 6 + 5)}}));
+  EXPECT_EQ(quantization_config_for({}, Spec(), {{"blocks.0.q", linears["blocks.1.q"]}})["format_version"], 3);
   // Programs that know no learned levels, or no rotation, refuse the folder by its version.
   EXPECT_EQ(model.config["quantization_config"]["format_version"], 4);
   EXPECT_EQ(quantization_config_for({}, Spec(), {{"blocks.0.q", linears["blocks.1.up"]}})["format_version"], 2);
@@ -236,6 +246,7 @@ TEST(QuantizedFolder, EntriesAndNames) {
   EXPECT_EQ(find("blocks.1.k.levels").dtype, DType::i8);
   EXPECT_EQ(find("blocks.1.k.levels").shape, (std::vector<int64_t>{12 * 5 * 8}));
   EXPECT_EQ(find("blocks.1.v.widths").shape, (std::vector<int64_t>{24}));
+  EXPECT_EQ(find("blocks.1.q.widths").shape, (std::vector<int64_t>{4}));
   EXPECT_EQ(find("blocks.1.v.sparse_columns").dtype, DType::u16);
   EXPECT_EQ(find("blocks.0.k.scales").dtype, DType::f16);
   EXPECT_EQ(find("blocks.0.k.scales").shape, (std::vector<int64_t>{12, 3}));
@@ -314,6 +325,11 @@ TEST(QuantizedFolder, RefusesBadFolders) {
       {"version 0", [](auto& m) { quantization(m)["format_version"] = 0; }, corrupt, {"format_version"}},
       {"no version", [](auto& m) { quantization(m).erase("format_version"); }, corrupt, {"format_version"}},
       {"other widths", overwrite<uint8_t>("blocks.1.v.widths", 0, 9), corrupt, {"blocks.1.v", "widths make"}},
+      {"other bits of a group",
+       overwrite<uint8_t>("blocks.1.q.widths", 1, 6),
+       corrupt,
+       {"blocks.1.q", "make 125 bits"}},
+      {"levels of integers", entry("blocks.1.q", "levels", 3), corrupt, {"blocks.1.q", "levels"}},
       {"sparse columns out of order",
        overwrite<uint16_t>("blocks.1.v.sparse_columns", 3, 24),
        corrupt,
@@ -411,8 +427,8 @@ TEST(QuantizedFolder, RefusesBadFolders) {
       {"kept column negative", overwrite<int32_t>("blocks.0.q.kept_columns", 0, -1), corrupt, {"kept column -1"}},
       {"kept columns twice", overwrite<int32_t>("blocks.0.q.kept_columns", 1, 1), corrupt, {"kept column 1"}},
       {"kept NaN", overwrite<uint16_t>("blocks.0.q.kept", 2, 0x7E00), corrupt, {"blocks.0.q.kept", "nan"}},
-      {"scale infinite", overwrite<float>("blocks.1.q.scales", 2, infinity), corrupt, {"blocks.1.q.scales"}},
-      {"scale zero", overwrite<float>("blocks.1.q.scales", 2, 0.0f), corrupt, {"blocks.1.q", "scale 2"}},
+      {"scale infinite", overwrite<float>("blocks.0.q.scales", 2, infinity), corrupt, {"blocks.0.q.scales"}},
+      {"scale zero", overwrite<float>("blocks.0.q.scales", 2, 0.0f), corrupt, {"blocks.0.q", "scale 2"}},
       {"offset too large", overwrite<uint8_t>("blocks.0.v.offsets", 4, 8), corrupt, {"blocks.0.v", "offset 4", "8"}},
       {"pattern not ascending", overwrite<uint8_t>("blocks.0.o.pattern", 0, 0x11), corrupt, {"blocks.0.o", "pattern"}},
       {"norm infinite", overwrite<float>("blocks.0.mlp_norm.gain", 0, infinity), corrupt, {"blocks.0.mlp_norm.gain"}},

@@ -197,10 +197,12 @@ TEST_F(Quantize, EveryShippedRecipeGivesAFolderThatRuns) {
   ThreadPool pool(2);
   for (const ShippedRecipe& shipped : shipped_recipes()) {
     QuantizeOptions wanted = options(std::string(shipped.name), std::string(shipped.name));
-    const bool open = shipped.name.starts_with("cmpq");  // bits by channel: whole units, and tables in few rows
+    // Bits by channel, in whole units, and tables in few rows; bits by group, of which there must be several.
+    const bool channels = shipped.name.starts_with("cmpq"), open = channels || shipped.name.starts_with("slim-llm");
     if (open) {
-      std::vector<std::string> sets = {"widths.unit=4"};
-      if (shipped.name == "cmpq") sets.push_back("widths.bits=7");
+      std::vector<std::string> sets = {channels ? "widths.unit=4" : "weights=int:g8:asym"};
+      if (shipped.name == "cmpq" || shipped.name == "slim-llm")
+        sets.push_back(channels ? "widths.bits=7" : "widths.bits=6");
       wanted.recipe = *customise(wanted.recipe, sets, {});
     }
     wanted.validation = {folder_ / "validation.txt"};

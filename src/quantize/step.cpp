@@ -31,7 +31,7 @@ Result<LayerForm> form_of(const LinearWork& work, bool sparse24) {
   form.learned = work.learned;
   form.sparse = work.sparse;
   form.rotation = site.rotation;
-  if (form.weights.is_learned() && form.weights.bits == 0 && form.widths.empty())
+  if (form.weights.bits == 0 && form.widths.empty())
     return fail(ErrorCode::usage, "{}: weights in {} leave open how many bits a column has, and no step says it",
                 work.layer.name, to_string(form.weights));
   const std::vector<int32_t> dense = dense_columns_of(work.layer.columns, form.kept);

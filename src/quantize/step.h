@@ -21,8 +21,9 @@
 
 namespace nibble {
 
-// A linear that leaves it open how many bits each of its columns has.
+// A linear that leaves it open how many bits each of its columns, or groups of them, has.
 struct OpenLinear {
+  NumberFormat format;
   int64_t rows = 0;
   int64_t sparse = 0;                         // single weights that will be kept apart, at most
   std::function<Result<FloatLayer>()> layer;  // its original weights
@@ -41,9 +42,9 @@ struct SiteWork {
   Levels kept_levels = Levels::f16;  // what kept columns are stored as: f16 or bf16
   NumberFormat activations;          // of the site's quantized linears
   int64_t rotation = 0;              // block of the Hadamard rotation of the columns that are not kept; 0: none
-  std::vector<OpenLinear> open{};
-  std::vector<uint8_t> widths{};  // of the dense columns of open linears
-  double left_over = 0;           // bits that sites before were below their budget; negative: above
+  std::vector<OpenLinear> open{};    // with learned levels: those that share their widths
+  std::vector<uint8_t> widths{};     // of the dense columns of open linears
+  double left_over = 0;              // bits that sites, or linears, before were below their budget; negative: above
 };
 
 // A model on its way through the steps, before any of its weights is quantized.
@@ -60,7 +61,7 @@ struct LinearWork {
   NumberFormat weights, activations;
   std::optional<LinearWeight> solved;
   double damping = -1;  // that a solver really used; negative: none
-  // Decided before solving, for learned levels: bits of each dense column where the format leaves them open, the
+  // Decided before solving: bits of each dense column where the format leaves them open, and for learned levels the
   // tables, and the places of single weights that are kept apart (row_ends and columns).
   std::vector<uint8_t> widths{};
   LearnedLevels learned{};
@@ -85,9 +86,11 @@ class Step {
   virtual bool needs_sensitivities() const { return false; }
   // Single weights that it keeps apart of so many dense ones, at most; for layers in learned levels.
   virtual int64_t most_sparse(int64_t /*weights*/) const { return 0; }
-  // Of steps that give bits to the channels of linears which leave them open: about how many are stored for all weights
-  // of the only open linear of a site, and whether the site's linears can do with them (`usage`, naming the least).
-  virtual bool gives_bits() const { return false; }
+  // Of steps that give bits to the columns of linears in such a format, which leaves them open: about how many are
+  // stored for all weights of the only open linear of a site, and whether the site's open linears, or this one, can do
+  // with them
+  // (`usage`, naming the least).
+  virtual bool gives_bits(const NumberFormat& /*weights*/) const { return false; }
   virtual double open_bits(const SiteWork&) const { return 0; }
   virtual Status check_open(const SiteWork&) const { return {}; }
   // Some columns of the site are kept; its input is rotated.

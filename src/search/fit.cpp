@@ -130,8 +130,9 @@ class Fitter {
     const auto learned = [](const NumberFormat& format) { return format.is_learned(); };
     for (const NumberFormat& format : palette_.weights)
       if (format.bits == 0)
-        return fail(ErrorCode::usage, "--palette: {} is no single size; --recipe cmpq --bits X gives bits to channels",
-                    to_string(format));
+        return fail(ErrorCode::usage, "--palette: {} is no single size; --recipe {} --bits X gives bits to {}",
+                    to_string(format), format.is_learned() ? "cmpq" : "slim-llm",
+                    format.is_learned() ? "channels" : "groups");
     if (!weights.starts_with("code") || std::any_of(palette_.weights.begin(), palette_.weights.end(), learned))
       return {};
     return fail(ErrorCode::usage,

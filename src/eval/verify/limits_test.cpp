@@ -73,6 +73,17 @@ TEST(BitWidths, FloatsOfAnyWidthAreSixteen) {
   for (const char* type : {"f32", "f16", "bf16"}) expect_widths({{"q", type, "f32"}}, 16, 16);
 }
 
+// The codes of a row say how many bits columns have that do not have them from the format.
+TEST(BitWidths, OpenBitsAreThoseOfTheCodes) {
+  for (const char* format : {"code:col", "int:g4:asym"}) {
+    Json quantization;
+    quantization["linears"]["blocks.0.q"] = {{"weights", format}, {"activations", "f32"}, {"row_bits", 20}};
+    const auto found = bit_widths_of(Listed(quantization));
+    ASSERT_TRUE(found) << found.error().message;
+    EXPECT_DOUBLE_EQ(found->weights, 16 - (16 - 2.5) * 64 / 512);
+  }
+}
+
 TEST(BitWidths, RefusesWhatIsNoFormat) {
   testing::expect_error(widths_of({{"q", "int99:row", "f32"}}), ErrorCode::usage, "int99");
 }

@@ -84,12 +84,12 @@ class BlockQuantizer {
     site.left_over = result_.left_over;
     open(plan, site);
     for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_site(site, pool_));
-    result_.left_over = site.left_over;
     rotate(calibration, site.kept, site.rotation, pool_);
     rotate(validation, site.kept, site.rotation, pool_);
     for (const LinearPlan& linear : plan.linears)
       if (!linear.quantized()) NIBBLE_DO(convert(linear, result_.weights[linear.role]));
     NIBBLE_DO(quantize_linears(plan, site, calibration, validation));
+    result_.left_over = site.left_over;
     if (packed_) find_plans(*packed_);
     return {};
   }
@@ -112,7 +112,7 @@ class BlockQuantizer {
     site.open = open_linears(plan, spec_);
     auto next = site.open.begin();
     for (const LinearPlan& linear : plan.linears)
-      if (linear.weights.bits == 0)
+      if (shares_widths(linear))
         (next++)->layer = [this, &linear] { return float_layer(result_.weights[linear.role], linear.name, pool_); };
   }
 
@@ -171,7 +171,7 @@ class BlockQuantizer {
     rotate(layer, site.kept, site.rotation, pool_);
     auto out = std::make_unique<Decided>(plan, std::move(layer), site);
     LinearWork& work = out->work;
-    if (plan.weights.bits == 0) work.widths = site.widths;
+    if (shares_widths(plan)) work.widths = site.widths;
     if (plan.reads_sensitivities()) {
       NIBBLE_TRY(work.sensitivities, sensitivities_->read(index_, plan.role));
     }

@@ -36,7 +36,7 @@ int64_t most_kept(const SitePlan& plan, const Spec& spec) {
 namespace {
 
 OpenLinear open_linear(const LinearPlan& plan, const Shape& shape) {
-  OpenLinear out{shape.rows, 0, {}};
+  OpenLinear out{plan.weights, shape.rows, 0, {}};
   for (const PlannedStep& step : plan.steps) out.sparse += step.step->most_sparse(shape.rows * shape.columns);
   return out;
 }
@@ -48,7 +48,8 @@ int64_t open_bytes(const SitePlan& plan, const LinearPlan& linear, const Shape& 
   site.inputs = shape.columns;
   site.open = {open_linear(linear, shape)};
   double bits = 0;
-  for (const PlannedStep& step : plan.steps) bits = std::max(bits, step.step->open_bits(site));
+  for (const PlannedStep& step : shares_widths(linear) ? plan.steps : linear.steps)
+    bits = std::max(bits, step.step->open_bits(site));
   return static_cast<int64_t>(bits / 8);
 }
 
@@ -314,10 +315,12 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
   return needs;
 }
 
+bool shares_widths(const LinearPlan& plan) { return plan.weights.bits == 0 && plan.weights.is_learned(); }
+
 std::vector<OpenLinear> open_linears(const SitePlan& plan, const Spec& spec) {
   std::vector<OpenLinear> out;
   for (const LinearPlan& linear : plan.linears)
-    if (linear.weights.bits == 0) out.push_back(open_linear(linear, shape_of(spec, linear.role)));
+    if (shares_widths(linear)) out.push_back(open_linear(linear, shape_of(spec, linear.role)));
   return out;
 }
 
@@ -329,6 +332,12 @@ Status check_budgets(const std::vector<std::vector<SitePlan>>& plans, const Spec
       site.inputs = plan.inputs;
       site.open = open_linears(plan, spec);
       for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->check_open(site));
+      for (const LinearPlan& linear : plan.linears) {
+        if (linear.weights.bits != 0 || shares_widths(linear)) continue;
+        site.name = linear.name;
+        site.open = {open_linear(linear, shape_of(spec, linear.role))};
+        for (const PlannedStep& step : linear.steps) NIBBLE_DO(step.step->check_open(site));
+      }
     }
   return {};
 }

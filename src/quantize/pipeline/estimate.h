@@ -35,7 +35,9 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
 // of the site before it (and for the last one, of itself), statistics, solver.
 double work_of(const std::vector<SitePlan>& block, size_t site, const Spec& spec, int64_t tokens);
 
-// The linears of a site that leave a column's bits open, without their weights.
+// Whether each column has bits of its own, which all such linears of a site share; groups of columns have their own.
+bool shares_widths(const LinearPlan& plan);
+// The linears of a site for which that holds, without their weights.
 std::vector<OpenLinear> open_linears(const SitePlan& plan, const Spec& spec);
 // `usage` error naming the least where a site cannot do with the bits that the recipe gives it.
 Status check_budgets(const std::vector<std::vector<SitePlan>>& plans, const Spec& spec);

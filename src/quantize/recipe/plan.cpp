@@ -114,10 +114,12 @@ Status check_blocks(const LinearPlan& plan, int64_t inputs, const Recipe& recipe
 // Of weights that leave it open how many bits a column has: a step must say it, of columns that stay what they are.
 Status check_widths(const LinearPlan& plan, const std::vector<PlannedStep>& steps, const std::string& where) {
   if (plan.weights.bits != 0) return {};
-  const auto giving = std::find_if(steps.begin(), steps.end(), [](const auto& s) { return s.step->gives_bits(); });
+  const auto giving =
+      std::find_if(steps.begin(), steps.end(), [&](const auto& s) { return s.step->gives_bits(plan.weights); });
   if (giving == steps.end())
     return fail(ErrorCode::usage, "{}: weights in {} leave open how many bits a column has, and no step says it", where,
                 to_string(plan.weights));
+  if (!plan.weights.is_learned()) return {};  // what gives them comes after all steps that change columns
   for (auto step = steps.begin(); step != steps.end(); ++step)
     if (step->step->turns() || (step->step->keeps() && step > giving))
       return fail(ErrorCode::usage, "{}: step {} gives bits to channels, and step {} {}", where, giving->id, step->id,
@@ -144,9 +146,9 @@ Result<LinearPlan> plan_linear(const Recipe& recipe, const Target& target, std::
   plan.steps = of_scope(steps, Scope::linear);
   plan.sparse24 =
       std::any_of(plan.steps.begin(), plan.steps.end(), [](const PlannedStep& s) { return s.step->sparse24(); });
-  if (plan.sparse24 && plan.weights.is_learned())
-    return fail(ErrorCode::usage, "{}: a 2:4 pattern needs levels with a zero, which weights in {} have not", where,
-                to_string(plan.weights));
+  if (plan.sparse24 && (plan.weights.is_learned() || plan.weights.bits == 0))
+    return fail(ErrorCode::usage, "{}: a 2:4 pattern needs levels with a zero, which weights in {} have not{}", where,
+                to_string(plan.weights), plan.weights.is_learned() ? "" : " in 1 bit");
   if (plan.sparse24 && plan.weights.sharing == Sharing::group && plan.weights.group % 4 != 0)
     return fail(ErrorCode::usage,
                 "recipe {}, {}: a 2:4 pattern with weights {}: 4 must divide the size of the groups, so that no four "

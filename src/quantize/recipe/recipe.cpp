@@ -298,10 +298,21 @@ const StepRow* row_of(const Json& step) {
   return nullptr;
 }
 
+// The id of a step that is added: its own, or with a number where the recipe has one of that name.
+std::string free_id(const Json& steps, const std::string& wanted) {
+  const auto taken = [&](const std::string& id) {
+    return std::any_of(steps.begin(), steps.end(), [&](const Json& step) { return step["id"] == id; });
+  };
+  std::string id = wanted;
+  for (int number = 2; taken(id); ++number) id = fmt::format("{}-{}", wanted, number);
+  return id;
+}
+
 // Behind the steps of its scope.
-Status insert_step(Json& steps, const Json& step, const std::string& where) {
+Status insert_step(Json& steps, Json step, const std::string& where) {
   const StepRow* row = row_of(step);
   NIBBLE_CHECK(row != nullptr);
+  step["id"] = free_id(steps, step["id"].get<std::string>());
   auto at = steps.begin();
   for (auto it = steps.begin(); it != steps.end(); ++it) {
     const StepRow* other = row_of(*it);

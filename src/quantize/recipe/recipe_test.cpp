@@ -47,7 +47,7 @@ Recipe good() {
 }
 
 TEST(Recipe, ShippedOnesParseAndFitEveryFamily) {
-  EXPECT_EQ(shipped_recipes().size(), 37u);
+  EXPECT_EQ(shipped_recipes().size(), 41u);
   for (const ShippedRecipe& shipped : shipped_recipes()) {
     const auto recipe = load_recipe(std::string(shipped.name));
     ASSERT_TRUE(recipe) << recipe.error().message;
@@ -331,11 +331,13 @@ TEST(Recipe, ModifiersAreAddedToNames) {
   // What the solver was told stays, and so do exceptions that name it.
   const std::string path = ::testing::TempDir() + "a+b.json";
   std::ofstream(path) << R"({"name": "own", "weights": "bfp4:b16", "activations": "bfp4:b16",
-      "steps": [{"id": "s", "round": {"clip": {"steps": 9, "norm": 2}}}],
+      "steps": [{"id": "stats", "observe": {"statistics": ["squares"]}},
+                {"id": "s", "round": {"clip": {"steps": 9, "norm": 2}}}],
       "except": [{"roles": ["down"], "set": {"s": {"clip": null}}}]})";
   const Recipe own = *load_recipe(path + "+gptq");
-  EXPECT_EQ(own.source["steps"][1]["gptq"]["clip"]["steps"], 9);
-  EXPECT_EQ(own.source["steps"][1]["id"], "s");
+  EXPECT_EQ(own.source["steps"][1]["id"], "stats-2");  // beside one that has the modifier's own
+  EXPECT_EQ(own.source["steps"][2]["gptq"]["clip"]["steps"], 9);
+  EXPECT_EQ(own.source["steps"][2]["id"], "s");
   EXPECT_EQ(load_recipe(path)->name, "own");
   // Every recipe takes a rotation and an order, with a block of its own where its inputs have none.
   for (const ShippedRecipe& shipped : shipped_recipes()) {
@@ -438,8 +440,8 @@ TEST(Recipe, MistakesAreNamed) {
       {"/steps", "{}", "\"steps\" must be a list"},
       {"/steps", "[]", "no step solves"},
       {"/steps/0", "{\"rotate\": {}}",
-       "test, steps[0]: unknown step \"rotate\"; there are gather, observe, split, allocate, hadamard, sparse, kmeans, "
-       "binary, round, gptq"},
+       "test, steps[0]: unknown step \"rotate\"; there are gather, observe, split, allocate, hadamard, apportion, "
+       "sparse, kmeans, binary, bell, round, gptq"},
       {"/steps/0", "{\"id\": \"x\"}", "names no step"},
       {"/steps/0", "{\"observe\": {\"statistics\": []}, \"split\": {}}", "a step does one thing"},
       {"/steps/0", "{\"observe\": {\"statistics\": [\"mean\"]}}", "unknown statistic \"mean\""},

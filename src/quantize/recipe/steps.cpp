@@ -2,6 +2,7 @@
 
 #include "quantize/observe/observe_step.h"
 #include "quantize/solve/allocate_step.h"
+#include "quantize/solve/apportion_step.h"
 #include "quantize/solve/gptq_step.h"
 #include "quantize/solve/levels_steps.h"
 #include "quantize/solve/round_step.h"
@@ -15,8 +16,9 @@ namespace {
 constexpr StepRow kSteps[] = {
     {"gather", Scope::model, false, read_gather},    {"observe", Scope::site, false, read_observe},
     {"split", Scope::site, false, read_split},       {"allocate", Scope::site, false, read_allocate},
-    {"hadamard", Scope::site, false, read_hadamard}, {"sparse", Scope::linear, false, read_sparse},
-    {"kmeans", Scope::linear, false, read_kmeans},   {"binary", Scope::linear, false, read_binary},
+    {"hadamard", Scope::site, false, read_hadamard}, {"apportion", Scope::linear, false, read_apportion},
+    {"sparse", Scope::linear, false, read_sparse},   {"kmeans", Scope::linear, false, read_kmeans},
+    {"binary", Scope::linear, false, read_binary},   {"bell", Scope::linear, false, read_bell},
     {"round", Scope::linear, true, read_round},      {"gptq", Scope::linear, true, read_gptq},
 };
 

@@ -35,7 +35,7 @@ class Allocate final : public Step {
   explicit Allocate(const AllocateOptions& options) : options_(options) {}
   unsigned needs() const override { return kSquares; }
 
-  bool gives_bits() const override { return true; }
+  bool gives_bits(const NumberFormat& weights) const override { return weights.is_learned() && weights.bits == 0; }
 
   double open_bits(const SiteWork& site) const override {
     const double weights = sum_of_rows(site) * static_cast<double>(site.inputs);

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/random.h"
+#include "quantize/solve/apportion.h"
 
 namespace nibble {
 namespace {
@@ -88,6 +89,57 @@ TEST(WidthsByCost, KeepsWholeUnitsAndCountsTables) {
     const double largest_unit = 32 * (bits.stored[4] - bits.stored[3]);
     EXPECT_NEAR(bits.of(widths), wanted * 256 * 100, largest_unit / 2);
   }
+}
+
+TEST(BitsByRank, AsManyGroupsGainABitAsLoseOne) {
+  const std::vector<double> salience = {3, 9, 1, 7, 5, 5, 8};
+  const std::vector<int64_t> even(7, 128), uneven = {128, 128, 128, 128, 128, 128, 64};
+  EXPECT_EQ(bits_by_rank(salience, even, 2, 2), (std::vector<uint8_t>{1, 3, 1, 2, 2, 2, 3}));
+  // The shorter last group is left out, and of equals the lower one is the more salient.
+  EXPECT_EQ(bits_by_rank(salience, uneven, 3, 2), (std::vector<uint8_t>{2, 4, 2, 4, 3, 3, 3}));
+  EXPECT_EQ(bits_by_rank(salience, uneven, 3, 9), (std::vector<uint8_t>{2, 4, 2, 4, 4, 2, 3}));
+}
+
+// The least cost of groups from `g` on within so many bits, by trying everything.
+double least_of_groups(const std::vector<double>& costs, const std::vector<int64_t>& sizes, size_t g, int64_t left,
+                       int least, int most) {
+  if (g == sizes.size()) return left < 0 ? std::numeric_limits<double>::infinity() : 0;
+  double best = std::numeric_limits<double>::infinity();
+  for (int bits = least; bits <= most; ++bits)
+    best = std::min(best, costs[g * (kMostWidth + 1) + static_cast<size_t>(bits)] +
+                              least_of_groups(costs, sizes, g + 1, left - sizes[g] * bits, least, most));
+  return best;
+}
+
+// Costs that need not be convex, nor even fall; a last group that may be shorter.
+TEST(BitsByCost, IsTheBestOfAllWays) {
+  Random random(3);
+  for (int round = 0; round < 60; ++round) {
+    const size_t groups = 1 + random.below(5);
+    std::vector<int64_t> sizes(groups, 8);
+    if (round % 2 == 1) sizes.back() = 1 + static_cast<int64_t>(random.below(7));
+    std::vector<double> costs;
+    for (size_t i = 0; i < groups * (kMostWidth + 1); ++i)
+      costs.push_back(std::exp(static_cast<double>(random.normal()) - static_cast<double>(i % (kMostWidth + 1))));
+    const int least = 1 + static_cast<int>(random.below(2)), most = 4;
+    int64_t columns = 0;
+    for (const int64_t size : sizes) columns += size;
+    const double budget = static_cast<double>(columns) * (least + 3 * static_cast<double>(random.uniform()));
+    const auto bits = bits_by_cost(costs, sizes, least, most, budget);
+    ASSERT_EQ(bits.size(), groups);
+    double cost = 0;
+    int64_t spent = 0;
+    for (size_t g = 0; g < groups; ++g) {
+      ASSERT_TRUE(bits[g] >= least && bits[g] <= most);
+      cost += costs[g * (kMostWidth + 1) + bits[g]];
+      spent += sizes[g] * bits[g];
+    }
+    const auto affordable = static_cast<int64_t>(std::floor(budget + static_cast<double>(sizes[0]) / 2));
+    EXPECT_LE(spent, affordable);
+    EXPECT_NEAR(cost, least_of_groups(costs, sizes, 0, affordable, least, most), 1e-12) << round;
+  }
+  EXPECT_EQ(bits_by_cost(std::vector<double>(18, 1.0), std::vector<int64_t>{8, 8}, 2, 4, 0),
+            (std::vector<uint8_t>{2, 2}));
 }
 
 }  // namespace

@@ -30,6 +30,7 @@ struct Problem {
   std::vector<int32_t> dense;     // original columns in stored order
   std::vector<int32_t> stored;    // for each position of a dense column its place in stored order
   std::vector<int32_t> group_of;  // and the number of its group
+  std::vector<float> salience;    // by stored order, where scales go by it
   bool fit_groups_late = false;
   int64_t columns, dense_count, group;
 
@@ -53,6 +54,11 @@ Problem::Problem(const FloatLayer& of, const LayerForm& into, const GptqFactor& 
   for (size_t i = 0; i < dense.size(); ++i) place[static_cast<size_t>(dense[i])] = static_cast<int32_t>(i);
   for (int64_t p = 0; p < dense_count; ++p)
     stored.push_back(place[static_cast<size_t>(factor.order[static_cast<size_t>(p)])]);
+  if (options.clip.by_salience) {
+    salience.resize(dense.size());
+    for (int64_t p = 0; p < dense_count; ++p)
+      salience[static_cast<size_t>(stored[static_cast<size_t>(p)])] = static_cast<float>(1 / (pivot(p) * pivot(p)));
+  }
   for (const int32_t at : stored) group_of.push_back(static_cast<int32_t>(at / group));
   const bool stored_order = form.sparse24 || options.order == ColumnOrder::natural ||
                             (options.order == ColumnOrder::kept_last && form.kept.empty());
@@ -130,7 +136,7 @@ class Rows {
     } else if (!problem_.fit_groups_late) {
       std::vector<float> dense(problem_.dense.size());
       for (size_t i = 0; i < dense.size(); ++i) dense[i] = original[static_cast<size_t>(problem_.dense[i])];
-      solved_.back().grids = choose_grids(dense, problem_.form.weights, problem_.options.clip, problem_.form.outer);
+      solved_.back().grids = choose_grids(dense, problem_.form, problem_.options.clip, problem_.salience);
     }
     for (int64_t p = 0; p < problem_.columns; ++p) {
       const auto column = static_cast<size_t>(problem_.factor.order[static_cast<size_t>(p)]);
@@ -140,11 +146,14 @@ class Rows {
   }
 
   void fit_group(int64_t r, int64_t p) {
-    const int64_t end = std::min(p + problem_.group, problem_.dense_count);
+    const int64_t end = std::min(p + problem_.group, problem_.dense_count), g = p / problem_.group;
     std::vector<float> values;
     for (int64_t k = p; k < end; ++k) values.push_back(static_cast<float>(row(r)[k]));
-    solved_[static_cast<size_t>(r)].grids[static_cast<size_t>(p / problem_.group)] =
-        choose_grid(values, problem_.form.weights, problem_.options.clip, problem_.form.outer);
+    std::span<const float> salience = problem_.salience;
+    if (!salience.empty()) salience = salience.subspan(static_cast<size_t>(p), values.size());
+    solved_[static_cast<size_t>(r)].grids[static_cast<size_t>(g)] =
+        choose_grid(values, problem_.form.weights.with_bits(out_.group_bits(g)), problem_.options.clip,
+                    problem_.form.outer, salience);
   }
 
   void prune(int64_t r, int64_t p) {

@@ -21,27 +21,13 @@ class Gptq final : public Step {
 
   Status apply_to_linear(LinearWork& work, ThreadPool& pool) const override {
     NIBBLE_TRY(const LayerForm form, form_of(work, sparse24_));
-    NIBBLE_TRY(const auto factor, factor_of(work, pool));
+    NIBBLE_TRY(const auto factor, shared_factor(work, options_.order, sparse24_, damp_, pool));
     NIBBLE_TRY(work.solved, gptq(work.layer, form, *factor, options_, pool));
     work.damping = factor->damp;
     return {};
   }
 
  private:
-  // Linears of a site that are solved in the same order with the same damping share the factorisation.
-  Result<std::shared_ptr<const GptqFactor>> factor_of(LinearWork& work, ThreadPool& pool) const {
-    SiteWork& site = work.site;
-    const std::string key = fmt::format("gptq {} {} {}", static_cast<int>(options_.order), sparse24_, damp_);
-    if (const auto found = site.shared.find(key); found != site.shared.end())
-      return std::static_pointer_cast<const GptqFactor>(found->second);
-    site.shared.clear();  // at most one: they are as large as the Gram matrix
-    auto order = column_order(options_.order, sparse24_, site.kept, site.statistics->absmax, site.statistics->gram);
-    NIBBLE_TRY(GptqFactor made, factorise(site.statistics->gram, std::move(order), damp_, work.layer.name, pool));
-    const auto factor = std::make_shared<const GptqFactor>(std::move(made));
-    site.shared[key] = factor;
-    return factor;
-  }
-
   GptqOptions options_;
   double damp_;
   bool sparse24_;
@@ -64,12 +50,26 @@ Result<bool> read_zero_dead(JsonReader& parameters) {
 
 }  // namespace
 
+Result<std::shared_ptr<const GptqFactor>> shared_factor(LinearWork& work, ColumnOrder order, bool sparse24, double damp,
+                                                        ThreadPool& pool) {
+  SiteWork& site = work.site;
+  const std::string key = fmt::format("gptq {} {} {}", static_cast<int>(order), sparse24, damp);
+  if (const auto found = site.shared.find(key); found != site.shared.end())
+    return std::static_pointer_cast<const GptqFactor>(found->second);
+  std::erase_if(site.shared, [](const auto& known) { return known.first.starts_with("gptq "); });  // large: at most one
+  auto columns = column_order(order, sparse24, site.kept, site.statistics->absmax, site.statistics->gram);
+  NIBBLE_TRY(GptqFactor made, factorise(site.statistics->gram, std::move(columns), damp, work.layer.name, pool));
+  const auto factor = std::make_shared<const GptqFactor>(std::move(made));
+  site.shared[key] = factor;
+  return factor;
+}
+
 Result<StepPointer> read_gptq(JsonReader& parameters) {
   GptqOptions options;
   NIBBLE_TRY(options.order, read_order(parameters));
   NIBBLE_TRY(const double damp, parameters.number("damp", 0, 10, 0.01));
   NIBBLE_TRY(options.block, parameters.integer("block", 1, 65536, 128));
-  NIBBLE_TRY(options.clip, read_clip(parameters));
+  NIBBLE_TRY(options.clip, read_clip(parameters, true));
   NIBBLE_TRY(options.zero_dead, read_zero_dead(parameters));
   NIBBLE_TRY(const bool sparse24, read_pattern(parameters));
   if (sparse24 && options.block % 4 != 0)

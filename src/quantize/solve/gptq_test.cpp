@@ -8,6 +8,7 @@
 
 #include "core/half.h"
 #include "core/random.h"
+#include "quantize/solve/apportion_step.h"
 #include "quantize/solve/error.h"
 #include "quantize/solve/round.h"
 #include "quantize/solve/split.h"
@@ -338,6 +339,83 @@ TEST(Gptq, NamesTheLayerWhoseMatrixCannotBeSaved) {
   const auto factor = factorise(gram, {0, 1}, 0.01, "blocks.3.down", pool);
   ASSERT_FALSE(factor);
   EXPECT_NE(factor.error().message.find("blocks.3.down"), std::string::npos);
+}
+
+LinearWork open_work(SiteWork& site, const Case& c) {
+  return {site, c.layer, format_of("int:g8:asym"), format_of("f32"), {}, -1};
+}
+
+std::vector<uint8_t> apportioned(const char* parameters, SiteWork& site, const Case& c, ThreadPool& pool) {
+  const Json source = *parse_json(parameters, "test");
+  JsonReader reader = *JsonReader::open(source, "step", ErrorCode::usage);
+  LinearWork work = open_work(site, c);
+  EXPECT_TRUE((*read_apportion(reader))->apply_to_linear(work, pool));
+  return work.widths;
+}
+
+// The error that each rule looks at is never above that of the same bits everywhere, and below it on loud channels; the
+// sum of bits is what was asked for, over linears where one cannot meet it.
+TEST(Apportion, LosesLessThanTheSameBitsEverywhere) {
+  ThreadPool pool(2);
+  for (uint64_t seed : {1, 2, 3}) {
+    const Case c = random_case(seed, 24, 76, 300, false, pool);  // ten groups, the last one of four
+    SiteStatistics statistics;
+    statistics.gram = Gram(76);
+    statistics.gram.add(c.x.data(), c.tokens, pool);
+    SiteWork site{"site", 76, 76, false, &statistics, {}, {}, Levels::f16, format_of("f32"), 0};
+    LayerForm form{format_of("int:g8:asym"), format_of("f32"), {}, false};
+    const auto error_of = [&](const std::vector<uint8_t>& widths) {
+      form.widths = widths;
+      const LinearWeight solved = *round_to_nearest(c.layer, form, {}, pool);
+      return output_energy(c.layer, &solved, c.gram, pool);
+    };
+    for (int bits : {2, 3}) {
+      const auto widths = apportioned(
+          fmt::format(R"({{"bits": {}, "count": "codes", "by": "salience", "most": 4}})", bits).c_str(), site, c, pool);
+      const std::vector<uint8_t> uniform(76, static_cast<uint8_t>(bits));
+      EXPECT_EQ(MixedSizes::of(widths).code_bits, 76 * bits);
+      EXPECT_LE(error_of(widths), error_of(uniform));
+      EXPECT_NE(widths, uniform);
+    }
+    // What GPTQ loses, with what it expects to lose as the guide.
+    site.shared.clear();
+    double left = 0;
+    for (int linear = 0; linear < 4; ++linear) {
+      const auto widths = apportioned(R"({"bits": 2.6, "count": "codes", "by": "error", "most": 4})", site, c, pool);
+      left += 24 * (2.6 * 76 - static_cast<double>(MixedSizes::of(widths).code_bits));
+      EXPECT_NEAR(site.left_over, left, 1e-9);
+      EXPECT_LE(std::abs(site.left_over), 24 * 4 + 1e-9);
+    }
+    const auto factor =
+        *factorise(c.gram, column_order(ColumnOrder::natural, false, {}, {}, c.gram), 0.01, "test", pool);
+    const auto lost = [&](const std::vector<uint8_t>& widths) {
+      form.widths = widths;
+      const LinearWeight solved = *gptq(c.layer, form, factor, {}, pool);
+      return output_energy(c.layer, &solved, c.gram, pool);
+    };
+    site.left_over = 0;
+    EXPECT_LT(lost(apportioned(R"({"bits": 3, "count": "codes", "by": "error", "most": 4})", site, c, pool)),
+              lost(std::vector<uint8_t>(76, 3)));
+  }
+}
+
+// Scales that go by what GPTQ makes of errors lose less in its own terms than those of the least plain error.
+TEST(Gptq, ScalesBySalienceLoseLess) {
+  ThreadPool pool(2);
+  double plain = 0, salient = 0;
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    const Case c = random_case(seed, 32, 64, 300, false, pool);
+    const auto factor =
+        *factorise(c.gram, column_order(ColumnOrder::natural, false, {}, {}, c.gram), 0.01, "test", pool);
+    const LayerForm form{format_of("int2:g16:asym"), format_of("f32"), {}, false};
+    for (const bool by_salience : {false, true}) {
+      GptqOptions options;
+      options.clip = {60, 2, 0, by_salience};
+      const LinearWeight solved = *gptq(c.layer, form, factor, options, pool);
+      (by_salience ? salient : plain) += output_energy(c.layer, &solved, c.gram, pool);
+    }
+  }
+  EXPECT_LT(salient, plain);
 }
 
 }  // namespace

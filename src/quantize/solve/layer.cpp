@@ -74,14 +74,13 @@ LinearWeight empty_layer(const FloatLayer& layer, const LayerForm& form) {
   weight.widths = form.widths;
   const MixedSizes mixed = MixedSizes::of(form.widths);
   const RowSizes row = row_sizes(form.weights, weight.dense_columns(), form.sparse24, mixed.code_bits);
+  const bool mixed_tables = !form.widths.empty() && form.weights.is_learned();
   weight.levels.assign(
-      static_cast<size_t>(form.widths.empty() ? form.weights.table_levels(layer.rows, weight.dense_columns())
-                                              : mixed.levels),
+      static_cast<size_t>(mixed_tables ? mixed.levels : form.weights.table_levels(layer.rows, weight.dense_columns())),
       0.0f);
   if (form.weights.is_learned())
-    weight.exponents.resize(form.widths.empty()
-                                ? weight.levels.size() / static_cast<size_t>(form.weights.levels_count())
-                                : form.widths.size());
+    weight.exponents.resize(mixed_tables ? form.widths.size()
+                                         : weight.levels.size() / static_cast<size_t>(form.weights.levels_count()));
   weight.codes.resize(static_cast<size_t>(layer.rows * row.codes));
   weight.pattern.resize(static_cast<size_t>(layer.rows * row.pattern));
   weight.scales.assign(static_cast<size_t>(layer.rows * row.groups), 1.0f);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "quantize/solve/bell.h"
 #include "quantize/solve/binary.h"
 #include "quantize/solve/sparse.h"
 
@@ -82,6 +83,57 @@ class BinaryStep final : public LevelsStep {
   BinaryOptions options_;
 };
 
+// By group, or column: the weighted sum of squared errors of all rows on the form's tables.
+std::vector<double> errors_of_groups(const FloatLayer& layer, const LayerForm& form, const Importance& importance,
+                                     ThreadPool& pool) {
+  const LinearWeight weight = begin_layer(layer, form, pool);
+  const std::vector<int32_t> dense = dense_columns_of(layer.columns, form.kept);
+  const auto size = static_cast<size_t>(form.weights.group_size(weight.dense_columns()));
+  const auto groups = static_cast<size_t>(weight.groups());
+  // A row's sums apart, so that they can be added in order.
+  std::vector<double> of_rows(static_cast<size_t>(layer.rows) * groups), sums(groups);
+  pool.run_ranges(layer.rows, 8, [&](int64_t begin, int64_t end) {
+    std::vector<float> counts(dense.size());
+    for (int64_t n = begin; n < end; ++n) {
+      importance.row(n, dense, counts);
+      double* const out = of_rows.data() + static_cast<size_t>(n) * groups;
+      for (size_t k = 0; k < dense.size(); ++k) {
+        const float value = layer.row(n)[static_cast<size_t>(dense[k])];
+        const auto error = static_cast<double>(weight.grid(n, static_cast<int64_t>(k / size)).round(value) - value);
+        out[k / size] += static_cast<double>(counts[k]) * error * error;
+      }
+    }
+  });
+  for (size_t i = 0; i < of_rows.size(); ++i) sums[i % groups] += of_rows[i];
+  return sums;
+}
+
+class BellStep final : public LevelsStep {
+ public:
+  using LevelsStep::LevelsStep;
+
+  Status check(const NumberFormat& weights, const NumberFormat&, int64_t, std::string_view where) const override {
+    if (!weights.is_learned() || weights.bits == 2) return {};
+    return fail(ErrorCode::usage, "{}: +-a and +-b are for 2 bits, not for weights in {}", where, to_string(weights));
+  }
+
+ private:
+  void apply(LinearWork& work, LayerForm& form, const Importance& importance, ThreadPool& pool) const override {
+    form.learned = learn_levels(work.layer, form, importance, make_binary({}), pool);
+    const LearnedLevels residual = form.learned;
+    const std::vector<double> of_residual = errors_of_groups(work.layer, form, importance, pool);
+    form.learned = learn_levels(work.layer, form, importance, make_bell, pool);
+    const std::vector<double> of_bell = errors_of_groups(work.layer, form, importance, pool);
+    work.learned = form.learned;
+    for (size_t table = 0; table < residual.exponents.size(); ++table) {
+      const size_t at = table % of_bell.size();  // of the groups of a row, or of all columns
+      if (of_residual[at] >= of_bell[at]) continue;
+      work.learned.exponents[table] = residual.exponents[table];
+      for (size_t i = 4 * table; i < 4 * (table + 1); ++i) work.learned.levels[i] = residual.levels[i];
+    }
+  }
+};
+
 class SparseStep final : public LevelsStep {
  public:
   SparseStep(WeightedBy by, const SparseShares& shares) : LevelsStep(by), shares_(shares) {}
@@ -111,6 +163,11 @@ Result<StepPointer> read_binary(JsonReader& parameters) {
   options.linear_bits = static_cast<int>(bits);
   options.scales = static_cast<int>(scales);
   return std::make_shared<BinaryStep>(by, options);
+}
+
+Result<StepPointer> read_bell(JsonReader& parameters) {
+  NIBBLE_TRY(const WeightedBy by, read_weighted_by(parameters));
+  return std::make_shared<BellStep>(by);
 }
 
 Result<StepPointer> read_sparse(JsonReader& parameters) {

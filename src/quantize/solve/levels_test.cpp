@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "core/random.h"
+#include "quantize/solve/bell.h"
 #include "quantize/solve/binary.h"
 #include "quantize/solve/error.h"
 #include "quantize/solve/gptq.h"
@@ -299,6 +300,42 @@ TEST(Levels, SolversRoundToThemAndKeepWhatIsApart) {
   const auto rounded = round_to_nearest(layer, bare, {}, pool);
   bare.learned = learn_levels(layer, bare, {}, make_kmeans, pool);
   EXPECT_EQ(rounded->levels, begin_layer(layer, bare, pool).levels);
+}
+
+// Every set of magnitudes tried as the near one is worse than, or as good as, the threshold that is found; without
+// weights all count alike.
+TEST(Bell, SplitsMagnitudesWhereItCostsLeast) {
+  Random random(12);
+  for (int trial = 0; trial < 8; ++trial) {
+    const size_t count = trial == 0 ? 1 : 9;
+    std::vector<float> values(count), weights(count), levels(4);
+    for (float& value : values) value = random.normal() * (random.uniform() < 0.2f ? 4 : 1);
+    for (float& weight : weights) weight = trial % 2 == 0 ? 1 : random.uniform() < 0.2f ? 0 : random.uniform();
+    make_bell()(values, trial % 2 == 0 ? std::span<const float>() : weights, levels);
+    EXPECT_EQ(levels[0], -levels[3]);
+    EXPECT_EQ(levels[1], -levels[2]);
+    EXPECT_LE(levels[2], levels[3]);
+    const auto cost_of = [&](double a, double b) {
+      double cost = 0;
+      for (size_t i = 0; i < count; ++i) {
+        const double x = std::fabs(static_cast<double>(values[i]));
+        cost += static_cast<double>(weights[i]) * std::min((x - a) * (x - a), (x - b) * (x - b));
+      }
+      return cost;
+    };
+    double best = std::numeric_limits<double>::infinity();
+    for (size_t near = 0; near < size_t{1} << count; ++near) {
+      double mass[2] = {}, moment[2] = {};
+      for (size_t i = 0; i < count; ++i) {
+        mass[near >> i & 1] += static_cast<double>(weights[i]);
+        moment[near >> i & 1] += static_cast<double>(weights[i]) * std::fabs(static_cast<double>(values[i]));
+      }
+      const double a = mass[1] > 0 ? moment[1] / mass[1] : 0, b = mass[0] > 0 ? moment[0] / mass[0] : a;
+      best = std::min(best, cost_of(mass[1] > 0 ? a : b, b));
+    }
+    EXPECT_NEAR(cost_of(static_cast<double>(levels[2]), static_cast<double>(levels[3])), best, 1e-3 * best + 1e-3)
+        << trial;  // levels are rounded
+  }
 }
 
 }  // namespace

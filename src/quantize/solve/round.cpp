@@ -59,13 +59,15 @@ void round_rows(const FloatLayer& layer, LinearWeight& weight, ThreadPool& pool,
 
 }  // namespace
 
-std::vector<Grid> choose_grids(std::span<const float> dense, const NumberFormat& format, const Clip& clip,
-                               float outer) {
-  const auto columns = static_cast<int64_t>(dense.size()), size = format.group_size(columns);
+std::vector<Grid> choose_grids(std::span<const float> dense, const LayerForm& form, const Clip& clip,
+                               std::span<const float> salience) {
+  const auto columns = static_cast<int64_t>(dense.size()), size = form.weights.group_size(columns);
   std::vector<Grid> grids;
   for (int64_t begin = 0; begin < columns; begin += size) {
-    const auto count = static_cast<size_t>(std::min(size, columns - begin));
-    grids.push_back(choose_grid(dense.subspan(static_cast<size_t>(begin), count), format, clip, outer));
+    const auto at = static_cast<size_t>(begin), count = static_cast<size_t>(std::min(size, columns - begin));
+    const NumberFormat format = form.widths.empty() ? form.weights : form.weights.with_bits(form.widths[at]);
+    grids.push_back(choose_grid(dense.subspan(at, count), format, clip, form.outer,
+                                salience.empty() ? salience : salience.subspan(at, count)));
   }
   return grids;
 }
@@ -73,9 +75,8 @@ std::vector<Grid> choose_grids(std::span<const float> dense, const NumberFormat&
 Result<LinearWeight> round_to_nearest(const FloatLayer& layer, const LayerForm& form, const Clip& clip,
                                       ThreadPool& pool) {
   LinearWeight weight = begin_layer(layer, form, pool);
-  round_rows(layer, weight, pool, [&](int64_t, std::span<const float> dense) {
-    return choose_grids(dense, form.weights, clip, form.outer);
-  });
+  round_rows(layer, weight, pool,
+             [&](int64_t, std::span<const float> dense) { return choose_grids(dense, form, clip); });
   NIBBLE_DO(check_kept(weight, layer.name));
   return weight;
 }

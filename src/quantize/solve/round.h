@@ -14,7 +14,9 @@ Result<LinearWeight> round_to_nearest(const FloatLayer& layer, const LayerForm& 
 // Nearest rounding on the grids that `solved` already has: what a better solver is compared with.
 LinearWeight round_on_grids_of(const LinearWeight& solved, const FloatLayer& layer, ThreadPool& pool);
 
-// The grids of one row's dense weights, in stored order.
-std::vector<Grid> choose_grids(std::span<const float> dense, const NumberFormat& format, const Clip& clip, float outer);
+// The grids of one row's dense weights, in stored order, in the format of `form`. `salience`: of each dense column, or
+// nothing.
+std::vector<Grid> choose_grids(std::span<const float> dense, const LayerForm& form, const Clip& clip,
+                               std::span<const float> salience = {});
 
 }  // namespace nibble

@@ -24,7 +24,7 @@ class Round final : public Step {
 }  // namespace
 
 Result<StepPointer> read_round(JsonReader& parameters) {
-  NIBBLE_TRY(const Clip clip, read_clip(parameters));
+  NIBBLE_TRY(const Clip clip, read_clip(parameters, false));
   NIBBLE_TRY(const bool sparse24, read_pattern(parameters));
   return std::make_shared<Round>(clip, sparse24);
 }

@@ -88,7 +88,7 @@ TEST(Clip, ReadsItsParameters) {
     static Json value;
     value = *parse_json(text, "test");
     auto reader = *JsonReader::open(value, "step", ErrorCode::usage);
-    return read_clip(reader);
+    return read_clip(reader, false);
   };
   EXPECT_EQ(read("{}")->steps, 1);
   EXPECT_EQ(read(R"({"clip": null})")->steps, 1);
