@@ -141,11 +141,8 @@ Result<std::string> recipe_text(const std::string& recipe, const std::vector<std
 Result<std::vector<std::string>> bits_settings(const std::string& recipe, double bits) {
   return guarded([&]() -> Result<std::vector<std::string>> {
     NIBBLE_TRY(const Recipe found, recipe_of(recipe, {}, {}));
-    for (const Json& step : found.source["steps"]) {
-      if (!step.contains("allocate")) continue;
-      const std::string id = step.value("id", "allocate");
+    if (const std::string id = step_of_bits(found); !id.empty())
       return std::vector<std::string>{fmt::format("{}.bits={}", id, bits), id + ".count=stored"};
-    }
     return std::vector<std::string>();
   });
 }

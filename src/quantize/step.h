@@ -89,6 +89,9 @@ class Step {
   // of the only open linear of a site, and whether the site's linears can do with them (`usage`, naming the least).
   virtual bool gives_bits() const { return false; }
   virtual double open_bits(const SiteWork&) const { return 0; }
+  // What the site's open linears take together at least, and the widths of its dense columns if all were alike.
+  virtual double least_open_bits(const SiteWork&) const { return 0; }
+  virtual std::vector<uint8_t> even_widths(const SiteWork&) const { return {}; }
   virtual Status check_open(const SiteWork&) const { return {}; }
   // Some columns of the site are kept; its input is rotated.
   virtual bool keeps() const { return false; }

@@ -31,7 +31,8 @@ struct FitOptions {
   Recipe recipe;     // everything but the weights' formats, which are chosen
   std::string name;  // of the resulting recipe
   // Formats of weights with commas between them, or the name of a palette; the type that the checkpoint's linears have
-  // is added.
+  // is added. code:col@X: columns have bits of their own, of X stored ones a weight on average over a site. A site that
+  // cannot do with so few gets its least.
   std::string palette = "int-g128";
   bool allow_slow = false;  // formats that only the reference multiplies on this machine
 
@@ -87,8 +88,10 @@ struct FitReport {
   Spec spec;
   Space space;
   FitPlan chosen;
-  std::vector<FitPlan> uniform;  // every format of the palette in all linears, by ascending bits
-  std::vector<FitPlan> curve;    // the optima of other budgets, by ascending size
+  // Every format of the palette in all linears, by ascending bits; with averages in it also the one that the recipe
+  // alone would have in this budget.
+  std::vector<FitPlan> uniform;
+  std::vector<FitPlan> curve;  // the optima of other budgets, by ascending size
   std::vector<FitSingle> singles;
   int64_t limit_bytes = 0, left_bytes = 0;  // of the budget, in what it counts
   int64_t context = 0;                      // tokens that the cache was counted with

@@ -34,7 +34,8 @@ class Gptq final : public Step {
     const std::string key = fmt::format("gptq {} {} {}", static_cast<int>(options_.order), sparse24_, damp_);
     if (const auto found = site.shared.find(key); found != site.shared.end())
       return std::static_pointer_cast<const GptqFactor>(found->second);
-    site.shared.clear();  // at most one: they are as large as the Gram matrix
+    // At most one: they are as large as the Gram matrix.
+    std::erase_if(site.shared, [](const auto& entry) { return entry.first.starts_with("gptq "); });
     auto order = column_order(options_.order, sparse24_, site.kept, site.statistics->absmax, site.statistics->gram);
     NIBBLE_TRY(GptqFactor made, factorise(site.statistics->gram, std::move(order), damp_, work.layer.name, pool));
     const auto factor = std::make_shared<const GptqFactor>(std::move(made));
