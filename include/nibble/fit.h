@@ -17,9 +17,9 @@ namespace nibble {
 
 struct FitRequest {
   // Of it, `model`, `output` (whose name the recipe gets), `recipe` and `sets`, `calibration`, `sensitivity`,
-  // `samples`, `length`, `seed`, `threads` and `progress` are used. The recipe supplies everything but the weights'
-  // formats; it must have no `overrides`. Empty: "gptq-w4a16-g128", or "rtn-w4a16-g128" without calibration text;
-  // "cmpq+gptq" for a palette of bits by channel.
+  // `samples`, `length`, `seed`, `threads`, `memory_limit` (while formats are measured) and `progress` are used. The
+  // recipe supplies everything but the weights' formats; it must have no `overrides`. Empty: "gptq-w4a16-g128", or
+  // "rtn-w4a16-g128" without calibration text; "cmpq+gptq" for a palette of bits by channel.
   QuantizeRequest quantize;
 
   // The budget, one of them. `memory`: packed weights, KV cache of `batch` sequences of `context` tokens, workspace;

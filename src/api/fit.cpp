@@ -85,6 +85,7 @@ Result<search::FitOptions> options_of(const FitRequest& request) {
   options.text_samples = request.text_samples;
   options.text_length = request.text_window;
   options.sensitivities = request.sensitivities.empty() ? default_sensitivities() : request.sensitivities;
+  options.memory_limit = quantize.memory_limit;
   options.rounds = request.rounds;
   options.predict_only = request.predict_only;
   options.progress = quantize.progress;

@@ -15,6 +15,9 @@
 #include "quantize/observe/sensitivity.h"
 #include "quantize/pipeline/estimate.h"
 #include "quantize/quantize.h"
+#include "quantize/solve/cholesky.h"
+#include "quantize/solve/gptq.h"
+#include "quantize/triangle.h"
 #include "runtime/packed_cache.h"
 #include "search/footprint.h"
 #include "search/layers.h"
@@ -32,7 +35,8 @@ namespace fs = std::filesystem;
 // Of the measurement: numbers of another version do not mean the same.
 constexpr int kMeasurement = 1;
 constexpr size_t kIdLength = 16;
-constexpr int64_t kObservedTokens = 16384;  // of the calibration text that are in memory while formats are tried
+constexpr int64_t kProgram = int64_t{40} << 20;  // program, tokenizer and small things
+constexpr int64_t kObservedTokens = 16384;       // of the calibration text that are in memory while formats are tried
 constexpr int64_t kWindow = 256, kContext = 4096;
 constexpr int64_t kEndless = INT64_MAX / 16;  // bytes
 constexpr size_t kContenders = 2;             // uniform models that are measured beside the optimum
@@ -110,8 +114,8 @@ class Fitter {
     if (source_->quantization() != nullptr)
       return fail(ErrorCode::unsupported, "{} is quantized already; a fit needs the original", options_.model.string());
     spec_ = source_->spec();
-    NIBBLE_DO(check());
     NIBBLE_DO(read_palette_of());
+    NIBBLE_DO(check());
     NIBBLE_DO(check_learned());
     for (size_t k = 0; k < palette_.weights.size(); ++k) NIBBLE_DO(add_recipe(k));
     for (const auto& blocks : plans_)
@@ -204,6 +208,9 @@ class Fitter {
       return fail(ErrorCode::usage, "--context is {}; expected 1 to {}, the model's positions", options_.context,
                   spec_.max_positions);
     if (options_.rounds < 1) return fail(ErrorCode::usage, "--rounds is {}; expected at least 1", options_.rounds);
+    if (options_.rounds > 1 && palette_.gives_averages())
+      return fail(ErrorCode::usage, "--rounds is {}; with averages of bits by channel in --palette there is one round",
+                  options_.rounds);
     if (options_.batch < 1) return fail(ErrorCode::usage, "--batch is {}; expected at least 1", options_.batch);
     if (options_.limit == Limit::bits && !(options_.bits > 0 && options_.bits <= 64))
       return fail(ErrorCode::usage, "--bits is {}; expected more than 0, and 64 at most", options_.bits);
@@ -218,8 +225,9 @@ class Fitter {
     palette_ = *std::move(read);
     NIBBLE_TRY(const BlockWeights block, source_->block(0));
     const NumberFormat& stored = block[Role::q].format;
-    if (std::find(palette_.weights.begin(), palette_.weights.end(), stored) == palette_.weights.end())
-      palette_.weights.push_back(stored);
+    stored_format_ = static_cast<size_t>(std::find(palette_.weights.begin(), palette_.weights.end(), stored) -
+                                         palette_.weights.begin());
+    if (stored_format_ == palette_.weights.size()) palette_.weights.push_back(stored);
     if (palette_.gives_averages()) palette_.averages.resize(palette_.weights.size());
     return {};
   }
@@ -238,7 +246,8 @@ class Fitter {
     NIBBLE_TRY(const Isa isa, selected_isa());
     isa_ = isa;
     packing_.emplace(isa, pool_);
-    for (size_t k = 0; k < palette_.weights.size(); ++k) NIBBLE_DO(price(k));
+    measured_formats_ = palette_.weights.size();
+    for (size_t k = 0; k < measured_formats_; ++k) NIBBLE_DO(price(k));
     NIBBLE_TRY(beside_, beside_linears(*source_, options_.recipe, *packing_));
     const Shape head = shape_of(spec_, Global::head);
     NIBBLE_TRY(const GlobalWeights globals, source_->globals());
@@ -390,7 +399,7 @@ class Fitter {
     int64_t sum = 0;
     for (size_t i : space_.pools[0].variables) {
       const auto begin = space_.variables[i].charged.begin();
-      sum += *std::min_element(begin, begin + static_cast<std::ptrdiff_t>(tried_formats()));
+      sum += *std::min_element(begin, begin + static_cast<std::ptrdiff_t>(measured_formats_));
     }
     return sum;
   }
@@ -501,8 +510,44 @@ class Fitter {
     }
   }
 
+  // Memory while formats are measured, about: the float model, its predictions and the states of both texts, statistics
+  // of a block, and one linear being solved.
+  int64_t measuring_bytes() const {
+    int64_t model = beside_.resident, statistics = 0, solving = 0;
+    for (const auto& block : priced_[stored_format_])
+      for (const Priced& linear : block) model += linear.resident;
+    for (const auto& blocks : plans_)
+      for (const SitePlan& site : blocks[0]) {
+        const bool gram = (site.statistics() & kGram) != 0;
+        for (const LinearPlan& linear : site.linears) {
+          const Shape shape = shape_of(spec_, linear.role);
+          int64_t bytes = 10 * shape.rows * shape.columns;  // as read, as floats, solved and packed
+          if (gram)
+            bytes += Triangle::bytes(site.inputs) + std::max(factor_scratch_bytes(site.inputs, pool_.size()),
+                                                             gptq_scratch_bytes(shape.rows, site.inputs, pool_.size()));
+          solving = std::max(solving, bytes);
+        }
+      }
+    for (const SitePlan& site : plans_[0][0])
+      if (site.statistics() & kGram) statistics += Triangle::bytes(site.inputs);
+    const int64_t tokens = options_.text_samples * text_length_;
+    const int64_t observed = calibration_ ? calibration_->count * calibration_->length : 0;
+    return model + statistics + solving + 4 * tokens * (spec_.vocabulary + 3 * spec_.hidden) +
+           4 * observed * spec_.hidden + workspace_bytes(spec_, text_length_, 1, pool_.size()) + kProgram;
+  }
+
+  Status expect_memory() const {
+    if (options_.memory_limit == 0 || measuring_bytes() <= options_.memory_limit) return {};
+    return fail(
+        ErrorCode::usage,
+        "the memory limit of {} bytes is too small to measure formats of this model: about {} bytes are needed; "
+        "the float model stays in memory, and --fit-samples makes the rest smaller",
+        options_.memory_limit, measuring_bytes());
+  }
+
   Status start_engine(bool measuring) {
     if (engine_ && (engine_->yardstick || !measuring)) return {};
+    NIBBLE_DO(expect_memory());
     if (!engine_) {
       NIBBLE_TRY(Model model, Model::load(*source_, {}, pool_));
       engine_ = std::make_unique<Engine>(Engine{std::move(model), {}, {}, {}, {}});
@@ -521,6 +566,7 @@ class Fitter {
     NIBBLE_TRY(Layers layers,
                Layers::make(*source_, engine_->model, palette_, recipes_, calibration_ ? &*engine_->observer : nullptr,
                             weights_ ? &*weights_ : nullptr));
+    if (options_.memory_limit > 0) layers.keep_at_most(options_.memory_limit - measuring_bytes());
     engine_->layers.emplace(std::move(layers));
     NIBBLE_TRY(Yardstick yardstick, Yardstick::make(engine_->model, engine_->text, pool_));
     engine_->yardstick.emplace(std::move(yardstick));
@@ -590,7 +636,8 @@ class Fitter {
     for (size_t i = 0; i < losses_.size(); ++i)
       for (size_t k = 0; k < losses_[i].size() && losses_[i].size() > 1; ++k)
         report_.singles.push_back({i, static_cast<int>(k), losses_[i][k]});
-    return price_measured();
+    NIBBLE_DO(price_measured());
+    return add_guesses();
   }
 
   // What a plan is logged as a choice of: with its cache, and without the recipe's own average unless it is that, so
@@ -661,13 +708,11 @@ class Fitter {
     return planned(best_choice(space_, losses_, limits), kKnapsack, cache);
   }
 
-  // --- the recipe's own average -------------------------------------------------------------------------------------
+  // --- averages between those that were measured
+  // ----------------------------------------------------------------------
 
-  // Formats of the palette that were measured one by one: all but the recipe's own average.
-  size_t tried_formats() const { return plans_.size() - (own_is_added_ ? 1 : 0); }
   bool uses_own(const Choice& choice) const {
-    const auto own = static_cast<int>(tried_formats());
-    return own_is_added_ && std::find(choice.begin(), choice.end(), own) != choice.end();
+    return own_is_added_ && std::find(choice.begin(), choice.end(), static_cast<int>(*own_)) != choice.end();
   }
 
   // The measured averages on both sides of another one, and how near it is to the second.
@@ -678,7 +723,7 @@ class Fitter {
   Between between(const Variable& variable, double average) const {
     Between out{0, 0, 0};
     double low = 0, high = 1e9;
-    for (size_t k = 0; k < tried_formats(); ++k) {
+    for (size_t k = 0; k < measured_formats_; ++k) {
       const double at = variable.averages[k];
       if (at == 0) continue;
       if (at <= average && at > low) low = at, out.below = k;
@@ -735,8 +780,7 @@ class Fitter {
     return low < 100 ? std::nullopt : std::optional(low / 100.0);
   }
 
-  // The same average for all sites, as the recipe alone would have it in this budget: the fit must not be worse. What
-  // it loses and takes in memory is guessed from the averages that were measured.
+  // The same average for all sites, as the recipe alone would have it in this budget: the fit must not be worse.
   Status add_own(const CacheOption& cache) {
     if (!palette_.gives_averages()) return {};
     const std::optional<double> average = own_average(cache);
@@ -744,31 +788,54 @@ class Fitter {
     own_ = static_cast<size_t>(std::find(palette_.averages.begin(), palette_.averages.end(), *average) -
                                palette_.averages.begin());
     if (own_ < palette_.averages.size()) return {};
+    NIBBLE_DO(add_average(*average));
+    own_is_added_ = true;
+    losses_with_own_ = losses_;
+    for (size_t i : space_.pools[0].variables) losses_with_own_[i].push_back(guess(i, *own_));
+    return {};
+  }
+
+  // Of everything between the averages that were measured, in steps of a tenth.
+  Status add_guesses() {
+    if (!palette_.gives_averages()) return {};
+    const std::vector<double> measured = palette_.averages;
+    const double most = *std::max_element(measured.begin(), measured.end());
+    double least = most;
+    for (const double average : measured) least = average > 0 ? std::min(least, average) : least;
+    for (auto tenths = static_cast<int>(10 * least) + 1; tenths / 10.0 < most; ++tenths) {
+      if (std::find(measured.begin(), measured.end(), tenths / 10.0) != measured.end()) continue;
+      NIBBLE_DO(add_average(tenths / 10.0));
+      for (size_t i : space_.pools[0].variables) losses_[i].push_back(guess(i, palette_.weights.size() - 1));
+    }
+    return {};
+  }
+
+  // One more format of the palette: bits by column with another average.
+  Status add_average(double average) {
     const auto open =
         std::find_if(palette_.weights.begin(), palette_.weights.end(), [](const auto& f) { return f.bits == 0; });
     const NumberFormat format = *open;
     palette_.weights.push_back(format);
-    palette_.averages.push_back(*average);
-    NIBBLE_DO(add_recipe(*own_));
-    own_is_added_ = true;
-    NIBBLE_DO(price(*own_));
+    palette_.averages.push_back(average);
+    NIBBLE_DO(add_recipe(palette_.weights.size() - 1));
+    NIBBLE_DO(price(palette_.weights.size() - 1));
     if (engine_ && engine_->layers) engine_->layers->add(recipes_.back());
     space_.palette = palette_;
-    losses_with_own_ = losses_;
-    for (size_t i : space_.pools[0].variables) losses_with_own_[i].push_back(add_own_to(i));
     return {};
   }
 
-  // Returns what it loses.
-  double add_own_to(size_t i) {
+  // What a site takes with an average that was not measured, and as the result what it loses: the logarithm of the loss
+  // is nearly linear in the bits.
+  double guess(size_t i, size_t k) {
     Variable& variable = space_.variables[i];
-    auto& priced = priced_[*own_][static_cast<size_t>(variable.block)];
+    auto& priced = priced_[k][static_cast<size_t>(variable.block)];
     const double average = priced[static_cast<size_t>(variable.roles[0])].average;
     const Between at = between(variable, average);
     int64_t stored = 0;
     for (Role role : variable.roles) {
-      const auto resident = [&](size_t k) {
-        return static_cast<double>(priced_[k][static_cast<size_t>(variable.block)][static_cast<size_t>(role)].resident);
+      const auto resident = [&](size_t format) {
+        return static_cast<double>(
+            priced_[format][static_cast<size_t>(variable.block)][static_cast<size_t>(role)].resident);
       };
       Priced& of = priced[static_cast<size_t>(role)];
       of.resident = std::llround(resident(at.below) + at.part * (resident(at.above) - resident(at.below)));
@@ -786,6 +853,7 @@ class Fitter {
   void list_uniform() {
     std::set<std::vector<double>> seen;  // averages that sites have raised to the same
     for (size_t k = 0; k < palette_.weights.size(); ++k) {
+      if (k >= measured_formats_ && k != own_) continue;
       std::vector<double> averages;
       for (size_t i : space_.pools[0].variables)
         if (!space_.variables[i].averages.empty()) averages.push_back(space_.variables[i].averages[k]);
@@ -919,6 +987,8 @@ class Fitter {
   Spec spec_;
   Isa isa_ = Isa::portable;
   Palette palette_;
+  size_t measured_formats_ = 0;  // of the palette: without averages that are guessed
+  size_t stored_format_ = 0;     // of the palette: the type that the checkpoint has
   std::string bits_step_;        // of the recipe, that gives bits to channels; empty without one
   std::vector<Recipe> recipes_;  // by format
   std::vector<std::vector<std::vector<SitePlan>>> plans_;        // by format and block
@@ -934,7 +1004,7 @@ class Fitter {
   std::optional<Samples> calibration_, text_;
   Log* log_ = nullptr;
   std::unique_ptr<Engine> engine_;
-  Losses losses_;
+  Losses losses_;                       // with those that are guessed
   std::optional<size_t> own_;           // the recipe's own average in this budget, among the palette's formats
   bool own_is_added_ = false;           // it is the last one, for want of a format with this average
   Losses losses_with_own_;              // as guessed

@@ -51,6 +51,7 @@ struct FitOptions {
   int64_t text_samples = 16, text_length = 0;  // 0: min(256, the model's positions)
 
   std::filesystem::path sensitivities;  // folder of logs, made if need be; empty: nothing is kept
+  int64_t memory_limit = 0;             // bytes of resident memory while formats are measured; 0: none
   int rounds = 1;  // after the first everything is measured again around the model found, for this budget alone
   bool predict_only = false;  // whole models are not measured, but for those that the log has
   ProgressCallback progress;
@@ -103,8 +104,8 @@ struct FitReport {
   double seconds = 0;
 };
 
-// `usage`: bad options and formats, and a budget below the least, which is named with its parts; `unsupported`: a
-// quantized model, formats without a kernel; `corrupt`: a damaged log.
+// `usage`: bad options and formats, a budget below the least, which is named with its parts, and a memory limit below
+// what measuring takes; `unsupported`: a quantized model, formats without a kernel; `corrupt`: a damaged log.
 Result<FitReport> run_fit(const FitOptions& options, ThreadPool& pool);
 
 // Mean divergence of a written model from the original, and its likelihood, on the text that the fit measured on.

@@ -201,9 +201,15 @@ std::string picture(const FitReport& report) {
   }
   line(report.spec.layers);
   out += "\n ";
+  // Averages say what they are.
+  const auto part = [&](int64_t count) { return 100.0 * static_cast<double>(count) / static_cast<double>(all); };
+  std::map<std::string, int64_t> open;
+  for (const auto& [name, of] : used)
+    if (of.second > 0) open[to_string(of.first)] += values[name];
+  for (const auto& [format, count] : open)
+    out += fmt::format(" numbers = {}, stored bits on average ({:.1f} %)", format, part(count));
   for (const auto& [name, sign] : signs)
-    out += fmt::format(" {} = {} ({:.1f} %)", sign, name,
-                       100.0 * static_cast<double>(values[name]) / static_cast<double>(all));
+    if (used[name].second == 0) out += fmt::format(" {} = {} ({:.1f} %)", sign, name, part(values[name]));
   return out + "\n";
 }
 

@@ -5,6 +5,7 @@
 // again and again.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <optional>
@@ -68,6 +69,9 @@ class Layers {
   // channels, or takes more, is handed on to the next, as when a model is written.
   void begin_model();
   void end_model();
+
+  // Of packed layers that are kept for the next time.
+  void keep_at_most(int64_t bytes) { room_ = std::min(room_, bytes); }
 
   // One more format, which the palette has as its last by now.
   void add(Recipe recipe) { recipes_.push_back(std::move(recipe)); }

@@ -30,7 +30,7 @@ constexpr PaletteRow kPalettes[] = {
      "int4:g64:asym,int4:g32:asym,int5:g128:asym,int6:g128:asym,int8:g128:asym",
      "f32", ""},
     {"channels", "bits of their own for every input channel, 2 to 6 stored ones on average: nibble quantize alone",
-     "code:col@2,code:col@2.25,code:col@2.5,code:col@3,code:col@3.5,code:col@4,code:col@5,code:col@6", "bf16", ""},
+     "code:col@2,code:col@2.5,code:col@3,code:col@3.5,code:col@4,code:col@5,code:col@6", "bf16", ""},
 };
 
 constexpr int64_t kScaleBits = 32, kOffsetBits = 8;  // of a token's
