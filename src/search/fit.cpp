@@ -510,18 +510,19 @@ class Fitter {
     }
   }
 
-  // Memory while formats are measured, about: the float model, its predictions and the states of both texts, statistics
-  // of a block, and one linear being solved.
+  // Memory while formats are measured, about: the float model, its predictions and the states of both texts, a block as
+  // read and its statistics, and one linear being solved.
   int64_t measuring_bytes() const {
     int64_t model = beside_.resident, statistics = 0, solving = 0;
     for (const auto& block : priced_[stored_format_])
       for (const Priced& linear : block) model += linear.resident;
+    for (const Priced& linear : priced_[stored_format_][0]) model += linear.resident;
     for (const auto& blocks : plans_)
       for (const SitePlan& site : blocks[0]) {
         const bool gram = (site.statistics() & kGram) != 0;
         for (const LinearPlan& linear : site.linears) {
           const Shape shape = shape_of(spec_, linear.role);
-          int64_t bytes = 10 * shape.rows * shape.columns;  // as read, as floats, solved and packed
+          int64_t bytes = 8 * shape.rows * shape.columns;  // as floats, solved and packed
           if (gram)
             bytes += Triangle::bytes(site.inputs) + std::max(factor_scratch_bytes(site.inputs, pool_.size()),
                                                              gptq_scratch_bytes(shape.rows, site.inputs, pool_.size()));
