@@ -469,8 +469,15 @@ TEST(Cli, FitsAModelIntoABudget) {
   expect_error(quantize(fresh("fit"), {"--size", "10M", "--bits", "4"}), 2, "exclude");
   expect_error(quantize(fresh("fit"), {"--fit", "1X"}), 2, "1X");
   expect_error(nibble_run({"quantize", model(), "-o", fresh("fit"), "--json"}), 2, "--recipe is required");
-  const Arguments slow = {"quantize", model(), "-o", fresh("fit"), "--bits", "4", "--palette", "int3:g32", "--json"};
+  Arguments slow = {"quantize",  model(),           "-o",        fresh("fit"),    "--bits", "4",
+                    "--palette", "int3:g32",        "--dry-run", "--fit-samples", "1",      "--fit-window",
+                    "8",         "--sensitivities", kept,        "--json"};
   expect_error(nibble_run(slow, {{"NIBBLE_ISA", "portable"}}), 4, "--allow-slow");
+  slow.push_back("--allow-slow");
+  EXPECT_EQ(nibble_run(slow, {{"NIBBLE_ISA", "portable"}}).code, 0);
+  const Arguments no_budget = {"quantize",       model(),     "-o",       fresh("fit"), "--recipe",
+                               "rtn-w4a16-g128", "--palette", "int3:g32", "--json"};
+  expect_error(nibble_run(no_budget), 2, "--palette is part of a fit");
 }
 
 // The effective weights, run as an ordinary float model, must score like the weight-only quantized model itself.

@@ -133,7 +133,18 @@ Status expect_free(const std::string& file, const QuantizeRequest& quantize) {
 
 bool FitSettings::asked() const { return !memory.empty() || !size.empty() || bits; }
 
-bool FitSettings::asks_for_bits() const { return memory.empty() && size.empty() && bits; }
+bool FitSettings::asks_for_own_bits() const {
+  return memory.empty() && size.empty() && bits && request.palette.empty();
+}
+
+Status FitSettings::check() const {
+  for (const CLI::Option* option : others)
+    if (!asked() && option->count() > 0)
+      return failure(ErrorCode::usage, fmt::format("{} is part of a fit, which needs a budget: give --fit, --size or "
+                                                   "--bits",
+                                                   option->get_name()));
+  return {};
+}
 
 void add_fit_options(CLI::App& command, FitSettings& settings) {
   FitRequest& request = settings.request;
@@ -150,13 +161,15 @@ void add_fit_options(CLI::App& command, FitSettings& settings) {
          "SIZE|auto");
   budget("--size", settings.size, "Budget: bytes of the weight files", "SIZE");
   budget("--bits", settings.bits,
-         "Budget: average stored bits of a weight of the blocks' linears; with --recipe cmpq its own", "X");
+         "Budget: average stored bits of a weight of the blocks' linears; with --recipe cmpq and no --palette its own",
+         "X");
   add("--context", request.context, "--fit: tokens of a sequence; 0: min(4096, the model's positions)", "N")
       ->capture_default_str();
   add("--batch", request.batch, "--fit: sequences at a time", "N")->capture_default_str();
-  add("--palette", request.palette, "Formats of weights to choose from: a palette or a list with commas",
-      "NAME|F,F,...")
-      ->capture_default_str();
+  add("--palette", request.palette,
+      "Formats of weights to choose from: a palette or a list with commas; code:col@X: channels of X bits on average "
+      "(default: int-g128; for --fit and --size with a recipe such as cmpq channels)",
+      "NAME|F,F,...");
   add("--cache", request.cache,
       "Format of cached keys and values, or auto to have it chosen (default: the recipe's; --fit without one: auto)",
       "FORMAT|auto");

@@ -21,7 +21,9 @@ struct FitSettings {
   bool measure = false;
   std::vector<const CLI::Option*> others;  // but for the budgets
   bool asked() const;
-  bool asks_for_bits() const;  // and for no other budget
+  // --bits alone, and no palette: a recipe that gives bits to channels takes it as its own average.
+  bool asks_for_own_bits() const;
+  Status check() const;  // options of a fit without a budget
 };
 void add_fit_options(CLI::App& command, FitSettings& settings);
 

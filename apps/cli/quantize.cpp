@@ -26,7 +26,8 @@ constexpr const char* kFooter =
     "  nibble quantize llama -o out --recipe my-recipe.json --calibration c4.txt --dry-run\n"
     "  nibble quantize llama -o out --fit 3.5G --context 8192 --calibration c4.txt     # the best that fits\n"
     "  nibble quantize llama -o out --bits 3.25 --calibration c4.txt --dry-run\n"
-    "  nibble quantize llama -o out --recipe cmpq --bits 2.8 --calibration c4.txt      # bits by channel\n";
+    "  nibble quantize llama -o out --recipe cmpq --bits 2.8 --calibration c4.txt      # bits by channel\n"
+    "  nibble quantize llama -o out --palette channels --bits 2.8 --calibration c4.txt # ... by site, too\n";
 
 struct Options {
   QuantizeRequest request;
@@ -124,7 +125,7 @@ Result<QuantizeOutcome> quantize_with_progress(const Options& options, const Ses
 
 // --bits for a recipe that gives bits to channels: its own average, and no fit. False for all else.
 Result<bool> set_bits(Options& options) {
-  if (!options.fit.asks_for_bits() || options.request.recipe.empty()) return false;
+  if (!options.fit.asks_for_own_bits() || options.request.recipe.empty()) return false;
   const double bits = *options.fit.bits;
   const auto settings = bits_settings(options.request.recipe, bits);
   if (!settings) return error_of(settings);
@@ -136,8 +137,10 @@ Result<bool> set_bits(Options& options) {
     if (option->count() > 0)
       return failure(
           ErrorCode::usage,
-          fmt::format("{} is part of a fit; with recipe {}, which gives bits to channels itself, there is none",
-                      option->get_name(), recipe));
+          fmt::format(
+              "{} is part of a fit, but --bits is the average of recipe {} itself, which gives bits to channels; "
+              "--palette channels asks for a fit",
+              option->get_name(), recipe));
   for (const std::string& set : options.request.sets)
     for (const std::string& setting : *settings)
       if (set.substr(0, set.find('=')) == setting.substr(0, setting.find('=')))
@@ -152,6 +155,7 @@ Status run(Options& options, const Session& session) {
     if (!limit) return error_of(limit);
     options.request.memory_limit = *limit;
   }
+  if (const Status checked = options.fit.check(); !checked) return error_of(checked);
   std::optional<FittedRecipe> fitted;
   auto own = set_bits(options);
   if (!own) return error_of(own);

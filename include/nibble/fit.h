@@ -17,8 +17,9 @@ namespace nibble {
 
 struct FitRequest {
   // Of it, `model`, `output` (whose name the recipe gets), `recipe` and `sets`, `calibration`, `sensitivity`,
-  // `samples`, `length`, `seed`, `threads` and `progress` are used. The recipe supplies everything but the weights'
-  // formats; it must have no `overrides`. Empty: "gptq-w4a16-g128", or "rtn-w4a16-g128" without calibration text.
+  // `samples`, `length`, `seed`, `threads`, `memory_limit` (while formats are measured) and `progress` are used. The
+  // recipe supplies everything but the weights' formats; it must have no `overrides`. Empty: "gptq-w4a16-g128", or
+  // "rtn-w4a16-g128" without calibration text; "cmpq+gptq" for a palette of bits by channel.
   QuantizeRequest quantize;
 
   // The budget, one of them. `memory`: packed weights, KV cache of `batch` sequences of `context` tokens, workspace;
@@ -30,8 +31,9 @@ struct FitRequest {
   int64_t context = 0, batch = 1;  // 0: min(4096, the model's positions)
 
   // A palette's name (palettes(); its weights are used), or formats of weights with commas between them; the type that
-  // the checkpoint has is always there, too.
-  std::string palette = "int-g128";
+  // the checkpoint has is always there, too. "code:col@2.5": bits of their own for the input channels of a site, 2.5
+  // stored ones a weight on average. Empty: "int-g128", or "channels" where the recipe gives bits to channels.
+  std::string palette;
   bool allow_slow = false;  // also formats that only the reference multiplies on this machine
   // Of keys and values: a format, or "auto" to have it chosen. Empty: the recipe's; "auto" for a budget of memory where
   // it has none.

@@ -20,8 +20,15 @@ constexpr int64_t kReadMemory = int64_t{256} << 20;  // more than caches hold
 constexpr int kProbes = 60;                          // of a millisecond each
 constexpr int64_t kLeastReserve = int64_t{256} << 20;
 
+bool gives_averages(const std::string& palette) {
+  const auto rows = search::palette_rows();
+  const auto row = std::find_if(rows.begin(), rows.end(), [&](const auto& one) { return one.name == palette; });
+  return (row == rows.end() ? std::string_view(palette) : row->weights).find('@') != std::string_view::npos;
+}
+
 std::string recipe_of(const FitRequest& request) {
   if (!request.quantize.recipe.empty()) return request.quantize.recipe;
+  if (gives_averages(request.palette)) return "cmpq+gptq";
   return request.quantize.calibration.empty() ? "rtn-w4a16-g128" : "gptq-w4a16-g128";
 }
 
@@ -61,6 +68,8 @@ Result<search::FitOptions> options_of(const FitRequest& request) {
   if (!output.has_filename()) output = output.parent_path();
   options.name = output.empty() ? "fitted" : output.filename().string();
   options.palette = request.palette;
+  if (options.palette.empty())
+    options.palette = step_of_bits(options.recipe, search::open_columns()).empty() ? "int-g128" : "channels";
   options.allow_slow = request.allow_slow;
   options.context = request.context;
   options.batch = request.batch;
@@ -77,6 +86,7 @@ Result<search::FitOptions> options_of(const FitRequest& request) {
   options.text_samples = request.text_samples;
   options.text_length = request.text_window;
   options.sensitivities = request.sensitivities.empty() ? default_sensitivities() : request.sensitivities;
+  options.memory_limit = quantize.memory_limit;
   options.rounds = request.rounds;
   options.predict_only = request.predict_only;
   options.progress = quantize.progress;
@@ -84,7 +94,7 @@ Result<search::FitOptions> options_of(const FitRequest& request) {
 }
 
 std::string format_of(const search::Space& space, size_t variable, int candidate) {
-  return to_string(space.candidates(space.variables[variable])[static_cast<size_t>(candidate)]);
+  return space.name(space.variables[variable], candidate);
 }
 
 FitCandidate candidate_of(const search::Space& space, const search::FitPlan& plan) {
@@ -92,7 +102,8 @@ FitCandidate candidate_of(const search::Space& space, const search::FitPlan& pla
   out.study = plan.study;
   if (plan.study == "uniform")
     for (size_t i = 0; i < plan.choice.size() && out.format.empty(); ++i)
-      if (space.variables[i].operand == search::Operand::weights) out.format = format_of(space, i, plan.choice[i]);
+      if (space.variables[i].operand == search::Operand::weights)
+        out.format = space.palette.name(static_cast<size_t>(plan.choice[i]));
   out.cache = plan.cache;
   out.bits = plan.bits;
   const search::FitBytes& bytes = plan.bytes;

@@ -58,7 +58,7 @@ TEST(FormatFigures, TheWholeListAndItsErrors) {
   EXPECT_NEAR(find(*all, "code2:row").snr_normal, 9.30, .1);
   EXPECT_NEAR(find(*all, "code3:row").snr_normal, 14.62, .1);
   EXPECT_NEAR(find(*all, "code4:row").snr_normal, 20.22, .25);
-  EXPECT_NEAR(find(*all, "code3:row").bits, 3 + 16 * 8 / 4096.0, 1e-9);
+  EXPECT_NEAR(find(*all, "code3:row").bits, 3 + 8 * (8 + 1) / 4096.0, 1e-9);
   EXPECT_EQ(format_figures({.formats = {"code3:col"}}).error().code, ErrorCode::usage);
   EXPECT_GT(find(*all, "bfp4:b16").arithmetic_density, find(*all, "bfp6:b16").arithmetic_density);
   EXPECT_EQ(find(*all, "bfp6:b16").published_density, 19);

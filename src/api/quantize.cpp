@@ -141,11 +141,9 @@ Result<std::string> recipe_text(const std::string& recipe, const std::vector<std
 Result<std::vector<std::string>> bits_settings(const std::string& recipe, double bits) {
   return guarded([&]() -> Result<std::vector<std::string>> {
     NIBBLE_TRY(const Recipe found, recipe_of(recipe, {}, {}));
-    for (const Json& step : found.source["steps"]) {
-      if (!step.contains("allocate") && !step.contains("apportion")) continue;
-      const auto id = step["id"].get<std::string>();
+    NIBBLE_TRY(const NumberFormat weights, parse_format(found.source.value("weights", "")));
+    if (const std::string id = step_of_bits(found, weights); !id.empty())
       return std::vector<std::string>{fmt::format("{}.bits={}", id, bits), id + ".count=stored"};
-    }
     return std::vector<std::string>();
   });
 }

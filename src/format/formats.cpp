@@ -239,7 +239,8 @@ bool serves_activations(const NumberFormat& format) {
 bool can_multiply(const NumberFormat& weights, const NumberFormat& activations) {
   if (activations.levels == Levels::f32) return true;
   if (activations.is_float()) return activations.levels == Levels::bf16 && weights.is_exact_in_bf16();
-  return activations.is_integer() ? weights.is_integer() : weights.is_block() || weights.is_learned();
+  if (activations.is_integer()) return weights.is_integer() || weights.is_learned();
+  return weights.is_block() || weights.is_learned();
 }
 
 Result<NumberFormat> parse_format(std::string_view text) {

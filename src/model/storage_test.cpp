@@ -230,7 +230,7 @@ TEST(QuantizedFolder, EntriesAndNames) {
                                          {"activations", "int4:token:asym"},
                                          {"kept", 4},
                                          {"row_bits", 5 * (8 + 7 + 6 + 5)}}));
-  EXPECT_EQ(quantization_config_for({}, Spec(), {{"blocks.0.q", linears["blocks.1.q"]}})["format_version"], 3);
+  EXPECT_EQ(quantization_config_for({}, Spec(), {{"blocks.0.q", linears["blocks.1.q"]}})["format_version"], 4);
   // Programs that know no learned levels, or no rotation, refuse the folder by its version.
   EXPECT_EQ(model.config["quantization_config"]["format_version"], 4);
   EXPECT_EQ(quantization_config_for({}, Spec(), {{"blocks.0.q", linears["blocks.1.up"]}})["format_version"], 2);

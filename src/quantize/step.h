@@ -92,6 +92,9 @@ class Step {
   // (`usage`, naming the least).
   virtual bool gives_bits(const NumberFormat& /*weights*/) const { return false; }
   virtual double open_bits(const SiteWork&) const { return 0; }
+  // What the site's open linears take together at least, and the widths of its dense columns if all were alike.
+  virtual double least_open_bits(const SiteWork&) const { return 0; }
+  virtual std::vector<uint8_t> even_widths(const SiteWork&) const { return {}; }
   virtual Status check_open(const SiteWork&) const { return {}; }
   // Some columns of the site are kept; its input is rotated.
   virtual bool keeps() const { return false; }

@@ -15,6 +15,9 @@
 #include "quantize/observe/sensitivity.h"
 #include "quantize/pipeline/estimate.h"
 #include "quantize/quantize.h"
+#include "quantize/solve/cholesky.h"
+#include "quantize/solve/gptq.h"
+#include "quantize/triangle.h"
 #include "runtime/packed_cache.h"
 #include "search/footprint.h"
 #include "search/layers.h"
@@ -30,12 +33,14 @@ namespace {
 namespace fs = std::filesystem;
 
 // Of the measurement: numbers of another version do not mean the same.
-constexpr int kMeasurement = 1;
+constexpr int kMeasurement = 2;
 constexpr size_t kIdLength = 16;
-constexpr int64_t kObservedTokens = 16384;  // of the calibration text that are in memory while formats are tried
+constexpr int64_t kProgram = int64_t{40} << 20;  // program, tokenizer and small things
+constexpr int64_t kObservedTokens = 16384;       // of the calibration text that are in memory while formats are tried
 constexpr int64_t kWindow = 256, kContext = 4096;
 constexpr int64_t kEndless = INT64_MAX / 16;  // bytes
 constexpr size_t kContenders = 2;             // uniform models that are measured beside the optimum
+constexpr double kMostOwn = 8;                // bits of the recipe's own average
 constexpr int64_t kCurve = 40;                // budgets of the curve
 constexpr const char* kCaches[] = {"f16", "bfp8:b16", "bfp8:b16/bfp4:b16", "bfp4:b16"};
 constexpr const char *kKnapsack = "knapsack", *kUniform = "uniform";
@@ -49,6 +54,7 @@ bool is_palette(std::string_view name) {
 struct Priced {
   int64_t stored = 0, resident = 0;  // bytes
   int64_t tensors = 0;
+  double average = 0;  // of the site, where columns have bits of their own
 };
 
 // How keys and values may be cached.
@@ -108,37 +114,64 @@ class Fitter {
     if (source_->quantization() != nullptr)
       return fail(ErrorCode::unsupported, "{} is quantized already; a fit needs the original", options_.model.string());
     spec_ = source_->spec();
-    NIBBLE_DO(check());
     NIBBLE_DO(read_palette_of());
+    NIBBLE_DO(check());
     NIBBLE_DO(check_learned());
-    for (const NumberFormat& format : palette_.weights) {
-      NIBBLE_TRY(Recipe recipe, customise(options_.recipe, {}, std::vector{".*=" + to_string(format)}));
-      recipes_.push_back(std::move(recipe));
-      NIBBLE_TRY(auto plans, plan_all(recipes_.back(), spec_));
-      for (const auto& block : plans)
+    for (size_t k = 0; k < palette_.weights.size(); ++k) NIBBLE_DO(add_recipe(k));
+    for (const auto& blocks : plans_)
+      for (const auto& block : blocks)
         for (const SitePlan& site : block) observes_ = observes_ || site.statistics() != kNoStatistics;
-      plans_.push_back(std::move(plans));
-    }
     if (observes_ && options_.calibration.empty())
       return fail(ErrorCode::usage, "the recipe {} needs calibration text: give --calibration", options_.recipe.name);
     return open_sensitivities();
   }
 
   // Steps that learn levels leave other formats alone: a recipe of them and a palette without any do not fit together.
-  Status check_learned() const {
+  // Nor do averages without a step that gives bits to channels.
+  Status check_learned() {
     const std::string weights = options_.recipe.source.value("weights", "");
     const auto learned = [](const NumberFormat& format) { return format.is_learned(); };
-    for (const NumberFormat& format : palette_.weights)
-      if (format.bits == 0)
-        return fail(ErrorCode::usage, "--palette: {} is no single size; --recipe {} --bits X gives bits to {}",
-                    to_string(format), format.is_learned() ? "cmpq" : "slim-llm",
-                    format.is_learned() ? "channels" : "groups");
+    bits_step_ = step_of_bits(options_.recipe, open_columns());
+    for (size_t k = 0; k < palette_.weights.size(); ++k) {
+      if (palette_.weights[k].bits != 0) continue;
+      if (!palette_.weights[k].is_learned())
+        return fail(ErrorCode::usage,
+                    "--palette: {} is no single size; --recipe slim-llm --bits X gives bits to groups",
+                    palette_.name(k));
+      if (!palette_.gives_averages() || palette_.averages[k] == 0)
+        return fail(ErrorCode::usage,
+                    "--palette: {0} is no single size; expected averages, {0}@3, or the palette channels; --recipe "
+                    "cmpq --bits X gives bits to channels without a fit",
+                    palette_.name(k));
+      if (options_.recipe.source.value("activations", "f32").starts_with("int"))
+        return fail(ErrorCode::usage,
+                    "--palette: {} is measured with input in f32 or bf16, not in integers; give it to the recipe that "
+                    "comes out (--set activations=...)",
+                    palette_.name(k));
+      if (bits_step_.empty())
+        return fail(ErrorCode::usage,
+                    "--palette: {} needs a recipe with a step that gives bits to channels, such as cmpq or cmpq+gptq; "
+                    "recipe {} has none",
+                    palette_.name(k), options_.recipe.name);
+    }
     if (!weights.starts_with("code") || std::any_of(palette_.weights.begin(), palette_.weights.end(), learned))
       return {};
     return fail(ErrorCode::usage,
-                "recipe {} learns the levels of weights in {}, and the palette has no such format: give --palette "
-                "code2:row,code3:row,code4:row, or another recipe",
-                options_.recipe.name, weights);
+                "recipe {} learns the levels of weights in {}, and the palette has no such format: give --palette {}, "
+                "or another recipe",
+                options_.recipe.name, weights, bits_step_.empty() ? "code2:row,code3:row,code4:row" : "channels");
+  }
+
+  // The recipe of a format of the palette, and its plans.
+  Status add_recipe(size_t k) {
+    NIBBLE_TRY(Recipe recipe, customise(options_.recipe, {}, std::vector{".*=" + to_string(palette_.weights[k])}));
+    if (palette_.weights[k].bits == 0) {
+      NIBBLE_TRY(recipe, with_average(recipe, spec_, bits_step_, palette_.averages[k]));
+    }
+    recipes_.push_back(std::move(recipe));
+    NIBBLE_TRY(auto plans, plan_all(recipes_.back(), spec_));
+    plans_.push_back(std::move(plans));
+    return {};
   }
 
   // What steps read of single weights, as for quantizing.
@@ -184,6 +217,9 @@ class Fitter {
       return fail(ErrorCode::usage, "--context is {}; expected 1 to {}, the model's positions", options_.context,
                   spec_.max_positions);
     if (options_.rounds < 1) return fail(ErrorCode::usage, "--rounds is {}; expected at least 1", options_.rounds);
+    if (options_.rounds > 1 && palette_.gives_averages())
+      return fail(ErrorCode::usage, "--rounds is {}; with averages of bits by channel in --palette there is one round",
+                  options_.rounds);
     if (options_.batch < 1) return fail(ErrorCode::usage, "--batch is {}; expected at least 1", options_.batch);
     if (options_.limit == Limit::bits && !(options_.bits > 0 && options_.bits <= 64))
       return fail(ErrorCode::usage, "--bits is {}; expected more than 0, and 64 at most", options_.bits);
@@ -198,8 +234,10 @@ class Fitter {
     palette_ = *std::move(read);
     NIBBLE_TRY(const BlockWeights block, source_->block(0));
     const NumberFormat& stored = block[Role::q].format;
-    if (std::find(palette_.weights.begin(), palette_.weights.end(), stored) == palette_.weights.end())
-      palette_.weights.push_back(stored);
+    stored_format_ = static_cast<size_t>(std::find(palette_.weights.begin(), palette_.weights.end(), stored) -
+                                         palette_.weights.begin());
+    if (stored_format_ == palette_.weights.size()) palette_.weights.push_back(stored);
+    if (palette_.gives_averages()) palette_.averages.resize(palette_.weights.size());
     return {};
   }
 
@@ -215,45 +253,87 @@ class Fitter {
   Status prepare() {
     NIBBLE_DO(open());
     NIBBLE_TRY(const Isa isa, selected_isa());
-    Packing packing(isa, pool_);
-    NIBBLE_DO(price(packing, isa));
-    NIBBLE_TRY(beside_, beside_linears(*source_, options_.recipe, packing));
+    isa_ = isa;
+    packing_.emplace(isa, pool_);
+    measured_formats_ = palette_.weights.size();
+    for (size_t k = 0; k < measured_formats_; ++k) NIBBLE_DO(price(k));
+    NIBBLE_TRY(beside_, beside_linears(*source_, options_.recipe, *packing_));
     const Shape head = shape_of(spec_, Global::head);
     NIBBLE_TRY(const GlobalWeights globals, source_->globals());
     const LinearWeight& matrix = globals.head ? *globals.head : globals.embedding;
-    NIBBLE_TRY(head_bytes_, options_.recipe.head
-                                ? packing.bytes(head, options_.recipe.head->weights, options_.recipe.head->activations)
-                                : packing.bytes(head, matrix.format, NumberFormat()));
+    NIBBLE_TRY(head_bytes_, options_.recipe.head ? packing_->bytes(head, options_.recipe.head->weights,
+                                                                   options_.recipe.head->activations)
+                                                 : packing_->bytes(head, matrix.format, NumberFormat()));
     workspace_ = workspace_bytes(spec_, context_, options_.batch, pool_.size());
     NIBBLE_DO(read_caches());
     Budget endless;
     endless.memory = kEndless;
     const WeightCosts costs = [&](int64_t block, Role role, size_t format) {
       const Priced& priced = priced_[format][static_cast<size_t>(block)][static_cast<size_t>(role)];
-      return WeightCost{8 * priced.stored, 8 * (options_.limit == Limit::memory ? priced.resident : priced.stored)};
+      return WeightCost{8 * priced.stored, 8 * charged(priced), priced.average};
     };
     NIBBLE_TRY(space_, make_space(spec_, palette_, endless, {}, costs));
     return {};
   }
 
-  Status price(Packing& packing, Isa isa) {
-    for (size_t k = 0; k < palette_.weights.size(); ++k) {
-      auto& blocks = priced_.emplace_back();
-      for (const std::vector<SitePlan>& plan : plans_[k]) {
-        auto& linears = blocks.emplace_back();
-        for (const SitePlan& site : plan) {
-          const int64_t kept = most_kept(site, spec_);
-          for (const LinearPlan& linear : site.linears) {
-            auto facts = packing.of(spec_, linear, kept);
-            if (!facts) return fail(facts.error().code, "{}: {}", linear.name, facts.error().message);
-            if (facts->slow && !options_.allow_slow) return refuse_slow(linear, isa, facts->explanation);
-            linears[static_cast<size_t>(linear.role)] = {stored_bytes(site, linear, shape_of(spec_, linear.role), kept),
-                                                         facts->bytes, tensors_of(linear, kept)};
-          }
+  // Bytes that the budget counts.
+  int64_t charged(const Priced& priced) const {
+    return options_.limit == Limit::memory ? priced.resident : priced.stored;
+  }
+
+  Status price(size_t k) {
+    auto& blocks = priced_.emplace_back();
+    for (const std::vector<SitePlan>& plan : plans_[k]) {
+      auto& linears = blocks.emplace_back();
+      for (const SitePlan& site : plan) {
+        const int64_t kept = most_kept(site, spec_);
+        for (const LinearPlan& linear : site.linears) {
+          std::vector<uint8_t> widths;
+          if (linear.weights.bits == 0) widths = even_widths(site, spec_, kept);
+          auto facts = packing_->of(spec_, linear, kept, widths);
+          if (!facts) return fail(facts.error().code, "{}: {}", linear.name, facts.error().message);
+          if (facts->slow && !options_.allow_slow) return refuse_slow(linear, isa_, facts->explanation);
+          linears[static_cast<size_t>(linear.role)] = {stored_bytes(site, linear, shape_of(spec_, linear.role), kept),
+                                                       facts->bytes, tensors_of(linear, kept), average_of(site)};
         }
       }
     }
     return {};
+  }
+
+  // Of a site whose columns have bits of their own, else 0.
+  static double average_of(const SitePlan& site) {
+    if (std::none_of(site.linears.begin(), site.linears.end(), [](const auto& l) { return l.weights.bits == 0; }))
+      return 0;
+    for (const PlannedStep& step : site.steps)
+      if (step.step->gives_bits(open_columns())) return step.parameters.value("bits", 0.0);
+    return 0;
+  }
+
+  // What columns in bits of their own take in memory depends on how many have how many: known once it was measured.
+  Status price_measured() {
+    if (!palette_.gives_averages()) return {};
+    for (size_t i : space_.pools[0].variables) {
+      Variable& variable = space_.variables[i];
+      for (size_t k = 0; k < variable.averages.size(); ++k) {
+        const ChannelCounts counts = log_->channels("", variable.name, space_.name(variable, static_cast<int>(k)));
+        std::vector<uint8_t> widths;
+        for (size_t width = 0; width < counts.size(); ++width)
+          widths.insert(widths.end(), static_cast<size_t>(counts[width]), static_cast<uint8_t>(width + 1));
+        if (widths.empty()) continue;
+        variable.charged[k] = 0;
+        for (Role role : variable.roles) {
+          Priced& priced = priced_[k][static_cast<size_t>(variable.block)][static_cast<size_t>(role)];
+          const LinearPlan& plan = plan_of(k, variable.block, role);
+          const int64_t inputs = shape_of(spec_, role).columns;
+          NIBBLE_TRY(const PackedFacts facts,
+                     packing_->of(spec_, plan, inputs - static_cast<int64_t>(widths.size()), widths));
+          priced.resident = facts.bytes;
+          variable.charged[k] += 8 * charged(priced);
+        }
+      }
+    }
+    return expect_possible();
   }
 
   static Status refuse_slow(const LinearPlan& linear, Isa isa, const std::string& explanation) {
@@ -326,8 +406,10 @@ class Fitter {
 
   int64_t least_bits() const {
     int64_t sum = 0;
-    for (size_t i : space_.pools[0].variables)
-      sum += *std::min_element(space_.variables[i].charged.begin(), space_.variables[i].charged.end());
+    for (size_t i : space_.pools[0].variables) {
+      const auto begin = space_.variables[i].charged.begin();
+      sum += *std::min_element(begin, begin + static_cast<std::ptrdiff_t>(measured_formats_));
+    }
     return sum;
   }
 
@@ -437,8 +519,45 @@ class Fitter {
     }
   }
 
+  // Memory while formats are measured, about: the float model, its predictions and the states of both texts, a block as
+  // read and its statistics, and one linear being solved.
+  int64_t measuring_bytes() const {
+    int64_t model = beside_.resident, statistics = 0, solving = 0;
+    for (const auto& block : priced_[stored_format_])
+      for (const Priced& linear : block) model += linear.resident;
+    for (const Priced& linear : priced_[stored_format_][0]) model += linear.resident;
+    for (const auto& blocks : plans_)
+      for (const SitePlan& site : blocks[0]) {
+        const bool gram = (site.statistics() & kGram) != 0;
+        for (const LinearPlan& linear : site.linears) {
+          const Shape shape = shape_of(spec_, linear.role);
+          int64_t bytes = 8 * shape.rows * shape.columns;  // as floats, solved and packed
+          if (gram)
+            bytes += Triangle::bytes(site.inputs) + std::max(factor_scratch_bytes(site.inputs, pool_.size()),
+                                                             gptq_scratch_bytes(shape.rows, site.inputs, pool_.size()));
+          solving = std::max(solving, bytes);
+        }
+      }
+    for (const SitePlan& site : plans_[0][0])
+      if (site.statistics() & kGram) statistics += Triangle::bytes(site.inputs);
+    const int64_t tokens = options_.text_samples * text_length_;
+    const int64_t observed = calibration_ ? calibration_->count * calibration_->length : 0;
+    return model + statistics + solving + 4 * tokens * (spec_.vocabulary + 3 * spec_.hidden) +
+           4 * observed * spec_.hidden + workspace_bytes(spec_, text_length_, 1, pool_.size()) + kProgram;
+  }
+
+  Status expect_memory() const {
+    if (options_.memory_limit == 0 || measuring_bytes() <= options_.memory_limit) return {};
+    return fail(
+        ErrorCode::usage,
+        "the memory limit of {} bytes is too small to measure formats of this model: about {} bytes are needed; "
+        "the float model stays in memory, and --fit-samples makes the rest smaller",
+        options_.memory_limit, measuring_bytes());
+  }
+
   Status start_engine(bool measuring) {
     if (engine_ && (engine_->yardstick || !measuring)) return {};
+    NIBBLE_DO(expect_memory());
     if (!engine_) {
       NIBBLE_TRY(Model model, Model::load(*source_, {}, pool_));
       engine_ = std::make_unique<Engine>(Engine{std::move(model), {}, {}, {}, {}});
@@ -457,6 +576,7 @@ class Fitter {
     NIBBLE_TRY(Layers layers,
                Layers::make(*source_, engine_->model, palette_, recipes_, calibration_ ? &*engine_->observer : nullptr,
                             weights_ ? &*weights_ : nullptr));
+    if (options_.memory_limit > 0) layers.keep_at_most(options_.memory_limit - measuring_bytes());
     engine_->layers.emplace(std::move(layers));
     NIBBLE_TRY(Yardstick yardstick, Yardstick::make(engine_->model, engine_->text, pool_));
     engine_->yardstick.emplace(std::move(yardstick));
@@ -477,12 +597,12 @@ class Fitter {
     Losses out;
     for (const Variable& variable : space_.variables) {
       auto& losses = out.emplace_back();
-      for (const NumberFormat& format : space_.candidates(variable)) {
+      for (size_t k = 0; k < space_.candidates(variable).size(); ++k) {
         if (variable.operand != Operand::weights) {
           losses.push_back(0);
           continue;
         }
-        const auto known = log_->single("", variable.name, to_string(format));
+        const auto known = log_->single("", variable.name, space_.name(variable, static_cast<int>(k)));
         if (!known) return std::nullopt;
         losses.push_back(known->kl);
       }
@@ -526,14 +646,25 @@ class Fitter {
     for (size_t i = 0; i < losses_.size(); ++i)
       for (size_t k = 0; k < losses_[i].size() && losses_[i].size() > 1; ++k)
         report_.singles.push_back({i, static_cast<int>(k), losses_[i][k]});
-    return {};
+    NIBBLE_DO(price_measured());
+    return add_guesses();
+  }
+
+  // What a plan is logged as a choice of: with its cache, and without the recipe's own average unless it is that, so
+  // that other budgets find it.
+  Space space_of(const FitPlan& plan) const {
+    Space space = space_;
+    const CacheOption& cache = cache_named(plan.cache);
+    if (!cache.plain()) space.attention = cache.attention;
+    if (!own_is_added_ || uses_own(plan.choice)) return space;
+    space.palette.weights.pop_back();
+    space.palette.averages.pop_back();
+    return space;
   }
 
   // A whole model; nothing when it is unknown and not to be measured.
   Result<std::optional<Fidelity>> measure(const FitPlan& plan) {
-    Space space = space_;
-    const CacheOption& cache = cache_named(plan.cache);
-    if (!cache.plain()) space.attention = cache.attention;
+    const Space space = space_of(plan);
     NIBBLE_DO(log_->enter(space));
     if (const auto known = log_->trial(plan.choice)) {
       ++report_.reused;
@@ -559,16 +690,18 @@ class Fitter {
     out.study = study;
     out.cache = cache.name;
     out.bits = space_.weight_bits(choice);
-    out.predicted_kl = sum_of(losses_, choice) + cache.loss;
+    out.predicted_kl = sum_of(own_is_added_ ? losses_with_own_ : losses_, choice) + cache.loss;
     out.fits = space_.cost(space_.pools[0], choice) <= limit_bits(cache);
     int64_t tensors = 0;
     for (size_t i : space_.pools[0].variables) {
       const Variable& variable = space_.variables[i];
-      const Priced& priced = priced_[static_cast<size_t>(choice[i])][static_cast<size_t>(variable.block)]
-                                    [static_cast<size_t>(variable.roles[0])];
-      out.bytes.linears += priced.stored;
-      out.bytes.resident_linears += priced.resident;
-      tensors += priced.tensors;
+      for (Role role : variable.roles) {
+        const Priced& priced =
+            priced_[static_cast<size_t>(choice[i])][static_cast<size_t>(variable.block)][static_cast<size_t>(role)];
+        out.bytes.linears += priced.stored;
+        out.bytes.resident_linears += priced.resident;
+        tensors += priced.tensors;
+      }
     }
     out.bytes.files = out.bytes.linears + beside_.stored + header_bytes(spec_, tensors);
     out.bytes.resident_rest = beside_.resident;
@@ -585,9 +718,156 @@ class Fitter {
     return planned(best_choice(space_, losses_, limits), kKnapsack, cache);
   }
 
+  // --- averages between those that were measured
+  // ----------------------------------------------------------------------
+
+  bool uses_own(const Choice& choice) const {
+    return own_is_added_ && std::find(choice.begin(), choice.end(), static_cast<int>(*own_)) != choice.end();
+  }
+
+  // The measured averages on both sides of another one, and how near it is to the second.
+  struct Between {
+    size_t below, above;
+    double part;
+  };
+  Between between(const Variable& variable, double average) const {
+    Between out{0, 0, 0};
+    double low = 0, high = 1e9;
+    for (size_t k = 0; k < measured_formats_; ++k) {
+      const double at = variable.averages[k];
+      if (at == 0) continue;
+      if (at <= average && at > low) low = at, out.below = k;
+      if (at >= average && at < high) high = at, out.above = k;
+    }
+    if (low == 0) out.below = out.above;
+    if (high == 1e9) out.above = out.below;
+    if (out.below != out.above) out.part = (average - low) / (high - low);
+    return out;
+  }
+
+  // What a site takes with an average that was not measured.
+  int64_t charged_between(const Variable& variable, double average) const {
+    if (options_.limit != Limit::memory) {
+      int64_t bytes = 0;
+      for (Role role : variable.roles) {
+        const Shape shape = shape_of(spec_, role);
+        bytes += static_cast<int64_t>(average * static_cast<double>(shape.rows * shape.columns) / 8);
+      }
+      return 8 * bytes;
+    }
+    const Between at = between(variable, average);
+    const auto low = static_cast<double>(variable.charged[at.below]);
+    return std::llround(low + at.part * (static_cast<double>(variable.charged[at.above]) - low));
+  }
+
+  bool own_fits(double average, int64_t limit) const {
+    int64_t sum = 0;
+    for (size_t i : space_.pools[0].variables)
+      sum += charged_between(space_.variables[i], std::max(average, least_averages_[i]));
+    return sum <= limit;
+  }
+
+  // The largest average for all sites that is within the budget, in hundredths or just what was asked for.
+  std::optional<double> own_average(const CacheOption& cache) {
+    least_averages_.assign(space_.variables.size(), 0);
+    for (size_t i : space_.pools[0].variables) {
+      const Variable& variable = space_.variables[i];
+      const auto open = static_cast<size_t>(
+          std::find_if(variable.averages.begin(), variable.averages.end(), [](double a) { return a > 0; }) -
+          variable.averages.begin());
+      for (const SitePlan& site : plans_[open][static_cast<size_t>(variable.block)])
+        if (site.site.roles == variable.roles) least_averages_[i] = least_average(site, spec_, most_kept(site, spec_));
+    }
+    const int64_t limit = limit_bits(cache);
+    if (options_.limit == Limit::bits && options_.bits <= kMostOwn && own_fits(options_.bits, limit))
+      return options_.bits;
+    int low = 99,
+        high = static_cast<int>(100 * kMostOwn) + 1;  // hundredths: the greatest that fits, the least that does not
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      (own_fits(middle / 100.0, limit) ? low : high) = middle;
+    }
+    return low < 100 ? std::nullopt : std::optional(low / 100.0);
+  }
+
+  // The same average for all sites, as the recipe alone would have it in this budget: the fit must not be worse.
+  Status add_own(const CacheOption& cache) {
+    if (!palette_.gives_averages()) return {};
+    const std::optional<double> average = own_average(cache);
+    if (!average) return {};
+    own_ = static_cast<size_t>(std::find(palette_.averages.begin(), palette_.averages.end(), *average) -
+                               palette_.averages.begin());
+    if (own_ < palette_.averages.size()) return {};
+    NIBBLE_DO(add_average(*average));
+    own_is_added_ = true;
+    losses_with_own_ = losses_;
+    for (size_t i : space_.pools[0].variables) losses_with_own_[i].push_back(guess(i, *own_));
+    return {};
+  }
+
+  // Of everything between the averages that were measured, in steps of a tenth.
+  Status add_guesses() {
+    if (!palette_.gives_averages()) return {};
+    const std::vector<double> measured = palette_.averages;
+    const double most = *std::max_element(measured.begin(), measured.end());
+    double least = most;
+    for (const double average : measured) least = average > 0 ? std::min(least, average) : least;
+    for (auto tenths = static_cast<int>(10 * least) + 1; tenths / 10.0 < most; ++tenths) {
+      if (std::find(measured.begin(), measured.end(), tenths / 10.0) != measured.end()) continue;
+      NIBBLE_DO(add_average(tenths / 10.0));
+      for (size_t i : space_.pools[0].variables) losses_[i].push_back(guess(i, palette_.weights.size() - 1));
+    }
+    return {};
+  }
+
+  // One more format of the palette: bits by column with another average.
+  Status add_average(double average) {
+    const auto open =
+        std::find_if(palette_.weights.begin(), palette_.weights.end(), [](const auto& f) { return f.bits == 0; });
+    const NumberFormat format = *open;
+    palette_.weights.push_back(format);
+    palette_.averages.push_back(average);
+    NIBBLE_DO(add_recipe(palette_.weights.size() - 1));
+    NIBBLE_DO(price(palette_.weights.size() - 1));
+    if (engine_ && engine_->layers) engine_->layers->add(recipes_.back());
+    space_.palette = palette_;
+    return {};
+  }
+
+  // What a site takes with an average that was not measured, and as the result what it loses: the logarithm of the loss
+  // is nearly linear in the bits.
+  double guess(size_t i, size_t k) {
+    Variable& variable = space_.variables[i];
+    auto& priced = priced_[k][static_cast<size_t>(variable.block)];
+    const double average = priced[static_cast<size_t>(variable.roles[0])].average;
+    const Between at = between(variable, average);
+    int64_t stored = 0;
+    for (Role role : variable.roles) {
+      const auto resident = [&](size_t format) {
+        return static_cast<double>(
+            priced_[format][static_cast<size_t>(variable.block)][static_cast<size_t>(role)].resident);
+      };
+      Priced& of = priced[static_cast<size_t>(role)];
+      of.resident = std::llround(resident(at.below) + at.part * (resident(at.above) - resident(at.below)));
+      stored += 8 * of.stored;
+    }
+    variable.bits.push_back(stored);
+    variable.charged.push_back(charged_between(variable, average));
+    variable.averages.push_back(average);
+    const double below = std::log(std::max(losses_[i][at.below], 1e-12)),
+                 above = std::log(std::max(losses_[i][at.above], 1e-12));
+    return std::exp(below + at.part * (above - below));
+  }
+
   // Every format everywhere, with the best cache that fits.
   void list_uniform() {
+    std::set<std::vector<double>> seen;  // averages that sites have raised to the same
     for (size_t k = 0; k < palette_.weights.size(); ++k) {
+      if (k >= measured_formats_ && k != own_) continue;
+      std::vector<double> averages;
+      for (size_t i : space_.pools[0].variables)
+        if (!space_.variables[i].averages.empty()) averages.push_back(space_.variables[i].averages[k]);
+      if (!averages.empty() && averages[0] > 0 && !seen.insert(averages).second) continue;
       std::optional<FitPlan> best;
       for (const CacheOption& cache : caches_) {
         FitPlan plan = planned(space_.uniform(static_cast<int>(k), 0), kUniform, cache);
@@ -609,6 +889,7 @@ class Fitter {
       if (!best || plan.predicted_kl < best->predicted_kl) best = std::move(plan);
     }
     report_.chosen = *std::move(best);
+    NIBBLE_DO(add_own(cache_named(report_.chosen.cache)));
     list_uniform();
     NIBBLE_TRY(report_.chosen.measured, measure(report_.chosen));
     for (FitPlan* rival : contenders()) {
@@ -627,8 +908,7 @@ class Fitter {
   // Measures around the chosen model, and takes the optimum of that where it is better.
   Result<bool> go_round() {
     const CacheOption& cache = cache_named(report_.chosen.cache);
-    Space space = space_;
-    if (!cache.plain()) space.attention = cache.attention;
+    const Space space = space_of(report_.chosen);
     NIBBLE_DO(log_->enter(space));
     NIBBLE_DO(start_engine(true));
     Measurements measuring = measurements(space);
@@ -645,12 +925,16 @@ class Fitter {
     return true;
   }
 
-  // The uniform models that might be better than the optimum of the sums.
+  // The uniform models that might be better than the optimum of the sums, and the recipe's own average.
   std::vector<FitPlan*> contenders() {
     std::vector<FitPlan*> out;
     for (FitPlan& plan : report_.uniform)
       if (plan.fits && plan.choice != report_.chosen.choice) out.push_back(&plan);
-    std::stable_sort(out.begin(), out.end(), [](auto* a, auto* b) { return a->predicted_kl < b->predicted_kl; });
+    const auto key = [&](const FitPlan* plan) {
+      const bool own = own_ && plan->choice[space_.pools[0].variables[0]] == static_cast<int>(*own_);
+      return std::pair(!own, plan->predicted_kl);
+    };
+    std::stable_sort(out.begin(), out.end(), [&](auto* a, auto* b) { return key(a) < key(b); });
     while (out.size() > kContenders) out.pop_back();
     return out;
   }
@@ -669,7 +953,7 @@ class Fitter {
     const std::string summary =
         fmt::format("fitted: weights of {:.3f} bits on average, KV cache {}; predicted mean KL {:.5f} nats",
                     chosen.bits, chosen.cache, chosen.predicted_kl);
-    NIBBLE_TRY(report_.recipe, fitted_recipe_text(spec_, space_, chosen.choice, options_.recipe.source,
+    NIBBLE_TRY(report_.recipe, fitted_recipe_text(spec_, space_, chosen.choice, options_.recipe.source, bits_step_,
                                                   options_.cache.empty() ? "" : chosen.cache, options_.name, summary));
     NIBBLE_DO(expect_activations());
     report_.spec = spec_;
@@ -691,16 +975,18 @@ class Fitter {
     NIBBLE_TRY(const auto plans, plan_all(recipe, spec_));
     for (size_t i : space_.pools[0].variables) {
       const Variable& variable = space_.variables[i];
-      const LinearPlan& measured =
-          plan_of(static_cast<size_t>(report_.chosen.choice[i]), variable.block, variable.roles[0]);
       for (const SitePlan& site : plans[static_cast<size_t>(variable.block)])
-        for (const LinearPlan& linear : site.linears)
-          if (linear.role == variable.roles[0] && linear.activations != measured.activations)
+        for (const LinearPlan& linear : site.linears) {
+          if (std::find(variable.roles.begin(), variable.roles.end(), linear.role) == variable.roles.end()) continue;
+          const LinearPlan& measured =
+              plan_of(static_cast<size_t>(report_.chosen.choice[i]), variable.block, linear.role);
+          if (linear.activations != measured.activations)
             return fail(ErrorCode::usage,
                         "{}: the formats of the palette do not go together: with weights {} its input would be {}, not "
                         "{} as it was measured; give --palette formats that the recipe's activations serve",
                         linear.name, to_string(linear.weights), to_string(linear.activations),
                         to_string(measured.activations));
+        }
     }
     return {};
   }
@@ -709,13 +995,18 @@ class Fitter {
   ThreadPool& pool_;
   std::unique_ptr<ModelSource> source_;
   Spec spec_;
+  Isa isa_ = Isa::portable;
   Palette palette_;
-  std::vector<Recipe> recipes_;                                  // by format
+  size_t measured_formats_ = 0;  // of the palette: without averages that are guessed
+  size_t stored_format_ = 0;     // of the palette: the type that the checkpoint has
+  std::string bits_step_;        // of the recipe, that gives bits to channels; empty without one
+  std::vector<Recipe> recipes_;  // by format
   std::vector<std::vector<std::vector<SitePlan>>> plans_;        // by format and block
   std::vector<std::vector<std::array<Priced, kRoles>>> priced_;  // by format, block and role
   std::optional<SensitivityFile> weights_;                       // of single weights, from outside
   bool observes_ = false;
   int64_t length_ = 0, text_length_ = 0, context_ = 0;
+  std::optional<Packing> packing_;
   Beside beside_;
   int64_t head_bytes_ = 0, workspace_ = 0;
   std::vector<CacheOption> caches_;
@@ -723,7 +1014,11 @@ class Fitter {
   std::optional<Samples> calibration_, text_;
   Log* log_ = nullptr;
   std::unique_ptr<Engine> engine_;
-  Losses losses_;
+  Losses losses_;                       // with those that are guessed
+  std::optional<size_t> own_;           // the recipe's own average in this budget, among the palette's formats
+  bool own_is_added_ = false;           // it is the last one, for want of a format with this average
+  Losses losses_with_own_;              // as guessed
+  std::vector<double> least_averages_;  // by variable
   FitReport report_;
 };
 

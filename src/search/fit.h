@@ -31,7 +31,8 @@ struct FitOptions {
   Recipe recipe;     // everything but the weights' formats, which are chosen
   std::string name;  // of the resulting recipe
   // Formats of weights with commas between them, or the name of a palette; the type that the checkpoint's linears have
-  // is added.
+  // is added. code:col@X: columns have bits of their own, of X stored ones a weight on average over a site. A site that
+  // cannot do with so few gets its least.
   std::string palette = "int-g128";
   bool allow_slow = false;  // formats that only the reference multiplies on this machine
 
@@ -50,6 +51,7 @@ struct FitOptions {
   int64_t text_samples = 16, text_length = 0;  // 0: min(256, the model's positions)
 
   std::filesystem::path sensitivities;  // folder of logs, made if need be; empty: nothing is kept
+  int64_t memory_limit = 0;             // bytes of resident memory while formats are measured; 0: none
   int rounds = 1;  // after the first everything is measured again around the model found, for this budget alone
   bool predict_only = false;  // whole models are not measured, but for those that the log has
   ProgressCallback progress;
@@ -87,8 +89,10 @@ struct FitReport {
   Spec spec;
   Space space;
   FitPlan chosen;
-  std::vector<FitPlan> uniform;  // every format of the palette in all linears, by ascending bits
-  std::vector<FitPlan> curve;    // the optima of other budgets, by ascending size
+  // Every format of the palette in all linears, by ascending bits; with averages in it also the one that the recipe
+  // alone would have in this budget.
+  std::vector<FitPlan> uniform;
+  std::vector<FitPlan> curve;  // the optima of other budgets, by ascending size
   std::vector<FitSingle> singles;
   int64_t limit_bytes = 0, left_bytes = 0;  // of the budget, in what it counts
   int64_t context = 0;                      // tokens that the cache was counted with
@@ -100,8 +104,8 @@ struct FitReport {
   double seconds = 0;
 };
 
-// `usage`: bad options and formats, and a budget below the least, which is named with its parts; `unsupported`: a
-// quantized model, formats without a kernel; `corrupt`: a damaged log.
+// `usage`: bad options and formats, a budget below the least, which is named with its parts, and a memory limit below
+// what measuring takes; `unsupported`: a quantized model, formats without a kernel; `corrupt`: a damaged log.
 Result<FitReport> run_fit(const FitOptions& options, ThreadPool& pool);
 
 // Mean divergence of a written model from the original, and its likelihood, on the text that the fit measured on.

@@ -109,7 +109,7 @@ class Drawing {
   std::string format_of(const FitPlan& plan) const {
     for (size_t i = 0; i < plan.choice.size(); ++i)
       if (report_.space.variables[i].operand == Operand::weights)
-        return to_string(report_.space.palette.weights[static_cast<size_t>(plan.choice[i])]);
+        return report_.space.palette.name(static_cast<size_t>(plan.choice[i]));
     return "";
   }
 
@@ -134,17 +134,27 @@ class Drawing {
   std::string out_;
 };
 
-// By format of the palette a character: its bits where no other used format has as many, else a letter.
-std::vector<char> characters_of(const FitReport& report, const std::vector<bool>& used) {
+// By name of what is used a sign: the bits of a format where no other used one has as many, else a letter; an average
+// is its own.
+std::map<std::string, std::string> signs_of(const std::map<std::string, std::pair<NumberFormat, double>>& used) {
   std::map<int, int> users;
-  const auto& formats = report.space.palette.weights;
-  for (size_t k = 0; k < formats.size(); ++k) users[formats[k].bits] += used[k];
-  std::vector<char> out(formats.size(), ' ');
+  bool averages = false;
+  for (const auto& [name, of] : used) {
+    ++users[of.first.bits];
+    averages = averages || of.second > 0;
+  }
+  std::map<std::string, std::string> out;
   char letter = 'a';
-  for (size_t k = 0; k < formats.size(); ++k) {
-    if (!used[k]) continue;
-    const bool digit = formats[k].bits <= 9 && users[formats[k].bits] == 1;
-    out[k] = digit ? static_cast<char>('0' + formats[k].bits) : formats[k].is_float() ? 'F' : letter++;
+  for (const auto& [name, of] : used) {
+    const auto& [format, average] = of;
+    const bool digit = !averages && format.bits <= 9 && users[format.bits] == 1;
+    if (average > 0) {
+      out[name] = fmt::format("{}", average);
+    } else if (digit || format.is_float()) {
+      out[name] = digit ? fmt::format("{}", format.bits) : "F";
+    } else {
+      out[name] = std::string(1, letter++);
+    }
   }
   return out;
 }
@@ -153,23 +163,24 @@ std::vector<char> characters_of(const FitReport& report, const std::vector<bool>
 
 std::string picture(const FitReport& report) {
   const Space& space = report.space;
-  std::map<std::pair<int64_t, Role>, size_t> formats;
-  std::vector<bool> used(space.palette.weights.size());
-  std::vector<int64_t> values(used.size());
+  std::map<std::pair<int64_t, Role>, std::string> names;
+  std::map<std::string, std::pair<NumberFormat, double>> used;
+  std::map<std::string, int64_t> values;
   int64_t all = 0;
   for (size_t i = 0; i < report.chosen.choice.size(); ++i) {
     const Variable& variable = space.variables[i];
     if (variable.operand != Operand::weights) continue;
     const auto k = static_cast<size_t>(report.chosen.choice[i]);
-    formats[{variable.block, variable.roles[0]}] = k;
-    used[k] = true;
-    values[k] += variable.values;
+    const std::string name = space.name(variable, report.chosen.choice[i]);
+    for (Role role : variable.roles) names[{variable.block, role}] = name;
+    used[name] = {space.palette.weights[k], variable.averages.empty() ? 0 : variable.averages[k]};
+    values[name] += variable.values;
     all += variable.values;
   }
-  const std::vector<char> characters = characters_of(report, used);
+  const auto signs = signs_of(used);
   std::string out = "  block ";
   for (Role role : kAllRoles)
-    if (formats.contains({0, role})) out += fmt::format(" {:>4}", name_of(role));
+    if (names.contains({0, role})) out += fmt::format(" {:>4}", name_of(role));
   // Blocks that look alike in one line.
   std::string last;
   int64_t from = 0;
@@ -181,8 +192,8 @@ std::string picture(const FitReport& report) {
   for (int64_t block = 0; block < report.spec.layers; ++block) {
     std::string row;
     for (Role role : kAllRoles)
-      if (const auto found = formats.find({block, role}); found != formats.end())
-        row += fmt::format(" {:>4}", characters[found->second]);
+      if (const auto found = names.find({block, role}); found != names.end())
+        row += fmt::format(" {:>4}", signs.at(found->second));
     if (row == last) continue;
     line(block);
     last = row;
@@ -190,10 +201,15 @@ std::string picture(const FitReport& report) {
   }
   line(report.spec.layers);
   out += "\n ";
-  for (size_t k = 0; k < used.size(); ++k)
-    if (used[k])
-      out += fmt::format(" {} = {} ({:.1f} %)", characters[k], to_string(space.palette.weights[k]),
-                         100.0 * static_cast<double>(values[k]) / static_cast<double>(all));
+  // Averages say what they are.
+  const auto part = [&](int64_t count) { return 100.0 * static_cast<double>(count) / static_cast<double>(all); };
+  std::map<std::string, int64_t> open;
+  for (const auto& [name, of] : used)
+    if (of.second > 0) open[to_string(of.first)] += values[name];
+  for (const auto& [format, count] : open)
+    out += fmt::format(" numbers = {}, stored bits on average ({:.1f} %)", format, part(count));
+  for (const auto& [name, sign] : signs)
+    if (used[name].second == 0) out += fmt::format(" {} = {} ({:.1f} %)", sign, name, part(values[name]));
   return out + "\n";
 }
 

@@ -3,15 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <string_view>
 
 #include "kernels/linear.h"
 #include "model/globals.h"
 #include "model/storage.h"
+#include "quantize/pipeline/estimate.h"
 #include "quantize/pipeline/head.h"
 #include "quantize/solve/layer.h"
 #include "runtime/sequence.h"
+#include "search/variables.h"
 
 namespace nibble::search {
 namespace {
@@ -29,9 +32,9 @@ int64_t bytes_of(const NamedTensors& tensors) {
   return sum;
 }
 
-// The layer with every code zero, or every value.
+// The layer with every code zero, or every value. `widths`: of its dense columns, where they have their own.
 LinearWeight empty_weight(const Shape& shape, const NumberFormat& weights, const NumberFormat& activations,
-                          int64_t kept, bool bias) {
+                          int64_t kept, bool bias, std::span<const uint8_t> widths) {
   std::vector<float> zeros(bias ? static_cast<size_t>(shape.rows) : 0);
   if (!weights.has_codes()) {
     Bytes values(static_cast<size_t>(shape.rows * shape.columns * weights.bits / 8));
@@ -41,21 +44,27 @@ LinearWeight empty_weight(const Shape& shape, const NumberFormat& weights, const
   LayerForm form{weights, activations, {}, false};
   form.kept.resize(static_cast<size_t>(kept));
   std::iota(form.kept.begin(), form.kept.end(), 0);
-  return empty_layer(layer, form);
+  form.widths.assign(widths.begin(), widths.end());
+  LinearWeight out = empty_layer(layer, form);
+  if (!widths.empty()) std::fill(out.levels.begin(), out.levels.end(), 1.0f);  // some are scales, and must not be zero
+  return out;
 }
 
 }  // namespace
 
 Result<PackedFacts> Packing::pack(const Layer& layer) {
-  const LinearWeight weight = empty_weight(layer.shape, layer.weights, layer.activations, layer.kept, layer.bias);
+  const LinearWeight weight =
+      empty_weight(layer.shape, layer.weights, layer.activations, layer.kept, layer.bias, layer.widths);
   NIBBLE_TRY(const PackedLinear packed, PackedLinear::pack(weight, isa_, *pool_));
   const std::string_view kernel = packed.row_for(1).name;
   return PackedFacts{packed.bytes(), kernel.ends_with("__reference"), packed.explain(1)};
 }
 
 Result<PackedFacts> Packing::facts(const Layer& layer) {
-  const std::string key = fmt::format("{} {} {} {} {} {}", layer.shape.rows, layer.shape.columns,
-                                      to_string(layer.weights), to_string(layer.activations), layer.kept, layer.bias);
+  std::string key = fmt::format("{} {} {} {} {} {}", layer.shape.rows, layer.shape.columns, to_string(layer.weights),
+                                to_string(layer.activations), layer.kept, layer.bias);
+  for (int width = 1; width <= 8; ++width)
+    key += fmt::format(" {}", std::count(layer.widths.begin(), layer.widths.end(), width));
   if (const auto found = known_.find(key); found != known_.end()) return found->second;
   const int64_t steps = (layer.shape.rows + kTriedRows - 1) / kTriedRows;
   Layer few = layer;
@@ -69,17 +78,51 @@ Result<PackedFacts> Packing::facts(const Layer& layer) {
   return known_[key] = out;
 }
 
-Result<PackedFacts> Packing::of(const Spec& spec, const LinearPlan& plan, int64_t kept) {
+Result<PackedFacts> Packing::of(const Spec& spec, const LinearPlan& plan, int64_t kept,
+                                std::span<const uint8_t> widths) {
   const Shape shape = shape_of(spec, plan.role);
-  NIBBLE_TRY(PackedFacts out, facts({shape, plan.weights, plan.quantized() ? plan.activations : NumberFormat(),
-                                     plan.quantized() ? kept : 0, spec.bias[static_cast<size_t>(plan.role)]}));
+  NIBBLE_TRY(PackedFacts out, facts({shape,
+                                     plan.weights,
+                                     plan.quantized() ? plan.activations : NumberFormat(),
+                                     plan.quantized() ? kept : 0,
+                                     spec.bias[static_cast<size_t>(plan.role)],
+                                     {widths.begin(), widths.end()}}));
   if (const int64_t sparse = sparse_of(plan, shape, kept); sparse > 0) out.bytes += 8 * sparse + 4 * shape.rows;
   return out;
 }
 
 Result<int64_t> Packing::bytes(const Shape& shape, const NumberFormat& weights, const NumberFormat& activations) {
-  NIBBLE_TRY(const PackedFacts found, facts({shape, weights, activations, 0, false}));
+  NIBBLE_TRY(const PackedFacts found, facts({shape, weights, activations, 0, false, {}}));
   return found.bytes;
+}
+
+namespace {
+
+SiteWork shaped_site(const SitePlan& plan, const Spec& spec, int64_t kept) {
+  SiteWork site{};
+  site.name = plan.name;
+  site.inputs = plan.inputs;
+  site.open = open_linears(plan, spec);
+  site.kept.resize(static_cast<size_t>(kept));
+  std::iota(site.kept.begin(), site.kept.end(), 0);
+  return site;
+}
+
+}  // namespace
+
+double least_average(const SitePlan& plan, const Spec& spec, int64_t kept) {
+  const SiteWork site = shaped_site(plan, spec, kept);
+  double least = 0, weights = 0;
+  for (const OpenLinear& linear : site.open) weights += static_cast<double>(linear.rows * site.inputs);
+  for (const PlannedStep& step : plan.steps) least = std::max(least, step.step->least_open_bits(site));
+  return std::ceil(100 * least / weights) / 100;
+}
+
+std::vector<uint8_t> even_widths(const SitePlan& plan, const Spec& spec, int64_t kept) {
+  const SiteWork site = shaped_site(plan, spec, kept);
+  for (const PlannedStep& step : plan.steps)
+    if (step.step->gives_bits(open_columns())) return step.step->even_widths(site);
+  return {};
 }
 
 Result<Beside> beside_linears(const ModelSource& source, const Recipe& recipe, Packing& packing) {
@@ -135,8 +178,9 @@ int64_t sparse_of(const LinearPlan& plan, const Shape& shape, int64_t kept) {
 int64_t tensors_of(const LinearPlan& plan, int64_t kept) {
   if (!plan.quantized()) return 1;
   const NumberFormat& format = plan.weights;
-  return 1 + int{format.scale != ScaleCodec::none} + int{format.is_learned()} + int{format.offset} + int{format.outer} +
-         int{plan.sparse24} + (kept > 0 ? 2 : 0) + (sparse_of(plan, {1 << 20, 1 << 20}, 0) > 0 ? 3 : 0);
+  return 1 + int{format.scale != ScaleCodec::none} + 2 * int{format.is_learned()} + int{format.bits == 0} +
+         int{format.offset} + int{format.outer} + int{plan.sparse24} + (kept > 0 ? 2 : 0) +
+         (sparse_of(plan, {1 << 20, 1 << 20}, 0) > 0 ? 3 : 0);
 }
 
 int64_t cache_bytes(const Spec& spec, std::span<const AttentionFormats> attention, int64_t context, int64_t batch) {

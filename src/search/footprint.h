@@ -29,8 +29,9 @@ struct PackedFacts {
 class Packing {
  public:
   Packing(Isa isa, ThreadPool& pool) : isa_(isa), pool_(&pool) {}
-  // `kept` columns of the site's input stay in 16 bits. Single weights that are kept apart are in it.
-  Result<PackedFacts> of(const Spec& spec, const LinearPlan& plan, int64_t kept);
+  // `kept` columns of the site's input stay in 16 bits. Single weights that are kept apart are in it. `widths`: of the
+  // others, in any order, where they have their own.
+  Result<PackedFacts> of(const Spec& spec, const LinearPlan& plan, int64_t kept, std::span<const uint8_t> widths = {});
   // Of the output matrix and others outside the blocks.
   Result<int64_t> bytes(const Shape& shape, const NumberFormat& weights, const NumberFormat& activations);
 
@@ -40,6 +41,7 @@ class Packing {
     NumberFormat weights, activations;
     int64_t kept = 0;
     bool bias = false;
+    std::vector<uint8_t> widths{};
   };
   Result<PackedFacts> facts(const Layer& layer);
   Result<PackedFacts> pack(const Layer& layer);
@@ -48,6 +50,12 @@ class Packing {
   ThreadPool* pool_;
   std::map<std::string, PackedFacts> known_;
 };
+
+// Of a site whose linears leave it open how many bits a column has, as far as shapes tell, with `kept` columns in 16
+// bits: the least average of stored bits that it can do with, in hundredths, and the widths of the other columns if all
+// were alike.
+double least_average(const SitePlan& plan, const Spec& spec, int64_t kept);
+std::vector<uint8_t> even_widths(const SitePlan& plan, const Spec& spec, int64_t kept);
 
 // Everything but the matrices of the blocks' linears: bytes of tensors in the files, and packed in memory. The head is
 // as the recipe says.

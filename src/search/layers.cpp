@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/memory.h"
+#include "quantize/pipeline/estimate.h"
 
 namespace nibble::search {
 namespace {
@@ -21,6 +22,12 @@ Json recipe_source(std::string_view weights, std::string_view activations, const
 
 std::string format_name(const std::vector<NumberFormat>& formats, int number) {
   return number == kAsStored ? "f32" : to_string(formats[static_cast<size_t>(number)]);
+}
+
+// Some linear of the site leaves open how many bits a column has.
+bool gives_bits(const SitePlan& plan) {
+  return std::any_of(plan.linears.begin(), plan.linears.end(),
+                     [](const LinearPlan& linear) { return linear.weights.bits == 0; });
 }
 
 // A float layer in another float type.
@@ -107,25 +114,64 @@ Result<Layers::Planned> Layers::plan(int64_t block, Role role, int weights, int 
   return fail(ErrorCode::failure, "block {} has no {}", block, name_of(role));
 }
 
+void Layers::begin_model() {
+  left_over_ = 0;
+  site_.bits.clear();
+}
+
+void Layers::end_model() {
+  left_over_.reset();
+  site_.bits.clear();
+}
+
+// The linears that leave a column's bits open, with their weights.
+void Layers::open(const Planned& planned, SiteWork& work, ThreadPool& pool) {
+  work.open = open_linears(planned.site, source_->spec());
+  auto next = work.open.begin();
+  for (const LinearPlan& linear : planned.site.linears)
+    if (linear.weights.bits == 0)
+      (next++)->layer = [this, &pool, block = planned.block, role = linear.role]() -> Result<FloatLayer> {
+        NIBBLE_DO(read(block));
+        return float_layer(weights_[role], linear_name(block, role), pool);
+      };
+}
+
 Result<SiteWork*> Layers::prepare_site(const Planned& planned, ThreadPool& pool) {
   const SitePlan& plan = planned.site;
-  const std::tuple key{planned.block, planned.number, to_string(plan.activations())};
-  if (site_.key == key) return &site_.work;
-  site_ = CurrentSite();
-  SiteWork& work = site_.work;
+  std::string input = to_string(plan.activations()), bits;
+  const bool is_open = gives_bits(plan);
+  if (is_open) {
+    for (const LinearPlan& linear : plan.linears) input.append(linear.weights.bits == 0 ? " open" : " closed");
+    for (const PlannedStep& step : plan.steps)
+      (step.step->gives_bits(open_columns()) ? bits : input).append(dump_json(step.parameters));
+  }
+  const std::tuple key{planned.block, planned.number, input};
+  if (site_.key == key && (!is_open || site_.bits == bits)) return &site_.work;
+  const bool known = site_.key == key;
+  if (!known) site_ = CurrentSite();
+  SiteWork work;
   work.name = plan.name;
   work.inputs = plan.inputs;
   work.hidden = source_->spec().hidden;
   work.sparse24 = plan.sparse24();
   work.activations = plan.activations();
+  work.shared = std::move(site_.work.shared);
+  work.left_over = left_over_.value_or(0);
+  site_.work = std::move(work);
+  open(planned, site_.work, pool);
   if (observer_ != nullptr) {
-    NIBBLE_TRY(site_.statistics, observer_->take(planned.block, planned.number, planned.observed, pool));
-    work.statistics = &site_.statistics;
+    if (!known) {
+      NIBBLE_TRY(site_.statistics, observer_->take(planned.block, planned.number, planned.observed, pool));
+    }
+    site_.work.statistics = &site_.statistics;
   }
-  for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_site(work, pool));
-  if (work.statistics != nullptr) nibble::rotate(site_.statistics, work.kept, work.rotation, pool);
+  site_.key = std::tuple{int64_t{-1}, size_t{0}, std::string()};  // unless all steps succeed
+  for (const PlannedStep& step : plan.steps) NIBBLE_DO(step.step->apply_to_site(site_.work, pool));
+  if (site_.work.statistics != nullptr) nibble::rotate(site_.statistics, site_.work.kept, site_.work.rotation, pool);
+  if (left_over_) left_over_ = site_.work.left_over;
   site_.key = key;
-  return &work;
+  site_.bits = bits;
+  return &site_.work;
 }
 
 Result<LinearWeight> Layers::solve(const Planned& planned, const FloatLayer& original, ThreadPool& pool) {
@@ -139,6 +185,7 @@ Result<LinearWeight> Layers::solve(const Planned& planned, const FloatLayer& ori
   }
   const FloatLayer& layer = turned ? *turned : original;
   LinearWork work{*site, layer, plan.weights, plan.activations, {}, -1};
+  if (plan.weights.bits == 0) work.widths = site->widths;
   if (plan.reads_sensitivities() && sensitivities_ != nullptr) {
     NIBBLE_TRY(work.sensitivities, sensitivities_->read(planned.block, plan.role));
   }
@@ -147,13 +194,17 @@ Result<LinearWeight> Layers::solve(const Planned& planned, const FloatLayer& ori
   return std::move(*work.solved);
 }
 
+Status Layers::read(int64_t block) {
+  if (read_ == block) return {};
+  NIBBLE_TRY(weights_, source_->block(block));
+  read_ = block;
+  return {};
+}
+
 Result<const FloatLayer*> Layers::original(int64_t block, Role role, ThreadPool& pool) {
   const std::string name = linear_name(block, role);
   if (layer_.name == name) return &layer_;
-  if (read_ != block) {
-    NIBBLE_TRY(weights_, source_->block(block));
-    read_ = block;
-  }
+  NIBBLE_DO(read(block));
   NIBBLE_TRY(layer_, float_layer(weights_[role], name, pool));
   return &layer_;
 }
@@ -161,12 +212,16 @@ Result<const FloatLayer*> Layers::original(int64_t block, Role role, ThreadPool&
 Result<PackedLinear> Layers::linear(const Key& key, ThreadPool& pool) {
   const auto& [block, role, weights, activations] = key;
   if (weights == kAsStored) return model_->block(block)[role];
-  if (const auto found = kept_.find(key); found != kept_.end()) return found->second;
+  const auto found = kept_.find(key);
+  if (found != kept_.end() && !left_over_) return found->second;
   NIBBLE_TRY(const Planned planned, plan(block, role, weights, activations));
+  // Of a model that is being made, what it is depends on the sites before.
+  const bool own = left_over_ && gives_bits(planned.site);
+  if (found != kept_.end() && !own) return found->second;
   NIBBLE_TRY(const FloatLayer* layer, original(block, role, pool));
   NIBBLE_TRY(const LinearWeight solved, solve(planned, *layer, pool));
   NIBBLE_TRY(PackedLinear packed, PackedLinear::pack(solved, model_->isa(), pool));
-  if (packed.bytes() <= room_) {
+  if (!own && packed.bytes() <= room_) {
     room_ -= packed.bytes();
     kept_.emplace(key, packed);
   }
@@ -178,13 +233,13 @@ Result<TriedBlock> Layers::block(int64_t index, const BlockSetting& setting, Thr
   const PackedBlock& floats = model_->block(index);
   out.attention_norm = floats.attention_norm;
   out.mlp_norm = floats.mlp_norm;
-  for (Role role : kAllRoles) {
-    const auto at = static_cast<size_t>(role);
-    if (!floats.linears[at]) continue;
-    auto packed = linear({index, role, setting.weights[at], setting.activations[at]}, pool);
-    if (!packed) return fail(packed.error().code, "{}: {}", linear_name(index, role), packed.error().message);
-    out.linears[at] = std::move(*packed);
-  }
+  for (const Site& site : sites_of(source_->spec()))
+    for (Role role : site.roles) {
+      const auto at = static_cast<size_t>(role);
+      auto packed = linear({index, role, setting.weights[at], setting.activations[at]}, pool);
+      if (!packed) return fail(packed.error().code, "{}: {}", linear_name(index, role), packed.error().message);
+      out.linears[at] = std::move(*packed);
+    }
   find_plans(out);
   return TriedBlock{std::move(out), setting.attention};
 }

@@ -5,6 +5,7 @@
 // again and again.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <optional>
@@ -64,6 +65,17 @@ class Layers {
 
   Result<TriedBlock> block(int64_t index, const BlockSetting& setting, ThreadPool& pool);
 
+  // Between the two, blocks are asked for in order, as parts of one model: what a site leaves over of the bits for its
+  // channels, or takes more, is handed on to the next, as when a model is written.
+  void begin_model();
+  void end_model();
+
+  // Of packed layers that are kept for the next time.
+  void keep_at_most(int64_t bytes) { room_ = std::min(room_, bytes); }
+
+  // One more format, which the palette has as its last by now.
+  void add(Recipe recipe) { recipes_.push_back(std::move(recipe)); }
+
  private:
   using Key = std::tuple<int64_t, Role, int, int>;
   Layers(const ModelSource& source, const Model& model, const Palette& palette, Json steps);
@@ -76,14 +88,17 @@ class Layers {
     LinearPlan linear;
   };
   // The site of the linear solved last, as its steps left it: what solvers find out serves its other linears and
-  // formats.
+  // formats. With other bits for its channels the steps are applied anew, to the same statistics.
   struct CurrentSite {
-    std::tuple<int64_t, size_t, std::string> key{-1, 0, ""};  // block, number, input
+    std::tuple<int64_t, size_t, std::string> key{-1, 0, ""};  // block, number, input and steps
+    std::string bits;                                         // steps that give bits to channels
     SiteStatistics statistics;
     SiteWork work;
   };
   Result<Planned> plan(int64_t block, Role role, int weights, int activations) const;
   Result<SiteWork*> prepare_site(const Planned& planned, ThreadPool& pool);
+  void open(const Planned& planned, SiteWork& work, ThreadPool& pool);
+  Status read(int64_t block);
   Result<LinearWeight> solve(const Planned& planned, const FloatLayer& layer, ThreadPool& pool);
   Result<PackedLinear> linear(const Key& key, ThreadPool& pool);
   Result<const FloatLayer*> original(int64_t block, Role role, ThreadPool& pool);
@@ -97,7 +112,8 @@ class Layers {
   Observer* observer_ = nullptr;
   const SensitivityFile* sensitivities_ = nullptr;
   CurrentSite site_;
-  int64_t room_;  // bytes of packed layers that may still be kept
+  std::optional<double> left_over_;  // of the model that is being made
+  int64_t room_;                     // bytes of packed layers that may still be kept
   std::map<Key, PackedLinear> kept_;
   int64_t read_ = -1;  // the block in `weights_`
   BlockWeights weights_;

@@ -18,6 +18,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kBeginning = "{\"nibble_search\":";
 constexpr size_t kIdLength = 16;
+constexpr size_t kCountedWidths = 8;
+constexpr uint64_t kMostChannels = uint64_t{1} << 32;
 
 std::string single_key(const std::string& base, const std::string& variable, const std::string& format) {
   return base + "\n" + variable + "\n" + format;
@@ -31,7 +33,8 @@ Json names_of(const std::vector<NumberFormat>& formats) {
 
 Json content_of(const Space& space) {
   Json out = Json::object();
-  out["weights"] = names_of(space.palette.weights);
+  out["weights"] = Json::array();
+  for (size_t k = 0; k < space.palette.weights.size(); ++k) out["weights"].push_back(space.palette.name(k));
   out["activations"] = names_of(space.palette.activations);
   if (space.chooses_attention()) out["attention"] = names_of(space.palette.attention);
   // What is not chosen but measured with every choice.
@@ -49,6 +52,18 @@ Result<Fidelity> fidelity_of(JsonReader& reader) {
   Fidelity out;
   NIBBLE_TRY(out.kl, reader.number("kl", 0, kBroken));
   NIBBLE_TRY(out.nll, reader.number("nll", 0, kBroken));
+  return out;
+}
+
+Result<ChannelCounts> counts_of(const Json& list, const std::string& where) {
+  ChannelCounts out;
+  for (const Json& value : list) {
+    if (!value.is_number_unsigned() || value.get<uint64_t>() > kMostChannels)
+      return fail(ErrorCode::corrupt, "{}: \"channels\" holds {}", where, dump_json(value));
+    out.push_back(value.get<int64_t>());
+  }
+  if (out.size() != kCountedWidths)
+    return fail(ErrorCode::corrupt, "{}: \"channels\" has {} numbers; expected {}", where, out.size(), kCountedWidths);
   return out;
 }
 
@@ -82,6 +97,7 @@ Log::Log(Log&& other) noexcept
       descriptor_(std::exchange(other.descriptor_, -1)),
       space_(std::move(other.space_)),
       singles_(std::move(other.singles_)),
+      channels_(std::move(other.channels_)),
       trials_(std::move(other.trials_)) {}
 
 Log::~Log() {
@@ -155,6 +171,9 @@ Status Log::take(const Json& line, const std::string& where) {
     NIBBLE_TRY(const std::string format, reader.string("format"));
     NIBBLE_TRY(const std::string base, reader.string("base"));
     NIBBLE_TRY(singles_[single_key(base, variable, format)], fidelity_of(reader));
+    if (const Json* channels = reader.find("channels"); channels != nullptr) {
+      NIBBLE_TRY(channels_[single_key(base, variable, format)], counts_of(*channels, where));
+    }
   } else if (reader.has("trial")) {
     LoggedTrial trial;
     NIBBLE_TRY(const std::string space, reader.string("space"));
@@ -200,15 +219,22 @@ std::optional<Fidelity> Log::single(const std::string& base, const std::string& 
 }
 
 Status Log::add_single(const std::string& base, const std::string& variable, const std::string& format,
-                       const Fidelity& measured) {
+                       const Fidelity& measured, const ChannelCounts& channels) {
   singles_[single_key(base, variable, format)] = measured;
+  if (!channels.empty()) channels_[single_key(base, variable, format)] = channels;
   Json line = Json::object();
   line["single"] = variable;
   line["format"] = format;
   line["base"] = base;
   line["kl"] = measured.kl;
   line["nll"] = measured.nll;
+  if (!channels.empty()) line["channels"] = channels;
   return write(line);
+}
+
+ChannelCounts Log::channels(const std::string& base, const std::string& variable, const std::string& format) const {
+  const auto found = channels_.find(single_key(base, variable, format));
+  return found == channels_.end() ? ChannelCounts() : found->second;
 }
 
 std::optional<Fidelity> Log::trial(const Choice& choice) const {

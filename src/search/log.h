@@ -5,7 +5,8 @@
 //   {"space": ID, "weights": [FORMAT ...], "activations": [FORMAT ...], "attention": [FORMAT ...], "variables": [NAME
 //    ...], "computed": [...]}                                  "attention" where it is chosen; "computed", by block,
 //                                                              where it is not, but in other formats than f32
-//   {"single": NAME, "format": FORMAT, "base": TEXT, "kl", "nll"}
+//   {"single": NAME, "format": FORMAT, "base": TEXT, "kl", "nll", "channels": [how many of 1, 2 .. 8 bits]}
+//                                                              "channels" where they have bits of their own
 //   {"trial": N, "space": ID, "study": TEXT, "choice": [number of the format ...], "bits", "kl", "nll"}
 //
 // The first line says of what; `fingerprint` is of the float model's own predictions (fidelity.h). A fit (fit.h) has
@@ -30,6 +31,9 @@ namespace nibble::search {
 // A name for the variables and candidates of a space: choices of equal spaces mean the same.
 std::string id_of(const Space& space);
 
+// How many channels of a site have 1, 2 .. 8 bits; empty where the format says it.
+using ChannelCounts = std::vector<int64_t>;
+
 struct LoggedTrial {
   std::string study;  // "uniform", "knapsack", or what decides a TPE run
   Choice choice;
@@ -53,7 +57,9 @@ class Log {
 
   std::optional<Fidelity> single(const std::string& base, const std::string& variable, const std::string& format) const;
   Status add_single(const std::string& base, const std::string& variable, const std::string& format,
-                    const Fidelity& measured);
+                    const Fidelity& measured, const ChannelCounts& channels = {});
+  // Of a single that was added with them; else empty.
+  ChannelCounts channels(const std::string& base, const std::string& variable, const std::string& format) const;
   // Of the space entered.
   std::optional<Fidelity> trial(const Choice& choice) const;
   const std::vector<LoggedTrial>& trials() const { return trials_[space_]; }
@@ -69,6 +75,7 @@ class Log {
   int descriptor_ = -1;
   std::string space_;
   std::map<std::string, Fidelity> singles_;
+  std::map<std::string, ChannelCounts> channels_;
   mutable std::map<std::string, std::vector<LoggedTrial>> trials_;  // by space
 };
 

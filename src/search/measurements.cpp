@@ -16,6 +16,12 @@ std::string name_of_base(const Space& space, const std::optional<Choice>& base) 
   return sha256(text).substr(0, 16);
 }
 
+ChannelCounts counts_of(std::span<const uint8_t> widths) {
+  ChannelCounts out(widths.empty() ? 0 : 8);
+  for (const uint8_t width : widths) ++out[width - 1u];
+  return out;
+}
+
 bool is_open(const Space& space, const Variable& variable) { return space.candidates(variable).size() > 1; }
 
 }  // namespace
@@ -74,7 +80,7 @@ Measurements::Measurements(const Space& space, const Model& model, Layers& layer
 }
 
 std::string Measurements::format_of(const Variable& variable, int candidate) const {
-  return candidate == kAsStored ? "f32" : to_string(space_->candidates(variable)[static_cast<size_t>(candidate)]);
+  return candidate == kAsStored ? "f32" : space_->name(variable, candidate);
 }
 
 std::string Measurements::base_of(const std::string& around, const Variable& variable) const {
@@ -110,10 +116,12 @@ Result<Fidelity> Measurements::trial(const Choice& choice, const std::string& st
   } else {
     ++measured_;
     States states = yardstick_->copy(yardstick_->before_first_block());
+    layers_->begin_model();
     for (int64_t b = 0; b < model_->spec().layers; ++b) {
       NIBBLE_TRY(const TriedBlock block, layers_->block(b, setting_of(*space_, choice, b), *pool_));
       yardstick_->run_block(block.linears, block.attention, states, *pool_);
     }
+    layers_->end_model();
     NIBBLE_TRY(found, yardstick_->measure(states, *pool_));
   }
   NIBBLE_DO(log_->add_trial({study, choice, *found}, space_->budget_bits(choice)));
@@ -145,6 +153,7 @@ Result<Losses> Measurements::losses(const std::optional<Choice>& base) {
     around.kl = measured.kl;
   }
   const int64_t layers = model_->spec().layers;
+  if (base) layers_->begin_model();
   for (int64_t b = 0; b < layers; ++b) {
     if (!base) {
       around.blocks.push_back({model_->block(b), {}});
@@ -153,6 +162,7 @@ Result<Losses> Measurements::losses(const std::optional<Choice>& base) {
     NIBBLE_TRY(TriedBlock block, layers_->block(b, setting_of(*space_, *base, b), *pool_));
     around.blocks.push_back(std::move(block));
   }
+  if (base) layers_->end_model();
   Losses out(space_->variables.size());
   States before = yardstick_->copy(yardstick_->before_first_block());
   const int last = last_block(around.name);
@@ -209,8 +219,9 @@ Result<Fidelity> Measurements::single(const Around& around, size_t variable, int
     return *known;
   }
   ++measured_;
-  NIBBLE_TRY(const Fidelity measured, run_single(around, of, candidate, before));
-  NIBBLE_DO(log_->add_single(base_of(around.name, of), of.name, format, measured));
+  ChannelCounts channels;
+  NIBBLE_TRY(const Fidelity measured, run_single(around, of, candidate, before, channels));
+  NIBBLE_DO(log_->add_single(base_of(around.name, of), of.name, format, measured, channels));
   told(static_cast<double>(model_->spec().layers - of.block) + head_,
        fmt::format("block {} of {}, {} {}", of.block + 1, model_->spec().layers, of.name, format));
   return measured;
@@ -233,9 +244,10 @@ BlockSetting Measurements::changed(const Around& around, const Variable& variabl
 }
 
 Result<Fidelity> Measurements::run_single(const Around& around, const Variable& variable, int candidate,
-                                          const States& before) {
+                                          const States& before, ChannelCounts& channels) {
   if (!around.choice && is_original(variable, candidate)) return Fidelity{0, yardstick_->reference_nll()};
   NIBBLE_TRY(const TriedBlock block, layers_->block(variable.block, changed(around, variable, candidate), *pool_));
+  if (variable.operand == Operand::weights) channels = counts_of(block.linears[variable.roles[0]].shape().widths);
   States states = yardstick_->copy(before);
   yardstick_->run_block(block.linears, block.attention, states, *pool_);
   for (size_t b = static_cast<size_t>(variable.block) + 1; b < around.blocks.size(); ++b)

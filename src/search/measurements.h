@@ -53,7 +53,9 @@ class Measurements {
   struct Around;  // a base
   Status block_losses(const Around& around, int64_t block, const States& before, Losses& out);
   Result<Fidelity> single(const Around& around, size_t variable, int candidate, const States& before);
-  Result<Fidelity> run_single(const Around& around, const Variable& variable, int candidate, const States& before);
+  // `channels`: how many of the variable's columns got how many bits, where they have their own.
+  Result<Fidelity> run_single(const Around& around, const Variable& variable, int candidate, const States& before,
+                              ChannelCounts& channels);
   bool is_original(const Variable& variable, int candidate) const;
   BlockSetting changed(const Around& around, const Variable& variable, int candidate) const;
   std::string format_of(const Variable& variable, int candidate) const;

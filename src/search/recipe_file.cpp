@@ -6,8 +6,11 @@
 #include <utility>
 
 #include "model/model.h"
+#include "quantize/pipeline/estimate.h"
+#include "quantize/recipe/formats.h"
 #include "quantize/recipe/plan.h"
 #include "quantize/recipe/recipe.h"
+#include "search/footprint.h"
 
 namespace nibble::search {
 namespace {
@@ -169,23 +172,30 @@ Json without_weights(const Json& entries, std::initializer_list<const char*> eff
   return out;
 }
 
-// The commonest format. Floats only where there is nothing else: under them the recipe's activations would be lost.
-int usual_of(const Space& space, const Choice& choice) {
-  Choice coded, floats;
+// The commonest format and average of the first kind that there is: bits by column, what can be multiplied with the
+// recipe's activations, what cannot, and floats. Under the last two these would be lost.
+std::pair<NumberFormat, double> usual_of(const Space& space, const Choice& choice, const NumberFormat& activations) {
+  std::map<int, std::vector<std::pair<NumberFormat, double>>> by_rank;
   for (size_t i = 0; i < choice.size(); ++i) {
-    if (space.variables[i].operand != Operand::weights) continue;
-    (space.palette.weights[static_cast<size_t>(choice[i])].is_float() ? floats : coded).push_back(choice[i]);
+    const Variable& variable = space.variables[i];
+    if (variable.operand != Operand::weights) continue;
+    const auto k = static_cast<size_t>(choice[i]);
+    const NumberFormat& format = space.palette.weights[k];
+    const int rank = format.bits == 0 ? 0 : format.is_float() ? 3 : can_multiply(format, activations) ? 1 : 2;
+    for (size_t role = 0; role < variable.roles.size(); ++role)
+      by_rank[rank].emplace_back(format, variable.averages.empty() ? 0 : variable.averages[k]);
   }
-  return commonest(coded.empty() ? floats : coded);
+  return commonest(by_rank.begin()->second);
 }
 
 // By role, the blocks of every format that is not the usual one.
-Json overrides_of(const Space& space, const Choice& choice, int usual) {
+Json overrides_of(const Space& space, const Choice& choice, const NumberFormat& usual) {
   std::map<std::pair<Role, int>, std::vector<int64_t>> others;
   for (size_t i = 0; i < choice.size(); ++i) {
     const Variable& variable = space.variables[i];
-    if (variable.operand == Operand::weights && choice[i] != usual)
-      others[{variable.roles[0], choice[i]}].push_back(variable.block);
+    if (variable.operand != Operand::weights || space.palette.weights[static_cast<size_t>(choice[i])] == usual)
+      continue;
+    for (Role role : variable.roles) others[{role, choice[i]}].push_back(variable.block);
   }
   Json out = Json::array();
   for (const auto& [key, blocks] : others)
@@ -196,6 +206,55 @@ Json overrides_of(const Space& space, const Choice& choice, int usual) {
       out.push_back(std::move(entry));
     }
   return out;
+}
+
+// --- averages of sites whose columns have bits of their own -------------------------------------------------------
+
+// Of a site where it is chosen, else 0.
+double average_of(const Variable& variable, int candidate) {
+  return variable.averages.empty() ? 0 : variable.averages[static_cast<size_t>(candidate)];
+}
+
+// What gives a step of a recipe an average of stored bits.
+Json average_parameters(double bits) { return {{"bits", bits}, {"count", "stored"}}; }
+
+Json exception_of(const std::vector<Role>& roles, const std::vector<int64_t>& blocks, const std::string& step,
+                  double average) {
+  Json out = Json::object();
+  out["blocks"] = std::vector<uint64_t>(blocks.begin(), blocks.end());
+  for (Role role : roles) out["roles"].push_back(std::string(name_of(role)));
+  out["set"][step] = {{"bits", average}};
+  return out;
+}
+
+// By site, the blocks of every average that is not the usual one.
+Json averages_of(const Space& space, const Choice& choice, double usual, const std::string& step) {
+  std::map<std::pair<std::vector<Role>, double>, std::vector<int64_t>> others;
+  for (size_t i = 0; i < choice.size(); ++i) {
+    const Variable& variable = space.variables[i];
+    const double average = average_of(variable, choice[i]);
+    if (average > 0 && average != usual) others[{variable.roles, average}].push_back(variable.block);
+  }
+  Json out = Json::array();
+  for (const auto& [key, blocks] : others) out.push_back(exception_of(key.first, blocks, step, key.second));
+  return out;
+}
+
+void set_average(Json& steps, const std::string& id, double average) {
+  for (Json& step : steps)
+    if (step.value("id", "") == id)
+      for (auto item = step.begin(); item != step.end(); ++item)
+        if (item.key() != "id") item.value().update(average_parameters(average));
+}
+
+// Exceptions that give the step another average of their own, or another way of counting it, do so no more.
+void drop_averages(Json& entries, const std::string& id) {
+  for (Json& entry : entries) {
+    if (!entry.contains("set") || !entry["set"].contains(id)) continue;
+    for (const auto& item : average_parameters(0).items()) entry["set"][id].erase(item.key());
+    if (entry["set"][id].empty()) entry["set"].erase(id);
+    if (entry["set"].empty()) entry.erase("set");
+  }
 }
 
 void drop_cached(Json& entry) {
@@ -216,14 +275,23 @@ void set_cache(Json& recipe, const std::string& cache) {
 
 Status expect_weights(const Json& source, const Spec& spec, const Space& space, const Choice& choice) {
   NIBBLE_TRY(const Recipe recipe, parse_recipe(source, "the recipe that was found"));
-  std::map<std::string, NumberFormat> chosen;
-  for (size_t i = 0; i < choice.size(); ++i)
-    if (space.variables[i].operand == Operand::weights)
-      chosen[space.variables[i].name] = space.palette.weights[static_cast<size_t>(choice[i])];
+  std::map<std::string, std::pair<NumberFormat, double>> chosen;
+  for (size_t i = 0; i < choice.size(); ++i) {
+    const Variable& variable = space.variables[i];
+    if (variable.operand != Operand::weights) continue;
+    for (Role role : variable.roles)
+      chosen[linear_name(variable.block, role)] = {space.palette.weights[static_cast<size_t>(choice[i])],
+                                                   average_of(variable, choice[i])};
+  }
   for (int64_t block = 0; block < spec.layers; ++block) {
     NIBBLE_TRY(const std::vector<SitePlan> sites, plan_block(recipe, spec, block));
     for (const SitePlan& site : sites)
-      for (const LinearPlan& linear : site.linears) NIBBLE_CHECK(linear.weights == chosen.at(linear.name + ".weights"));
+      for (const LinearPlan& linear : site.linears) {
+        const auto& [format, average] = chosen.at(linear.name);
+        NIBBLE_CHECK(linear.weights == format);
+        for (const PlannedStep& step : site.steps)
+          NIBBLE_CHECK(average == 0 || !step.step->gives_bits(open_columns()) || step.parameters["bits"] == average);
+      }
   }
   return {};
 }
@@ -258,20 +326,48 @@ Result<std::string> recipe_text(const Spec& spec, const Space& space, const Choi
   return text_of(out);
 }
 
+Result<Recipe> with_average(const Recipe& recipe, const Spec& spec, const std::string& bits_step, double average) {
+  Json source = recipe.source;
+  Json& exceptions = source["except"];
+  if (exceptions.is_null()) exceptions = Json::array();
+  Json all = Json::object();
+  all["set"][bits_step] = average_parameters(average);
+  exceptions.push_back(std::move(all));
+  const std::string where = "recipe " + recipe.name;
+  NIBBLE_TRY(const Recipe wanted, parse_recipe(source, where));
+  std::map<std::pair<std::vector<Role>, double>, std::vector<int64_t>> raised;
+  for (int64_t block = 0; block < spec.layers; ++block) {
+    NIBBLE_TRY(const std::vector<SitePlan> sites, plan_block(wanted, spec, block));
+    for (const SitePlan& site : sites)
+      if (const double least = least_average(site, spec, most_kept(site, spec)); least > average)
+        raised[{site.site.roles, least}].push_back(block);
+  }
+  for (const auto& [of, blocks] : raised) exceptions.push_back(exception_of(of.first, blocks, bits_step, of.second));
+  return parse_recipe(source, where);
+}
+
 Result<std::string> fitted_recipe_text(const Spec& spec, const Space& space, const Choice& choice, const Json& base,
-                                       const std::string& cache, const std::string& name, const std::string& summary) {
-  const int usual = usual_of(space, choice);
+                                       const std::string& bits_step, const std::string& cache, const std::string& name,
+                                       const std::string& summary) {
+  NIBBLE_TRY(const NumberFormat activations, parse_activations(base["activations"].get<std::string>(), name));
+  const auto [usual, average] = usual_of(space, choice, activations);
   Json out = Json::object();
   out["name"] = name;
   out["summary"] = summary;
-  out["weights"] = to_string(space.palette.weights[static_cast<size_t>(usual)]);
+  out["weights"] = to_string(usual);
+  if (!can_multiply(usual, activations)) out["activations"] = to_string(NumberFormat());
   for (const auto& item : base.items())
     if (!out.contains(item.key()) && item.key() != "paper" && item.key() != "except" && item.key() != "overrides")
       out[item.key()] = item.value();
   const Json none = Json::array();
   out["except"] = base.value("except", none);
   if (!cache.empty()) set_cache(out, cache);
+  if (space.palette.gives_averages()) drop_averages(out["except"], bits_step);
   out["except"] = without_weights(out["except"], {"activations", "set", "attention"});
+  if (average > 0) {
+    set_average(out["steps"], bits_step, average);
+    for (Json& entry : averages_of(space, choice, average, bits_step)) out["except"].push_back(std::move(entry));
+  }
   if (out["except"].empty()) out.erase("except");
   Json overrides = without_weights(base.value("overrides", none), {"activations"});
   for (Json& entry : overrides_of(space, choice, usual)) overrides.push_back(std::move(entry));

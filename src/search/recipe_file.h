@@ -6,6 +6,7 @@
 #include "core/json.h"
 #include "core/result.h"
 #include "model/spec.h"
+#include "quantize/recipe/recipe.h"
 #include "search/variables.h"
 
 namespace nibble::search {
@@ -18,7 +19,13 @@ Result<std::string> recipe_text(const Spec& spec, const Space& space, const Choi
 // The same where only weights are chosen: `base` with the commonest format for all weights and overrides, for the
 // blocks of a role together, for the others. Its own formats of weights go, those of activations stay. `cache`: of keys
 // and values; empty: the recipe's.
+// Where the palette has averages, the commonest is that of the step `bits_step`, and others are exceptions for the
+// sites.
 Result<std::string> fitted_recipe_text(const Spec& spec, const Space& space, const Choice& choice, const Json& base,
-                                       const std::string& cache, const std::string& name, const std::string& summary);
+                                       const std::string& bits_step, const std::string& cache, const std::string& name,
+                                       const std::string& summary);
+// A recipe whose weights leave open how many bits a column has, with an average of stored bits for the step that says
+// it; sites that cannot do with so few get their least.
+Result<Recipe> with_average(const Recipe& recipe, const Spec& spec, const std::string& bits_step, double average);
 
 }  // namespace nibble::search

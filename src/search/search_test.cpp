@@ -517,6 +517,73 @@ TEST_F(FitOfAModel, MeasuresOnceWhatSolversMakeOfIt) {
   EXPECT_NE(fit_svg(*found, "a <b>", 1e9).find("a &lt;b&gt;"), std::string::npos);
 }
 
+Json by_channel() {
+  return *parse_json(R"({"name": "c", "weights": "code:col", "activations": "bf16", "steps": [
+      {"observe": {"statistics": ["squares"]}}, {"id": "widths", "allocate": {"bits": 3, "unit": 8}},
+      {"kmeans": {"weighted_by": "none"}}, {"round": {}}]})",
+                     "c");
+}
+
+// Bits by channel, an average for every site: no worse than one average for all, as large as it says, and written as it
+// was measured, what sites leave over handed on.
+TEST_F(FitOfAModel, GivesSitesAveragesOfBitsByChannel) {
+  FitOptions asked = fitting(by_channel(), Limit::bits, 5.3, 0);
+  asked.palette = "code:col@4.5,code:col@5.5,code:col@6.5,int4:g32:asym";
+  const Result<FitReport> found = run_fit(asked, pool_);
+  ASSERT_TRUE(found.has_value()) << found.error().message;
+  EXPECT_EQ(found->singles.size(), 2u * 4 * 5);  // blocks, sites, the palette and floats
+  EXPECT_EQ(found->singles[0].variable, 1u);
+  EXPECT_EQ(found->space.variables[1].name, "blocks.0.qkv.weights");
+  const FitPlan& chosen = found->chosen;
+  EXPECT_TRUE(chosen.fits);
+  EXPECT_GT(chosen.bits, 5);
+  std::set<int> candidates(chosen.choice.begin(), chosen.choice.end());
+  EXPECT_GT(candidates.size(), 1u) << picture(*found);
+  // The recipe's own average is one of the models that it was compared with.
+  const auto own = std::find_if(found->uniform.begin(), found->uniform.end(),
+                                [](const FitPlan& plan) { return std::abs(plan.bits - 5.3) < 5e-3; });
+  ASSERT_NE(own, found->uniform.end());
+  ASSERT_TRUE(own->measured.has_value());
+  EXPECT_LE(chosen.measured->kl, own->measured->kl);
+  EXPECT_NE(found->recipe.find("\"set\": {\"widths\": {\"bits\": "), std::string::npos) << found->recipe;
+
+  const QuantizeReport report = written(*found, asked);
+  EXPECT_NEAR(static_cast<double>(chosen.bytes.files) / static_cast<double>(report.file_bytes), 1, 0.01);
+  EXPECT_NEAR(report.quantized_bits_per_weight / chosen.bits, 1, 0.01);
+  const Model model = *Model::load(folder_ / "fitted", {}, pool_);
+  EXPECT_NEAR(static_cast<double>(chosen.bytes.resident_linears + chosen.bytes.resident_rest) /
+                  static_cast<double>(model.packed_bytes()),
+              1, 0.05);  // few channels, and those of the written model are others
+  EXPECT_NEAR(measure_written(asked, folder_ / "fitted", pool_)->kl / chosen.measured->kl, 1, 0.25);
+
+  // Another budget measures nothing anew but whole models, and a site that cannot do with an average gets its least.
+  asked.palette = "code:col@1,code:col@4.5";
+  asked.predict_only = true;
+  asked.bits = 4.5;
+  const FitReport least = *run_fit(asked, pool_);
+  EXPECT_EQ(least.measured, 2 * 4);
+  EXPECT_GT(least.uniform[0].bits, 1.5);
+  EXPECT_LT(least.uniform[0].bits, 4);
+  asked.bits = 1.2;
+  expect_error(run_fit(asked, pool_), ErrorCode::usage, "--bits 1.2 is impossible",
+               fmt::format("{:.3f}", least.uniform[0].bits).substr(0, 4));
+}
+
+TEST_F(FitOfAModel, RefusesAveragesThatMeanNothing) {
+  FitOptions wrong = fitting(gptq(), Limit::bits, 4, 0);
+  for (const auto& [palette, part] : {std::pair("code:col@3", "needs a recipe with a step that gives bits"),
+                                      {"code:col", "no single size"},
+                                      {"int4:g32@3", "only code:col has an average"},
+                                      {"code:col@", "expected an average"},
+                                      {"code:col@17", "expected an average"},
+                                      {"code:col@3,code:col@3.0", "twice"}}) {
+    wrong.palette = palette;
+    expect_error(run_fit(wrong, pool_), ErrorCode::usage, "--palette", part);
+  }
+  wrong = fitting(by_channel(), Limit::bits, 4, 0);
+  expect_error(run_fit(wrong, pool_), ErrorCode::usage, "--palette channels");
+}
+
 TEST_F(FitOfAModel, ChoosesTheCache) {
   FitOptions asked = fitting(rounding(), Limit::memory, 0, INT64_MAX);
   asked.cache = "auto";

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "format/attention_formats.h"
 #include "format/linear_weight.h"
@@ -28,6 +29,8 @@ constexpr PaletteRow kPalettes[] = {
      "int2:g128:asym,int2:g64:asym,int2:g32:asym,int3:g128:asym,int3:g64:asym,int3:g32:asym,int4:g128:asym,"
      "int4:g64:asym,int4:g32:asym,int5:g128:asym,int6:g128:asym,int8:g128:asym",
      "f32", ""},
+    {"channels", "bits of their own for every input channel, 2 to 6 stored ones on average: nibble quantize alone",
+     "code:col@2,code:col@2.5,code:col@3,code:col@3.5,code:col@4,code:col@5,code:col@6", "bf16", ""},
 };
 
 constexpr int64_t kScaleBits = 32, kOffsetBits = 8;  // of a token's
@@ -45,6 +48,36 @@ Result<std::vector<NumberFormat>> read_formats(std::string_view list, std::strin
     begin = end + 1;
   }
   return out;
+}
+
+// FORMAT, or FORMAT@AVERAGE where it leaves a column's bits open.
+Status read_weights(std::string_view list, Palette& out) {
+  std::string formats;
+  for (size_t begin = 0; begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    const std::string entry(list.substr(begin, end - begin));
+    const size_t at = std::min(entry.find('@'), entry.size());
+    NIBBLE_TRY(const NumberFormat format, parse_weights(entry.substr(0, at), "--formats"));
+    double average = 0;
+    if (at < entry.size()) {
+      char* rest = nullptr;
+      average = std::strtod(entry.c_str() + at + 1, &rest);
+      if (rest != entry.c_str() + entry.size() || !(average >= 1 && average <= 16))
+        return fail(ErrorCode::usage, "--formats: \"{}\": expected an average of 1 to 16 stored bits a weight behind @",
+                    entry);
+      if (format.bits != 0)
+        return fail(ErrorCode::usage, "--formats: \"{}\": only code:col has an average, {} has {} bits everywhere",
+                    entry, to_string(format), format.bits);
+    }
+    for (size_t k = 0; k < out.weights.size(); ++k)
+      if (out.weights[k] == format && out.averages[k] == average)
+        return fail(ErrorCode::usage, "--formats: {} is named twice", name_of(format, average));
+    out.weights.push_back(format);
+    out.averages.push_back(average);
+    begin = end + 1;
+  }
+  if (!out.gives_averages()) out.averages.clear();
+  return {};
 }
 
 // A format that serves all four operands of attention.
@@ -69,21 +102,29 @@ Result<const PaletteRow*> palette_named(std::string_view name) {
 
 // --- costs ------------------------------------------------------------------------------------------------------
 
-Variable weights_of(const Spec& spec, const Palette& palette, int64_t block, Role role, const WeightCosts& costs) {
-  const Shape shape = shape_of(spec, role);
+// Of one linear, or of all linears of a site together.
+Variable weights_of(const Spec& spec, const Palette& palette, int64_t block, const std::vector<Role>& roles,
+                    std::string name, const WeightCosts& costs) {
   Variable out;
-  out.name = linear_name(block, role) + ".weights";
+  out.name = std::move(name);
   out.block = block;
-  out.roles = {role};
-  out.values = shape.rows * shape.columns;
-  for (size_t k = 0; k < palette.weights.size(); ++k) {
-    if (!costs) {
-      out.bits.push_back(stored_bits(palette.weights[k], shape.rows, shape.columns));
-      continue;
+  out.roles = roles;
+  out.bits.assign(palette.weights.size(), 0);
+  if (costs) out.charged.assign(palette.weights.size(), 0);
+  if (palette.gives_averages()) out.averages.assign(palette.weights.size(), 0);
+  for (Role role : roles) {
+    const Shape shape = shape_of(spec, role);
+    out.values += shape.rows * shape.columns;
+    for (size_t k = 0; k < palette.weights.size(); ++k) {
+      if (!costs) {
+        out.bits[k] += stored_bits(palette.weights[k], shape.rows, shape.columns);
+        continue;
+      }
+      const WeightCost cost = costs(block, role, k);
+      out.bits[k] += cost.stored;
+      out.charged[k] += cost.charged;
+      if (cost.average > 0) out.averages[k] = cost.average;
     }
-    const WeightCost cost = costs(block, role, k);
-    out.bits.push_back(cost.stored);
-    out.charged.push_back(cost.charged);
   }
   return out;
 }
@@ -134,7 +175,13 @@ std::vector<Variable> variables_of(const Spec& spec, const Palette& palette, con
   for (int64_t block = 0; block < spec.layers; ++block) {
     for (const Site& site : sites_of(spec)) {
       out.push_back(activations_of(spec, palette, block, site));
-      for (Role role : site.roles) out.push_back(weights_of(spec, palette, block, role, costs));
+      if (palette.gives_averages()) {
+        out.push_back(
+            weights_of(spec, palette, block, site.roles, fmt::format("blocks.{}.{}.weights", block, site.name), costs));
+        continue;
+      }
+      for (Role role : site.roles)
+        out.push_back(weights_of(spec, palette, block, {role}, linear_name(block, role) + ".weights", costs));
     }
     if (palette.attention.empty()) continue;
     for (std::string_view operand : kAttentionOperands)
@@ -261,7 +308,7 @@ Result<Palette> read_palette(std::string_view name, std::string_view weights, st
   if (weights.empty())
     return fail(ErrorCode::usage, "there is nothing to choose from: give --recipe with a palette's name, or --formats");
   Palette palette;
-  NIBBLE_TRY(palette.weights, read_formats(weights, "--formats", parse_weights));
+  NIBBLE_DO(read_weights(weights, palette));
   NIBBLE_TRY(palette.activations, read_formats(activations, "--activations", parse_activations));
   if (!attention.empty()) {
     NIBBLE_TRY(palette.attention, read_formats(attention, "--attention", parse_for_all_operands));
@@ -278,6 +325,25 @@ int64_t stored_bits(const NumberFormat& format, int64_t rows, int64_t columns) {
 int64_t input_bits(const NumberFormat& format, int64_t columns) {
   if (format.sharing != Sharing::token) return stored_bits(format, 1, columns);
   return columns * format.bits + kScaleBits + (format.offset ? kOffsetBits : 0);
+}
+
+NumberFormat open_columns() { return *parse_format("code:col"); }
+
+std::string name_of(const NumberFormat& format, double average) {
+  return average > 0 ? fmt::format("{}@{}", to_string(format), average) : to_string(format);
+}
+
+std::string Palette::name(size_t number) const {
+  return name_of(weights[number], averages.empty() ? 0 : averages[number]);
+}
+
+bool Palette::gives_averages() const {
+  return std::any_of(averages.begin(), averages.end(), [](double average) { return average > 0; });
+}
+
+std::string Space::name(const Variable& variable, int candidate) const {
+  const auto number = static_cast<size_t>(candidate);
+  return name_of(candidates(variable)[number], variable.averages.empty() ? 0 : variable.averages[number]);
 }
 
 int64_t Space::cost(const Pool& pool, size_t variable, int candidate) const {

@@ -25,7 +25,16 @@ namespace nibble::search {
 // The formats to choose from, in the order given. Without `attention` its operands are not chosen.
 struct Palette {
   std::vector<NumberFormat> weights, activations, attention;
+  // By format of weights: stored bits a weight on average where the format leaves open how many a column has, else 0.
+  std::vector<double> averages{};
+
+  // A format of weights as it is written in a list: "int4:g32", "code:col@2.5".
+  std::string name(size_t weights) const;
+  bool gives_averages() const;
 };
+std::string name_of(const NumberFormat& format, double average);
+// The format that has averages: every column has bits of its own.
+NumberFormat open_columns();
 
 // A named palette: adding one is adding a row.
 struct PaletteRow {
@@ -37,7 +46,8 @@ std::span<const PaletteRow> palette_rows();
 // `name`: a row, or empty. `weights`, `activations` and `attention`: formats with commas between them that replace the
 // row's; without row and `activations` these are f32. Attention is chosen only where `attention` says so: "palette" for
 // the row's. `usage` for no weights at all, an unknown name, a format that does not parse, does not serve or is named
-// twice.
+// twice. Weights in
+// code:col have their average behind an @, which other formats have not.
 Result<Palette> read_palette(std::string_view name, std::string_view weights, std::string_view activations,
                              std::string_view attention = {});
 
@@ -73,6 +83,8 @@ struct Variable {
   int64_t values = 0;  // numbers in the format: N K; for each token, K once for every linear, or those of all heads
   std::vector<int64_t> bits;     // by candidate: of all of them, with all that they share
   std::vector<int64_t> charged;  // by candidate: what a budget counts; empty: as `bits`
+  // By candidate, where the palette has averages: of this site's columns, not below the least that it can do with.
+  std::vector<double> averages{};
 };
 
 // Costs that have a limit in common.
@@ -98,6 +110,8 @@ struct Space {
     return variable.operand == Operand::weights ? palette.weights : palette.activations;
   }
   bool chooses_attention() const { return !palette.attention.empty(); }
+  // Of a variable's candidate: its format, and the average of its columns where they have bits of their own.
+  std::string name(const Variable& variable, int candidate) const;
   // Of a candidate in the pool that the variable belongs to.
   int64_t cost(const Pool& pool, size_t variable, int candidate) const;
   int64_t cost(const Pool& pool, const Choice& choice) const;  // with what is fixed
@@ -110,15 +124,19 @@ struct Space {
   Choice uniform(int weights, int activations, int operands = 0) const;  // of attention: `operands`
 };
 
-// Bits of a linear's weights in a format of the palette: as they are stored, and what a budget counts.
+// Bits of a linear's weights in a format of the palette: as they are stored, and what a budget counts. `average`: of
+// all weights of its site, where columns have bits of their own.
 struct WeightCost {
   int64_t stored = 0, charged = 0;
+  double average = 0;
 };
 // `format`: its number. Empty: stored_bits() for both.
 using WeightCosts = std::function<WeightCost(int64_t block, Role role, size_t format)>;
 
-// The blocks' linears of a model, and its attention where the palette has formats for it. `usage` for no budget, an
-// ambiguous one, and one that the palette's narrowest formats exceed: the message names the least that is possible.
+// The blocks' linears of a model, and its attention where the palette has formats for it. With averages in the palette
+// a site's linears are one variable ("blocks.3.qkv.weights"): they share the bits of their columns. `usage` for no
+// budget, an ambiguous one, and one that the palette's narrowest formats exceed: the message names the least that is
+// possible.
 Result<Space> make_space(const Spec& spec, Palette palette, const Budget& budget, const Unchosen& unchosen,
                          const WeightCosts& costs = {});
 // Average stored bits: what a limit of so many bits on `values` numbers allows.

@@ -488,4 +488,12 @@ Result<Recipe> customise(const Recipe& recipe, std::span<const std::string> sets
   return parse_recipe(source, "recipe " + recipe.name);
 }
 
+std::string step_of_bits(const Recipe& recipe, const NumberFormat& weights) {
+  for (const Json& source : recipe.source["steps"]) {
+    const auto step = read_planned_step(source, recipe.name);
+    if (step && step->step->gives_bits(weights)) return step->id;
+  }
+  return "";
+}
+
 }  // namespace nibble

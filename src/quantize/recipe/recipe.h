@@ -58,6 +58,8 @@ Result<Recipe> load_recipe(const std::string& name_or_file);
 // "blocks\\.[0-3]\\.down").
 Result<Recipe> customise(const Recipe& recipe, std::span<const std::string> sets,
                          std::span<const std::string> overrides);
+// Id of the step that gives bits to linears in this format, which leaves them open; empty where there is none.
+std::string step_of_bits(const Recipe& recipe, const NumberFormat& weights);
 
 struct ShippedRecipe {
   std::string_view name, text;

@@ -46,6 +46,13 @@ class Allocate final : public Step {
     return options_.bits * weights + tables * static_cast<double>(site.inputs) + stored_beside(site);
   }
 
+  double least_open_bits(const SiteWork& site) const override { return least_bits(site); }
+
+  std::vector<uint8_t> even_widths(const SiteWork& site) const override {
+    const std::vector<double> alike(static_cast<size_t>(dense_count(site)));
+    return widths_by_norm(alike, channel_bits(site), budget_of(site), 0);
+  }
+
   Status check_open(const SiteWork& site) const override {
     if (site.open.empty()) return {};
     const double least = least_bits(site), weights = sum_of_rows(site) * static_cast<double>(site.inputs);
@@ -62,11 +69,10 @@ class Allocate final : public Step {
     NIBBLE_DO(check_open(site));
     const std::vector<int32_t> dense = dense_columns_of(site.inputs, site.kept);
     const ChannelBits bits = channel_bits(site);
-    const double wanted = options_.bits * sum_of_rows(site) * static_cast<double>(site.inputs);
-    const double budget = wanted + site.left_over - other_bits(site);
+    const double budget = budget_of(site) + site.left_over;
     if (options_.by_error) {
-      NIBBLE_TRY(const std::vector<double> costs, costs_of(site, dense, pool));
-      site.widths = widths_by_cost(costs, bits, budget);
+      NIBBLE_TRY(const auto costs, shared_costs(site, dense, pool));
+      site.widths = widths_by_cost(*costs, bits, budget);
     } else {
       std::vector<double> norms;
       for (const int32_t column : dense) norms.push_back(site.statistics->squares[static_cast<size_t>(column)]);
@@ -88,6 +94,10 @@ class Allocate final : public Step {
     }
     return bits;
   }
+  // For the widths: what the site is given, less what does not depend on them.
+  double budget_of(const SiteWork& site) const {
+    return options_.bits * sum_of_rows(site) * static_cast<double>(site.inputs) - other_bits(site);
+  }
   double other_bits(const SiteWork& site) const { return options_.stored ? stored_beside(site) : 0; }
   double least_bits(const SiteWork& site) const {
     return other_bits(site) + static_cast<double>(dense_count(site)) * channel_bits(site).stored[options_.least];
@@ -100,6 +110,18 @@ class Allocate final : public Step {
         bits.stored[width] +=
             static_cast<double>(linear.rows * width) + (options_.stored ? bits_of_table(width) + 8 : 0);
     return bits;
+  }
+
+  // They do not depend on the budget.
+  Result<std::shared_ptr<const std::vector<double>>> shared_costs(SiteWork& site, std::span<const int32_t> dense,
+                                                                  ThreadPool& pool) const {
+    const std::string key = fmt::format("allocate {} {}", options_.least, options_.most);
+    if (const auto found = site.shared.find(key); found != site.shared.end())
+      return std::static_pointer_cast<const std::vector<double>>(found->second);
+    NIBBLE_TRY(std::vector<double> made, costs_of(site, dense, pool));
+    const auto costs = std::make_shared<const std::vector<double>>(std::move(made));
+    site.shared[key] = costs;
+    return costs;
   }
 
   // [I][kMostWidth + 1].
