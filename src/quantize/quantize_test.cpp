@@ -201,7 +201,7 @@ TEST_F(Quantize, EveryShippedRecipeGivesAFolderThatRuns) {
     const bool channels = shipped.name.starts_with("cmpq"), open = channels || shipped.name.starts_with("slim-llm");
     if (open) {
       std::vector<std::string> sets = {channels ? "widths.unit=4" : "weights=int:g8:asym"};
-      if (shipped.name == "cmpq" || shipped.name == "slim-llm")
+      if (shipped.name == "cmpq" || shipped.name == "cmpq-a8" || shipped.name == "slim-llm")
         sets.push_back(channels ? "widths.bits=7" : "widths.bits=6");
       wanted.recipe = *customise(wanted.recipe, sets, {});
     }
