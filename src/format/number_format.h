@@ -104,8 +104,8 @@ bool serves_weights(const NumberFormat& format);
 // What a layer's input can be while the model runs: f32, bf16, integers with a scale per token, and block formats whose
 // rule needs no search (nor cuts mantissas off, as `paper` does with minifloats).
 bool serves_activations(const NumberFormat& format);
-// Which inputs such weights can be multiplied with: f32 always, integers with integers and learned levels, bf16 and block formats with
-// weights that are exact in bfloat16, but block formats not with plain floats.
+// Which inputs such weights can be multiplied with: f32 always, integers with integers and learned levels, bf16 and
+// block formats with weights that are exact in bfloat16, but block formats not with plain floats.
 bool can_multiply(const NumberFormat& weights, const NumberFormat& activations);
 
 // usage error naming the text and the grammar when it does not parse.
