@@ -185,6 +185,7 @@ CHANNELS = [
     ("int2:g32:asym, GPTQ: 2.75 bits", "gptq-w4a16-g128", "--set", "weights=int2:g32:asym"),
     bits_by_channel(2.75),
     bits_by_channel(2.75, recipe="cmpq+gptq"),
+    bits_by_channel(2.75, "apart.effect=1e-9", "apart.loss=0", recipe="cmpq+gptq", label="cmpq+gptq, 2.75 bits, nothing apart"),
     ("int3:g128:asym, GPTQ: 3.19 bits", "gptq-w4a16-g128", "--set", "weights=int3:g128:asym"),
     bits_by_channel(3.19),
     bits_by_channel(3.19, "widths.by=norm", label="cmpq, 3.19 bits, by norm"),
@@ -192,10 +193,13 @@ CHANNELS = [
     bits_by_channel(3.19, "apart.effect=0", "apart.loss=0.005", label="cmpq, 3.19 bits, apart by loss alone"),
     bits_by_channel(3.19, "apart.effect=1e-9", "apart.loss=0", label="cmpq, 3.19 bits, nothing apart"),
     bits_by_channel(3.19, recipe="cmpq+gptq"),
+    bits_by_channel(3.19, "apart.effect=1e-9", "apart.loss=0", recipe="cmpq+gptq", label="cmpq+gptq, 3.19 bits, nothing apart"),
+    bits_by_channel(3.19, "apart.effect=1e-9", "apart.loss=0", recipe="cmpq-a8+gptq", label="cmpq-a8+gptq, 3.19 bits, nothing apart"),
     bits_by_channel(3.5, label="cmpq, 3.5 bits: a tenth more memory"),
     ("int4:g128:asym, GPTQ: 4.19 bits", "gptq-w4a16-g128"),
     bits_by_channel(4.19),
     bits_by_channel(4.19, recipe="cmpq+gptq"),
+    bits_by_channel(4.19, "apart.effect=1e-9", "apart.loss=0", recipe="cmpq+gptq", label="cmpq+gptq, 4.19 bits, nothing apart"),
     *((f"`{name}`", name) for name in ("cmpq-2.2", "cmpq-3", "cmpq-3.2", "cmpq-4")),
 ]
 

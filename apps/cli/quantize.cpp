@@ -135,12 +135,10 @@ Result<bool> set_bits(Options& options) {
     return failure(ErrorCode::usage, fmt::format("--bits is {}; recipe {} takes 1 to 16", bits, recipe));
   for (const CLI::Option* option : options.fit.others)
     if (option->count() > 0)
-      return failure(
-          ErrorCode::usage,
-          fmt::format(
-              "{} is part of a fit, but --bits is the average of recipe {} itself, which gives bits to channels; "
-              "--palette channels asks for a fit",
-              option->get_name(), recipe));
+      return failure(ErrorCode::usage, fmt::format("{} is part of a fit, but --bits is the average of recipe {} "
+                                                   "itself; a fit of bits by channel is asked for "
+                                                   "with --recipe cmpq --palette channels",
+                                                   option->get_name(), recipe));
   for (const std::string& set : options.request.sets)
     for (const std::string& setting : *settings)
       if (set.substr(0, set.find('=')) == setting.substr(0, setting.find('=')))

@@ -88,8 +88,7 @@ Result<std::vector<RecipeInfo>> recipe_modifiers();
 Result<std::string> recipe_text(const std::string& recipe, const std::vector<std::string>& sets = {},
                                 const std::vector<std::string>& overrides = {});
 // How a recipe that gives bits to channels, or to groups of them, is told its average of stored bits a weight: what to
-// add to `sets`
-// ("widths.bits=3.2", "widths.count=stored"). Nothing for other recipes.
+// add to `sets` ("widths.bits=3.2", "widths.count=stored"). Nothing for other recipes.
 Result<std::vector<std::string>> bits_settings(const std::string& recipe, double bits);
 
 }  // namespace nibble

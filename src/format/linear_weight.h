@@ -4,7 +4,7 @@
 // kept) in `format`, and the kept columns in 16-bit floats, which read the unquantized input: as it is where they are
 // float16, rounded to bf16 where they are bf16. For a dense part in codes the input of the dense columns is quantized
 // as `activations` says. Beside learned levels there may be a sparse part: single weights, by row, that add to the
-// dense ones at their places and read the same input.
+// dense ones at their places and read the same input, but before it is quantized to integers.
 //
 // The dense columns' input may be rotated first: y = W_dense T (T x_dense) + W_kept x_kept, with T the block-wise
 // Hadamard matrix (core/hadamard.h), its blocks counted over the dense columns. What is stored, and what decode_codes,
@@ -21,10 +21,9 @@
 //   levels   learned levels only: tables of integers, -127 .. 127 and ascending, one table after the other: row: N;
 //            column: I; group: N x G
 //   exponents  one for each table: its levels stand for level * 2^exponent, which bf16 holds exactly
-//   widths   only for formats that leave bits open: 1 .. 8 for each column, or for each group of them, a byte each. A
-//   row
-//            is the string of its codes, of so many bits each. Learned levels: a column of more than kTableBits has no
-//            table: its levels are (code - 2^(bits-1)) * 2^(8-bits)
+//   widths   only for formats that leave bits open: 1 .. 8 for each column, or for each group of them, a byte each.
+//            A row is the string of its codes, of so many bits each. Learned levels: a column of more than kTableBits
+//            has no table: its levels are (code - 2^(bits-1)) * 2^(8-bits)
 //   sparse   row_ends: N integers, how many weights the rows up to there have; columns: ascending within a row, places
 //            among the dense columns; values: bf16
 //   kept     N x |kept| float16 or bf16

@@ -14,7 +14,7 @@
 //   mxfp4:b32:floor     OCP microscaling E2M1 with the scale rule of the specification
 //   nvfp4:b16           E2M1, an E4M3 scale per block and a float32 scale per matrix
 //   e4m3, fixed8:f4     a minifloat without a scale; fixed point with 4 fractional bits
-//   code3:row           8 learned levels per output row, bfloat16 numbers stored beside the codes
+//   code3:row           8 learned levels per output row, integers times a power of two stored beside the codes
 //   code:col            learned levels per input column, each column with a number of bits of its own
 //   f16, bf16, f32      plain floats
 //
@@ -71,7 +71,7 @@ struct NumberFormat {
   bool is_integer() const {
     return levels == Levels::integer && (scale == ScaleCodec::f32 || scale == ScaleCodec::f16);
   }
-  // Levels that were learned from the weights: tables of bfloat16 numbers, no scale.
+  // Levels that were learned from the weights: tables of integers times a power of two.
   bool is_learned() const { return levels == Levels::table; }
   // Every other coded format. Its values are exact in bfloat16 but for the outer scale: multiplied so, or as integers.
   bool is_block() const { return !is_float() && !is_integer() && !is_learned(); }

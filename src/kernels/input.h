@@ -16,7 +16,7 @@
 
 namespace nibble {
 
-// How the input of a site is prepared for its linears: all linears of one site agree on it.
+// How the input of a site is prepared for its linears: linears of one site that agree on it share it.
 struct InputPlan {
   NumberFormat activations;  // f32: the input is used as it is; bf16: rounded to it; block formats: rounded to them, as
                              // records of codes where the weights have the same blocks of integers, else as bf16 values
@@ -24,8 +24,9 @@ struct InputPlan {
   bool kept_halves = false;  // the kept columns are rounded to bf16
   int64_t rotation = 0;      // block of the Hadamard rotation of the other columns, before they are quantized; 0: none
   int64_t columns = 0;       // K of the site
-  // Which of the dense columns, rounded as planned, comes at each place of what the kernels read, -1 for a zero; empty:
-  // all in order. Weights whose columns have codes of several widths are packed by width.
+  // Which of the dense columns, rounded as planned (integers: before they are quantized), comes at each place of what
+  // the kernels read, -1 for a zero; empty: all in order. Weights whose columns have codes of several widths are packed
+  // by width.
   std::vector<int32_t> order;
   // Of each dense column, or empty: the input is multiplied with 2^exponent before it is put in order and quantized.
   std::vector<int8_t> exponents;

@@ -135,7 +135,7 @@ std::string describe(const PackedShape& shape) {
 // the sum of code * level must, which is how a kernel finds it.
 bool sums_fit(const PackedShape& shape, int64_t group_size) {
   const int64_t code = shape.activations.levels_count() - 1;
-  const int bits = widest_code(shape);
+  const int bits = std::max(1, widest_code(shape));  // none where every column is kept
   int64_t level = shape.weights.offset ? most_offset(bits) : half_range(bits);
   if (bits <= 4) level = 16 * half_range(4);
   if (shape.weights.is_learned()) level = half_range(8);
@@ -182,6 +182,10 @@ Status check_shape(const PackedShape& shape) {
   if (static_cast<int64_t>(shape.widths.size()) != widths || !known)
     return fail(ErrorCode::corrupt, "{}: bits of {} columns, expected {} numbers from 1 to 8", describe(shape),
                 shape.widths.size(), widths);
+  for (size_t k = 1; shape.weights.is_integer() && k < shape.widths.size(); ++k)
+    if (shape.widths[k] != shape.widths[k - 1] && static_cast<int64_t>(k) % shape.weights.group_size(dense) != 0)
+      return fail(ErrorCode::corrupt, "{}: columns {} and {} of a group have {} and {} bits", describe(shape), k - 1, k,
+                  shape.widths[k - 1], shape.widths[k]);
   const bool multiplied =
       has_integer_levels(shape.weights, shape.activations) && shape.weights.sharing == Sharing::column;
   const auto in_range = [](int e) { return e >= kLeastExponent && e <= kMostExponent; };
@@ -816,8 +820,10 @@ struct LinearUnpacker {
     std::vector<uint8_t> unpacked(static_cast<size_t>(d.k));
     for (int64_t k = 0; k < d.k; ++k) {
       const int64_t g = k / d.group_size, i = k % d.group_size;
+      const int bits = weight.group_bits(g);
+      // Cut to its bits: an image may hold any bytes.
       unpacked[static_cast<size_t>(k)] =
-          static_cast<uint8_t>(code_of(load_level(panel, g, lane, i), weight.group_bits(g)));
+          static_cast<uint8_t>(code_of(load_level(panel, g, lane, i), bits) & ((1 << bits) - 1));
     }
     for (int64_t g = 0; g < d.groups; ++g) {
       const int64_t entry = (panel * d.groups + g) * kLanes + lane;

@@ -219,7 +219,15 @@ Status QuantizedSource::read_config() {
   reader.ignore({"attention"});
   NIBBLE_DO(attention_of(*this));
   NIBBLE_DO(reader.refuse_unknown());
-  return read_linears(std::move(linears));
+  NIBBLE_DO(read_linears(std::move(linears)));
+  const auto learned = std::find_if(entries_.begin(), entries_.end(),
+                                    [](const auto& entry) { return entry.second.weights.is_learned(); });
+  if (version < 4 && learned != entries_.end())
+    return fail(ErrorCode::unsupported,
+                "{}: \"format_version\" is {}, with {} in {}: from version 4 on learned levels are stored as integers; "
+                "quantize the model again",
+                reader.where(), version, learned->first, to_string(learned->second.weights));
+  return {};
 }
 
 Status QuantizedSource::read_linears(JsonReader reader) {

@@ -322,6 +322,10 @@ TEST(QuantizedFolder, RefusesBadFolders) {
   const float infinity = std::numeric_limits<float>::infinity();
   const BadFolder rows[] = {
       {"newer version", [](auto& m) { quantization(m)["format_version"] = 5; }, unsupported, {"format_version", "5"}},
+      {"version 3 with learned levels",
+       [](auto& m) { quantization(m)["format_version"] = 3; },
+       unsupported,
+       {"format_version", "from version 4 on"}},
       {"version 0", [](auto& m) { quantization(m)["format_version"] = 0; }, corrupt, {"format_version"}},
       {"no version", [](auto& m) { quantization(m).erase("format_version"); }, corrupt, {"format_version"}},
       {"other widths", overwrite<uint8_t>("blocks.1.v.widths", 0, 9), corrupt, {"blocks.1.v", "widths make"}},

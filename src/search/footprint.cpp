@@ -45,9 +45,7 @@ LinearWeight empty_weight(const Shape& shape, const NumberFormat& weights, const
   form.kept.resize(static_cast<size_t>(kept));
   std::iota(form.kept.begin(), form.kept.end(), 0);
   form.widths.assign(widths.begin(), widths.end());
-  LinearWeight out = empty_layer(layer, form);
-  if (!widths.empty()) std::fill(out.levels.begin(), out.levels.end(), 1.0f);  // some are scales, and must not be zero
-  return out;
+  return empty_layer(layer, form);
 }
 
 }  // namespace

@@ -129,7 +129,7 @@ void Layers::open(const Planned& planned, SiteWork& work, ThreadPool& pool) {
   work.open = open_linears(planned.site, source_->spec());
   auto next = work.open.begin();
   for (const LinearPlan& linear : planned.site.linears)
-    if (linear.weights.bits == 0)
+    if (shares_widths(linear))
       (next++)->layer = [this, &pool, block = planned.block, role = linear.role]() -> Result<FloatLayer> {
         NIBBLE_DO(read(block));
         return float_layer(weights_[role], linear_name(block, role), pool);
@@ -185,7 +185,7 @@ Result<LinearWeight> Layers::solve(const Planned& planned, const FloatLayer& ori
   }
   const FloatLayer& layer = turned ? *turned : original;
   LinearWork work{*site, layer, plan.weights, plan.activations, {}, -1};
-  if (plan.weights.bits == 0) work.widths = site->widths;
+  if (shares_widths(plan)) work.widths = site->widths;
   if (plan.reads_sensitivities() && sensitivities_ != nullptr) {
     NIBBLE_TRY(work.sensitivities, sensitivities_->read(planned.block, plan.role));
   }

@@ -47,7 +47,8 @@ Result<BitWidths> bit_widths_of(const ModelSource& source) {
       NIBBLE_TRY(const NumberFormat stored, format_of(*entry, "weights"));
       NIBBLE_TRY(const NumberFormat read, format_of(*entry, "activations"));
       // Where columns have bits of their own, the codes of a row say how many.
-      const double open = entry->value("row_bits", 0.0) / static_cast<double>(std::max<int64_t>(1, shape.columns));
+      const int64_t dense = shape.columns - entry->value("kept", int64_t{0});
+      const double open = entry->value("row_bits", 0.0) / static_cast<double>(std::max<int64_t>(1, dense));
       bits += (stored.bits == 0 ? open : std::min(stored.bits, 16)) * count;
       if (read.has_codes()) widths.activations = std::min(widths.activations, read.bits);
     }

@@ -3,9 +3,10 @@
 //
 // Terms: M tokens (rows of the input), N outputs, K inputs, G groups of inputs that share a scale.
 //
-// Weights are packed in panels of 16 outputs, one output to a lane, so that a kernel never adds across lanes: every
-// row of the kernel list computes each output with the same sequence of operations, K ascending, and rows of all
-// instruction sets give identical bits. Outputs beyond N are level 0 with scale 0.
+// Weights are packed in panels of 16 outputs, one output to a lane, so that a kernel need not add across lanes: every
+// row of the kernel list computes each output with the same sequence of operations, K ascending (sums of integers,
+// which are exact, in any order), and rows of all instruction sets give identical bits. Outputs beyond N are level 0
+// with scale 0.
 //
 // Integer layouts (a step = 4 inputs = 64 bytes):
 //   8 bits:  byte [panel][k/4][lane][k%4]  = level, two's complement, -128..127

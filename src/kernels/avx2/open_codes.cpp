@@ -132,8 +132,7 @@ struct Opening {
 
 // Coded integers: vpshufb looks a half of a lookup's codes up, in tables as in avx512/linear_levels.cpp.
 struct LevelOpening {
-  const PackedDense& dense;
-  int64_t panel, bits;
+  int64_t bits;
   const uint8_t* unit;
 
   // The codes of half a lookup in bytes.
@@ -224,7 +223,7 @@ void open_levels(const PackedDense& dense, int64_t panel, int8_t* to) {
     const CodedSegment& segment = dense.segments[s];
     const uint8_t* const unit =
         codes + segment.offset + (k - segment.begin) / kUnitInputs * kVectorBytes * segment.bits;
-    const LevelOpening opening{dense, panel, segment.bits, unit};
+    const LevelOpening opening{segment.bits, unit};
     if (segment.bits == 8) {
       __builtin_memcpy(to, unit, kUnitInputs * kLanes);
     } else if (dense.tables_of == CodedTables::columns) {

@@ -152,14 +152,17 @@ class BlockQuantizer {
     for (const LinearPlan& linear : plan.linears) {
       if (!linear.quantized()) continue;
       NIBBLE_TRY(std::unique_ptr<Decided> decided, decide(linear, site));
-      if (linear.weights.is_learned() && linear.weights.sharing == Sharing::column) {
+      if (linear.has_tables_by_column()) {
         by_column.push_back(std::move(decided));
       } else {
         NIBBLE_DO(solve(*decided, calibration, validation));
       }
     }
     NIBBLE_DO(agree(by_column));
-    for (const auto& decided : by_column) NIBBLE_DO(solve(*decided, calibration, validation));
+    for (auto& decided : by_column) {
+      NIBBLE_DO(solve(*decided, calibration, validation));
+      decided.reset();
+    }
     return {};
   }
 

@@ -166,13 +166,23 @@ class BlockNeeds {
     const int64_t kept = most_kept(site, spec_), k = site.inputs;
     const int64_t factor = gram ? Triangle::bytes(k) : 0;
     if (gram) widen(state.packed + state.solved + statistics + factor + factor_scratch_bytes(k, threads_));
+    int64_t waiting = 0;  // linears with tables by column are in memory together: they agree before they are solved
+    for (const LinearPlan& linear : site.linears)
+      if (linear.has_tables_by_column()) waiting += parameters(linear) * (linear.reads_sensitivities() ? 8 : 4);
     for (const LinearPlan& linear : site.linears) {
       const Shape shape = shape_of(spec_, linear.role);
       const int64_t count = shape.rows * shape.columns, stored = stored_bytes(site, linear, shape, kept);
+      // Levels are stored in a byte and handled as float32.
+      const int64_t levels = linear.weights.bits == 0 ? 0 : linear.weights.table_levels(shape.rows, k - kept);
       // As read and in float32; then either the solver's scratch, or beside the result what it is compared with.
       int64_t work = count * (float_size_ + 4) + stored;
       if (linear.weights.is_learned()) work += stored;  // tables of the steps before the solver, in their layer
+      work += 12 * levels;
       if (linear.reads_sensitivities()) work += 4 * count;
+      if (linear.has_tables_by_column()) {
+        waiting -= count * (linear.reads_sensitivities() ? 8 : 4);
+        work += waiting;
+      }
       if (linear.quantized()) {
         const int64_t solver = gram ? gptq_scratch_bytes(shape.rows, k, threads_) : 0;
         const int64_t trial = calibrated_ ? stored + 64 * 2 * 4 * (shape.rows + shape.columns) : 0;
@@ -180,7 +190,7 @@ class BlockNeeds {
         work += std::max({solver, trial, measuring, text_ ? 2 * stored : 0});
       }
       widen(state.packed + state.solved + statistics + factor + work);
-      state.solved += stored;
+      state.solved += stored + 3 * levels;
       if (text_) state.packed -= linear.quantized() ? count * float_size_ - stored : 0;
     }
   }

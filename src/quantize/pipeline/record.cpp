@@ -10,7 +10,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kRecordVersion = 3;
+constexpr int64_t kRecordVersion = 4;
 constexpr int64_t kMostBytes = INT64_MAX;
 
 // The files of a model folder that can change the result: weights, configuration and tokenizer.

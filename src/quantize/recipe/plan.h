@@ -20,6 +20,7 @@ struct LinearPlan {
   bool sparse24 = false;
 
   bool quantized() const { return weights.has_codes(); }
+  bool has_tables_by_column() const { return weights.is_learned() && weights.sharing == Sharing::column; }
   bool reads_sensitivities() const;
 };
 

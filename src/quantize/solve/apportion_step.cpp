@@ -35,7 +35,7 @@ class Apportion final : public Step {
     for (const OpenLinear& linear : site.open)
       if (is_open(linear.format)) {
         const Costs costs = costs_of(linear.format, linear.rows, site.inputs, site.kept.size());
-        bits += options_.bits * costs.weights + (options_.stored ? 0 : costs.beside);
+        bits += std::min(options_.bits * costs.weights + (options_.stored ? 0 : costs.beside), most_bits(costs));
       }
     return bits;
   }
@@ -45,6 +45,12 @@ class Apportion final : public Step {
       if (!is_open(linear.format)) continue;
       const Costs costs = costs_of(linear.format, linear.rows, site.inputs, site.kept.size());
       const double least = options_.least * costs.dense + (options_.stored ? costs.beside : 0);
+      if (options_.stored && options_.bits * costs.weights > most_bits(costs) + costs.weights / 100)
+        return fail(ErrorCode::usage,
+                    "{}: {} bits a weight are too many for {}; the most is {:.3f}: {} a code, and what "
+                    "is stored beside",
+                    site.name, options_.bits, to_string(linear.format), most_bits(costs) / costs.weights,
+                    options_.most);
       if (options_.bits * costs.weights >= least) continue;
       return fail(ErrorCode::usage,
                   "{}: {} bits a weight are too few for {}; the least is {:.3f}: {} a code, and what is stored beside",
@@ -98,6 +104,7 @@ class Apportion final : public Step {
     double dense = 0;    // not kept
     double beside = 0;   // scales, offsets, widths and kept columns
   };
+  double most_bits(const Costs& costs) const { return options_.most * costs.dense + costs.beside; }
   static Costs costs_of(const NumberFormat& format, int64_t rows, int64_t inputs, size_t kept_columns) {
     const auto kept = static_cast<int64_t>(kept_columns), dense = inputs - kept;
     const RowSizes row = row_sizes(format, dense, false);

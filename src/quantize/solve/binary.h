@@ -28,7 +28,7 @@ struct BinaryOptions {
   int scales = 10;
 };
 
-// For runs of 2^1 .. 2^kMostBinaryBits levels, each of which is rounded to bfloat16.
+// For runs of 2^1 .. 2^kMostBinaryBits levels.
 MakeLevelFit make_binary(const BinaryOptions& options);
 
 }  // namespace nibble

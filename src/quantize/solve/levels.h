@@ -1,6 +1,7 @@
 // Levels that are learned from the weights they will stand for: the tables of a layer in a format of learned levels,
 // as LinearWeight::levels has them. Which levels are good for one run of weights is a LevelFit's business: k-means
-// (solve/kmeans.h), binary codings (solve/binary.h). Here runs are cut out of the layer: rows, columns or groups.
+// (solve/kmeans.h), binary codings (solve/binary.h), two magnitudes (solve/bell.h). Here runs are cut out of the layer:
+// rows, columns or groups.
 #pragma once
 
 #include <functional>

@@ -33,7 +33,7 @@ Importance importance_of(const LinearWork& work, WeightedBy by) {
   return out;
 }
 
-// What the three steps have in common.
+// What the steps that learn levels have in common.
 class LevelsStep : public Step {
  public:
   explicit LevelsStep(WeightedBy by) : by_(by) {}
@@ -96,6 +96,9 @@ std::vector<double> errors_of_groups(const FloatLayer& layer, const LayerForm& f
     std::vector<float> counts(dense.size());
     for (int64_t n = begin; n < end; ++n) {
       importance.row(n, dense, counts);
+      for (int64_t at = weight.sparse.empty() ? 0 : weight.sparse.begin(n);
+           !weight.sparse.empty() && at < weight.sparse.end(n); ++at)
+        counts[static_cast<size_t>(weight.sparse.columns[static_cast<size_t>(at)])] = 0;  // kept apart
       double* const out = of_rows.data() + static_cast<size_t>(n) * groups;
       for (size_t k = 0; k < dense.size(); ++k) {
         const float value = layer.row(n)[static_cast<size_t>(dense[k])];
