@@ -6,6 +6,7 @@ accuracy.py SHARED --page blocks > docs/accuracy-blocks.md
 accuracy.py SHARED --page levels --fisher FOLDER     the tables of docs/learned-levels.md; FOLDER: what tools/fisher.py wrote, MODEL.safetensors
 accuracy.py SHARED --page channels                   those of its section on bits by channel
 accuracy.py SHARED --page groups                     and of those on bits by group
+accuracy.py SHARED --page budgets                    every method at the same stored bits
 SHARED holds models/ (checkpoints), models/eval/wikitext2_test_200k.txt and data/text/{c4,wikitext2-train-1MB}.txt.
 The quantized models are kept in build/accuracy/ and made again on every run.
 """
@@ -180,26 +181,17 @@ def bits_by_channel(bits, *more, label=None, recipe="cmpq"):
     return (label or f"{recipe}, {bits} bits", recipe, *(word for s in sets for word in ("--set", s)))
 
 
-# At equal stored bits, everything counted; then what the parts of the method are worth, and the published averages.
+# What the parts of the method are worth at equal stored bits, everything counted, and the published averages.
+ALONE = ("apart.effect=1e-9", "apart.loss=0")
 CHANNELS = [
-    ("int2:g32:asym, GPTQ: 2.75 bits", "gptq-w4a16-g128", "--set", "weights=int2:g32:asym"),
-    bits_by_channel(2.75),
-    bits_by_channel(2.75, recipe="cmpq+gptq"),
-    bits_by_channel(2.75, "apart.effect=1e-9", "apart.loss=0", recipe="cmpq+gptq", label="cmpq+gptq, 2.75 bits, nothing apart"),
-    ("int3:g128:asym, GPTQ: 3.19 bits", "gptq-w4a16-g128", "--set", "weights=int3:g128:asym"),
-    bits_by_channel(3.19),
-    bits_by_channel(3.19, "widths.by=norm", label="cmpq, 3.19 bits, by norm"),
-    bits_by_channel(3.19, "apart.effect=0.005", "apart.loss=0", label="cmpq, 3.19 bits, apart by effect alone"),
-    bits_by_channel(3.19, "apart.effect=0", "apart.loss=0.005", label="cmpq, 3.19 bits, apart by loss alone"),
-    bits_by_channel(3.19, "apart.effect=1e-9", "apart.loss=0", label="cmpq, 3.19 bits, nothing apart"),
-    bits_by_channel(3.19, recipe="cmpq+gptq"),
-    bits_by_channel(3.19, "apart.effect=1e-9", "apart.loss=0", recipe="cmpq+gptq", label="cmpq+gptq, 3.19 bits, nothing apart"),
-    bits_by_channel(3.19, "apart.effect=1e-9", "apart.loss=0", recipe="cmpq-a8+gptq", label="cmpq-a8+gptq, 3.19 bits, nothing apart"),
-    bits_by_channel(3.5, label="cmpq, 3.5 bits: a tenth more memory"),
-    ("int4:g128:asym, GPTQ: 4.19 bits", "gptq-w4a16-g128"),
-    bits_by_channel(4.19),
-    bits_by_channel(4.19, recipe="cmpq+gptq"),
-    bits_by_channel(4.19, "apart.effect=1e-9", "apart.loss=0", recipe="cmpq+gptq", label="cmpq+gptq, 4.19 bits, nothing apart"),
+    bits_by_channel(3.25),
+    bits_by_channel(3.25, "widths.by=norm", label="by norm, the published rule"),
+    bits_by_channel(3.25, "apart.effect=0.005", "apart.loss=0", label="apart by effect alone"),
+    bits_by_channel(3.25, "apart.effect=0", "apart.loss=0.005", label="apart by loss alone"),
+    bits_by_channel(3.25, *ALONE, label="nothing apart"),
+    bits_by_channel(3.25, *ALONE, recipe="cmpq+gptq", label="nothing apart, with GPTQ"),
+    bits_by_channel(3.25, *ALONE, recipe="cmpq-a8+gptq", label="the same, activations of 8 bits"),
+    bits_by_channel(3.58, label="cmpq, 3.58 bits: a tenth more memory"),
     *((f"`{name}`", name) for name in ("cmpq-2.2", "cmpq-3", "cmpq-3.2", "cmpq-4")),
 ]
 
@@ -229,6 +221,42 @@ GROUPS = [
 ]
 
 
+# Every method at the same stored bits of linears. A group of integers has 24 bits beside its codes, a block 8.
+BUDGETS = {2.5: ("int2:g48:asym", "bfp2:b16"), 3: ("int2:g24:asym", "bfp2:b8"), 3.25: ("int3:g96:asym", "bfp3:b32"),
+           4: ("int3:g24:asym", "bfp3:b8")}
+
+
+def methods(bits):
+    integers, block = BUDGETS[bits]
+    wide = bits > 3
+    return [
+        with_sets(f"{integers}, nearest", "rtn-w4a16-g128", f"weights={integers}"),
+        with_sets(f"{integers}, GPTQ", "gptq-w4a16-g128", f"weights={integers}"),
+        with_sets(f"{block}, nearest", "rtn-w4a16-g128", f"weights={block}"),
+        with_sets(f"{block}, GPTQ", "gptq-w4a16-g128", f"weights={block}"),
+        with_sets("SliM-LLM", "slim-llm", f"weights=int:g{128 if wide else 64}:asym", f"widths.bits={bits}"),
+        ("SqueezeLLM", "squeezellm-3", "--set", f"weights=code{3 if wide else 2}:row"),
+        ("SqueezeLLM, GPTQ", "squeezellm-3+gptq", "--set", f"weights=code{3 if wide else 2}:row"),
+        bits_by_channel(bits, "widths.by=norm", label="CMPQ, published rule"),
+        bits_by_channel(bits, label="CMPQ, least cost"),
+        bits_by_channel(bits, *ALONE, recipe="cmpq+gptq", label="CMPQ, nothing apart, GPTQ"),
+    ]
+
+
+def up_to(bench, name, bits, method):
+    """SqueezeLLM takes the bits that its tables leave for weights apart: 32 for each, and 32 for a row."""
+    label, recipe, *sets = method
+    if not label.startswith("SqueezeLLM"):
+        return method
+    weights = next(word for word in sets if word.startswith("weights="))
+    dense, _ = bench.quantize(name, "rtn-w4a16-g128", "--set", weights)
+    shape = bench.nibble("inspect", dense)
+    linears = [t for t in shape["linears"] if t["bits"] < 16]
+    rows = sum(t["rows"] for t in linears) / sum(t["rows"] * t["columns"] for t in linears)
+    share = max(0, (bits - shape["quantized_bits_per_weight"]) / 32 - rows)
+    return (label, recipe, *sets, "--set", f"apart.effect={share / 9:.6f}", "--set", f"apart.magnitude={share * 8 / 9:.6f}")
+
+
 def beginning(bench):
     """Many models at a time: on the beginning of the text alone."""
     whole, bench.text = bench.text, OUT / "text.txt"
@@ -236,16 +264,24 @@ def beginning(bench):
     return bench
 
 
-def side_by_side(bench, recipes, says_bits):
-    """Models side by side, their KL first, with the stored bits that recipes come to where `says_bits(label)`."""
+def side_by_side(bench, recipes_of, says_bits):
+    """Models side by side, their KL first, with the stored bits that recipes come to where `says_bits(label)`.
+    recipes_of(name): (label, recipe, options ...) for a model, as many and in the same order for all."""
     rows = []
-    for of_models in zip(*(bench.rows(name, recipes)[1:] for name in MODELS)):
+    for of_models in zip(*(bench.rows(name, recipes_of(name))[1:] for name in MODELS)):
         label, bits = of_models[0][0], [row[1] for row in of_models]
         if says_bits(label):
             between = f"{min(bits)} to {max(bits)}" if min(bits) != max(bits) else bits[0]
             label = f"{label}: {between} bits"
         rows.append([label, *(f"{kl} ({changed})" for *_, changed, kl in of_models)])
-    print(table(["mean KL (change of perplexity)", *MODELS], rows))
+    print(table(["mean KL (change of perplexity)", *MODELS], rows), flush=True)
+
+
+def budgets(bench):
+    for bits in BUDGETS:
+        print(f"### {bits} bits\n")
+        side_by_side(bench, lambda name: [up_to(bench, name, bits, method) for method in methods(bits)], lambda label: True)
+        print()
 
 
 def levels(bench, fisher):
@@ -299,7 +335,7 @@ def main():
     pages = {"integers": integers, "blocks": blocks}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared")
-    parser.add_argument("--page", choices=[*pages, "levels", "channels", "groups"], default="integers")
+    parser.add_argument("--page", choices=[*pages, "levels", "channels", "groups", "budgets"], default="integers")
     parser.add_argument("--fisher", type=pathlib.Path)
     parser.add_argument("--program", default=ROOT / "build" / "release" / "nibble")
     options = parser.parse_args()
@@ -307,9 +343,11 @@ def main():
     if page == "levels":
         return levels(beginning(Bench(options.shared, nibble)), options.fisher)
     if page == "channels":
-        return side_by_side(beginning(Bench(options.shared, nibble)), CHANNELS, lambda label: label.startswith("`cmpq-"))
+        return side_by_side(beginning(Bench(options.shared, nibble)), lambda name: CHANNELS, lambda label: label.startswith("`cmpq-"))
     if page == "groups":
-        return side_by_side(beginning(Bench(options.shared, nibble)), GROUPS, lambda label: True)
+        return side_by_side(beginning(Bench(options.shared, nibble)), lambda name: GROUPS, lambda label: True)
+    if page == "budgets":
+        return budgets(beginning(Bench(options.shared, nibble)))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     recipes = [r["name"] for r in nibble("recipe", "list")["recipes"]]
     pages[page](Bench(options.shared, nibble), [r for r in recipes if page_of(nibble, r) == page],
