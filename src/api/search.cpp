@@ -150,7 +150,7 @@ std::vector<PaletteInfo> palettes() {
   std::vector<PaletteInfo> out;
   for (const search::PaletteRow& row : search::palette_rows())
     out.push_back({std::string(row.name), std::string(row.summary), std::string(row.weights),
-                   std::string(row.activations), std::string(row.attention)});
+                   std::string(row.activations), std::string(row.attention), row.gives_averages()});
   return out;
 }
 

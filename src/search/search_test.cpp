@@ -383,7 +383,10 @@ TEST(Palettes, AreReadByName) {
   EXPECT_EQ(read_palette("int", "", "")->weights.size(), 7u);
   EXPECT_EQ(read_palette("int", "int4:row", "")->weights.size(), 1u);
   EXPECT_EQ(read_palette("", "int4:row", "")->activations, std::vector<NumberFormat>{NumberFormat()});
-  expect_error(read_palette("nothing", "", ""), ErrorCode::usage, "nothing", "bfp, mx, int");
+  const auto unknown = read_palette("nothing", "", "");
+  expect_error(unknown, ErrorCode::usage, "nothing", "bfp, mx, int");
+  EXPECT_EQ(unknown.error().message.find("channels"), std::string::npos);  // a search refuses it
+  EXPECT_TRUE(read_palette("channels", "", "")->gives_averages());
   expect_error(read_palette("", "", ""), ErrorCode::usage, "--formats");
   expect_error(read_palette("", "int4:g32,int4:g32", ""), ErrorCode::usage, "twice");
   expect_error(read_palette("", "int4:g32,", ""), ErrorCode::usage, "--formats");

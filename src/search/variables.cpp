@@ -95,7 +95,7 @@ Result<const PaletteRow*> palette_named(std::string_view name) {
   std::string names;
   for (const PaletteRow& row : kPalettes) {
     if (row.name == name) return &row;
-    names += (names.empty() ? "" : ", ") + std::string(row.name);
+    if (!row.gives_averages()) names += (names.empty() ? "" : ", ") + std::string(row.name);
   }
   return fail(ErrorCode::usage, "unknown palette \"{}\"; there are {}; or give --formats", name, names);
 }
