@@ -144,7 +144,7 @@ class Fitter {
       if (palette_.weights[k].bits != 0) continue;
       if (!palette_.weights[k].is_learned())
         return fail(ErrorCode::usage,
-                    "--palette: {} is no single size; --recipe slim-llm --bits X gives bits to groups",
+                    "--palette: {} is no single size; --recipe slim-llm --bits X, without a fit, gives bits to groups",
                     palette_.name(k));
       if (!palette_.gives_averages() || palette_.averages[k] == 0)
         return fail(ErrorCode::usage,
@@ -157,6 +157,11 @@ class Fitter {
                     "recipe {} has none",
                     palette_.name(k), options_.recipe.name);
     }
+    if (weights.starts_with("int:"))
+      return fail(ErrorCode::usage,
+                  "recipe {} gives bits to groups of weights in {}, which a fit cannot choose among: give --bits X and "
+                  "no --palette, or another recipe",
+                  options_.recipe.name, weights);
     if (!weights.starts_with("code") || std::any_of(palette_.weights.begin(), palette_.weights.end(), learned))
       return {};
     return fail(ErrorCode::usage,

@@ -347,6 +347,15 @@ TEST_F(SearchOfAModel, RefusesFormatsThatAreNotMultiplied) {
                "bfp8:b16");
 }
 
+TEST_F(SearchOfAModel, RefusesBitsThatStepsGive) {
+  for (const char* formats : {"int4:g32,int:g32", "int:g32:asym"})
+    expect_error(run_search(options(formats, "f32", 4.5), pool_), ErrorCode::usage, "--formats: int:g32",
+                 "--recipe slim-llm --bits X");
+  for (const char* formats : {"int4:g32,code:col@3", "code:col"})
+    expect_error(run_search(options(formats, "f32", 4.5), pool_), ErrorCode::usage, "--formats: code:col",
+                 "--palette channels");
+}
+
 TEST_F(SearchOfAModel, ChoosesAmongBlockFormats) {
   SearchOptions asked = options("bfp3:b16,bfp4:b16,bfp6:b16", "bfp4:b16,bfp8:b16", 4.5);
   asked.recipe["steps"] = *parse_json(R"([{"id": "turn", "hadamard": {}}, {"id": "r", "round": {}}])", "r");
@@ -577,6 +586,8 @@ TEST_F(FitOfAModel, RefusesAveragesThatMeanNothing) {
   for (const auto& [palette, part] : {std::pair("code:col@3", "needs a recipe with a step that gives bits"),
                                       {"code:col", "no single size"},
                                       {"int4:g32@3", "only code:col has an average"},
+                                      {"int:g32@3", "slim-llm --bits X"},
+                                      {"int4:g32,int:g32", "slim-llm --bits X"},
                                       {"code:col@", "expected an average"},
                                       {"code:col@17", "expected an average"},
                                       {"code:col@3,code:col@3.0", "twice"}}) {
@@ -585,6 +596,10 @@ TEST_F(FitOfAModel, RefusesAveragesThatMeanNothing) {
   }
   wrong = fitting(by_channel(), Limit::bits, 4, 0);
   expect_error(run_fit(wrong, pool_), ErrorCode::usage, "--palette channels");
+  Json by_group = gptq();
+  by_group["weights"] = "int:g32";
+  wrong = fitting(by_group, Limit::bits, 4, 0);
+  expect_error(run_fit(wrong, pool_), ErrorCode::usage, "bits to groups", "--bits X");
 }
 
 TEST_F(FitOfAModel, ChoosesTheCache) {
