@@ -160,6 +160,8 @@ TEST(Cli, VersionAndHelp) {
   expect_keys(version.json, {"version", "commit", "compiler", "isa"});
   EXPECT_NE(nibble_run({"--version"}).out.find("nibble "), std::string::npos);
   EXPECT_NE(nibble_run({"--help"}).out.find("Exit codes"), std::string::npos);
+  // A palette is named where it serves.
+  EXPECT_EQ(nibble_run({"search", "--help"}).out.find("channels"), std::string::npos);
   for (const char* command : {"quantize", "perplexity", "generate", "tokenize", "inspect", "dequantize", "bench"}) {
     const Outcome help = nibble_run({command, "--help"});
     EXPECT_EQ(help.code, 0) << command;

@@ -1,5 +1,7 @@
 #include "fit.h"
 
+#include <nibble/search.h>
+
 #include <cmath>
 #include <filesystem>
 
@@ -129,6 +131,12 @@ Status expect_free(const std::string& file, const QuantizeRequest& quantize) {
   return {};
 }
 
+std::string palette_names() {
+  std::string names;
+  for (const PaletteInfo& palette : palettes()) names += (names.empty() ? "" : ", ") + palette.name;
+  return names;
+}
+
 }  // namespace
 
 bool FitSettings::asked() const { return !memory.empty() || !size.empty() || bits; }
@@ -167,8 +175,10 @@ void add_fit_options(CLI::App& command, FitSettings& settings) {
       ->capture_default_str();
   add("--batch", request.batch, "--fit: sequences at a time", "N")->capture_default_str();
   add("--palette", request.palette,
-      "Formats of weights to choose from: a palette or a list with commas; code:col@X: channels of X bits on average "
-      "(default: int-g128; for --fit and --size with a recipe such as cmpq channels)",
+      "Formats of weights to choose from: a list with commas, in which code:col@X are channels of X bits on average, "
+      "or "
+      "a palette: " +
+          palette_names() + " (default: int-g128; for --fit and --size with a recipe such as cmpq channels)",
       "NAME|F,F,...");
   add("--cache", request.cache,
       "Format of cached keys and values, or auto to have it chosen (default: the recipe's; --fit without one: auto)",

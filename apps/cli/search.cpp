@@ -120,7 +120,8 @@ Status run(Options& options, const Session& session) {
 
 std::string palette_help() {
   std::string names;
-  for (const PaletteInfo& palette : palettes()) names += (names.empty() ? "" : ", ") + palette.name;
+  for (const PaletteInfo& palette : palettes())
+    if (!palette.by_channel) names += (names.empty() ? "" : ", ") + palette.name;
   return "Palette of formats to choose from: " + names;
 }
 

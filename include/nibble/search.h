@@ -104,6 +104,7 @@ Result<SearchOutcome> search_recipe(const SearchRequest& request);
 
 struct PaletteInfo {
   std::string name, summary, weights, activations, attention;
+  bool by_channel = false;  // averages of bits by channel: for a fit (fit.h), not for a search
 };
 std::vector<PaletteInfo> palettes();
 

@@ -23,7 +23,7 @@ constexpr int64_t kLeastReserve = int64_t{256} << 20;
 bool gives_averages(const std::string& palette) {
   const auto rows = search::palette_rows();
   const auto row = std::find_if(rows.begin(), rows.end(), [&](const auto& one) { return one.name == palette; });
-  return (row == rows.end() ? std::string_view(palette) : row->weights).find('@') != std::string_view::npos;
+  return row == rows.end() ? palette.find('@') != std::string::npos : row->gives_averages();
 }
 
 std::string recipe_of(const FitRequest& request) {

@@ -46,11 +46,6 @@ Result<search::SearchOptions> options_of(const SearchRequest& request) {
   options.model = request.model;
   NIBBLE_TRY(options.palette,
              search::read_palette(request.palette, request.formats, request.activations, request.attention));
-  if (options.palette.gives_averages())
-    return fail(
-        ErrorCode::usage,
-        "bits by channel need calibration text, which a search does without; nibble quantize --palette channels "
-        "chooses among them");
   options.budget = {request.bits, request.memory, request.all, request.length, request.activation_bits};
   options.name = request.output.stem().string();
   NIBBLE_TRY(options.recipe, base_of(request));
@@ -150,7 +145,7 @@ std::vector<PaletteInfo> palettes() {
   std::vector<PaletteInfo> out;
   for (const search::PaletteRow& row : search::palette_rows())
     out.push_back({std::string(row.name), std::string(row.summary), std::string(row.weights),
-                   std::string(row.activations), std::string(row.attention)});
+                   std::string(row.activations), std::string(row.attention), row.gives_averages()});
   return out;
 }
 

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <iterator>
 
+#include "core/markup.h"
+
 namespace nibble::bench {
 namespace {
 
@@ -36,24 +38,6 @@ circle.outline { fill: none; stroke-opacity: 0.7; }
 </style>
 )";
 constexpr size_t kColours = 5;
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    if (c == '&') {
-      out += "&amp;";
-    } else if (c == '<') {
-      out += "&lt;";
-    } else if (c == '>') {
-      out += "&gt;";
-    } else if (c == '"') {
-      out += "&quot;";
-    } else {
-      out += c;
-    }
-  }
-  return out;
-}
 
 bool drawable(double value) { return std::isfinite(value) && value > 0; }
 

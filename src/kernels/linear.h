@@ -37,6 +37,10 @@ struct PackedShape {
   bool operator==(const PackedShape&) const = default;
 };
 
+// The most inputs that may share a scale where the input is quantized to integers and so are the weights, whose widest
+// codes have `bits` bits: the largest |sum| of (code - zero) * (level - zero) fits 32 bits.
+int64_t most_summed_inputs(const NumberFormat& weights, int bits, const NumberFormat& activations);
+
 struct CodedLayout;
 
 class PackedLinear {

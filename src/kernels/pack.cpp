@@ -131,17 +131,6 @@ std::string describe(const PackedShape& shape) {
                      to_string(shape.weights), to_string(shape.activations));
 }
 
-// The largest |sum over a group| of (code - zero) * (level - zero) must fit an int32; in the 4-bit layout sixteen times
-// the sum of code * level must, which is how a kernel finds it.
-bool sums_fit(const PackedShape& shape, int64_t group_size) {
-  const int64_t code = shape.activations.levels_count() - 1;
-  const int bits = std::max(1, widest_code(shape));  // none where every column is kept
-  int64_t level = shape.weights.offset ? most_offset(bits) : half_range(bits);
-  if (bits <= 4) level = 16 * half_range(4);
-  if (shape.weights.is_learned()) level = half_range(8);
-  return group_size <= INT32_MAX / (code * level);
-}
-
 Status check_input(const PackedShape& shape, int64_t group_size) {
   const NumberFormat& input = shape.activations;
   const bool exact = shape.weights.is_block() || shape.weights.is_learned();
@@ -157,7 +146,7 @@ Status check_input(const PackedShape& shape, int64_t group_size) {
     return fail(ErrorCode::unsupported, "{}: quantized input needs integer weights or learned levels", describe(shape));
   if (input.sharing != Sharing::token && input.sharing != Sharing::row)
     return fail(ErrorCode::unsupported, "{}: quantized input must have one scale per token", describe(shape));
-  if (!sums_fit(shape, group_size))
+  if (group_size > most_summed_inputs(shape.weights, widest_code(shape), input))
     return fail(ErrorCode::unsupported, "{}: sums over {} inputs may exceed 32 bits; use groups", describe(shape),
                 group_size);
   return {};
@@ -247,6 +236,17 @@ InputPlan make_plan(const PackedShape& shape) {
 }
 
 }  // namespace
+
+// In the 4-bit layout sixteen times the sum of code * level must fit, which is how a kernel finds it; learned levels
+// are integers of 8 bits, whatever their codes. Where every column is kept there are no bits.
+int64_t most_summed_inputs(const NumberFormat& weights, int bits, const NumberFormat& activations) {
+  const int64_t code = activations.levels_count() - 1;
+  bits = std::max(1, bits);
+  int64_t level = weights.offset ? most_offset(bits) : half_range(bits);
+  if (bits <= 4) level = 16 * half_range(4);
+  if (weights.is_learned()) level = half_range(8);
+  return INT32_MAX / (code * level);
+}
 
 // The image of a layer: these arrays one after the other, each at a multiple of 64 bytes.
 struct PackedLinear::Parts {

@@ -7,8 +7,8 @@
 #include <iterator>
 #include <map>
 
+#include "core/markup.h"
 #include "search/fit.h"
-#include "search/plot.h"
 
 namespace nibble::search {
 namespace {

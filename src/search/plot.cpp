@@ -7,6 +7,8 @@
 #include <cmath>
 #include <iterator>
 
+#include "core/markup.h"
+
 namespace nibble::search {
 namespace {
 
@@ -147,20 +149,6 @@ class Drawing {
 };
 
 }  // namespace
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      default: out += c;
-    }
-  }
-  return out;
-}
 
 std::string svg(const SearchReport& report, const std::string& title) { return Drawing(report, title).run(); }
 

@@ -53,7 +53,23 @@ Result<Unchosen> unchosen_of(const ModelSource& source, const SearchOptions& opt
   return out;
 }
 
+// Bits by channel or group are given by steps, on calibration text.
+Status check_sizes(const Palette& palette) {
+  for (size_t k = 0; k < palette.weights.size(); ++k) {
+    if (palette.weights[k].bits != 0) continue;
+    const bool channels = palette.weights[k].is_learned();
+    return fail(
+        ErrorCode::usage,
+        "--formats: {} is no single size, and bits by {} need calibration text, which a search does without; "
+        "nibble quantize {}",
+        palette.name(k), channels ? "channel" : "group",
+        channels ? "--palette channels chooses among averages of them" : "--recipe slim-llm --bits X gives them");
+  }
+  return {};
+}
+
 Status check(const SearchOptions& options, const Spec& spec) {
+  NIBBLE_DO(check_sizes(options.palette));
   if (options.samples < 1) return fail(ErrorCode::usage, "--samples is {}; expected at least 1", options.samples);
   if (options.length < 2 || options.length > spec.max_positions)
     return fail(ErrorCode::usage, "--window is {}; expected 2 to {}, the model's positions", options.length,

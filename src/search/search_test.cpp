@@ -347,6 +347,15 @@ TEST_F(SearchOfAModel, RefusesFormatsThatAreNotMultiplied) {
                "bfp8:b16");
 }
 
+TEST_F(SearchOfAModel, RefusesBitsThatStepsGive) {
+  for (const char* formats : {"int4:g32,int:g32", "int:g32:asym"})
+    expect_error(run_search(options(formats, "f32", 4.5), pool_), ErrorCode::usage, "--formats: int:g32",
+                 "--recipe slim-llm --bits X");
+  for (const char* formats : {"int4:g32,code:col@3", "code:col"})
+    expect_error(run_search(options(formats, "f32", 4.5), pool_), ErrorCode::usage, "--formats: code:col",
+                 "--palette channels");
+}
+
 TEST_F(SearchOfAModel, ChoosesAmongBlockFormats) {
   SearchOptions asked = options("bfp3:b16,bfp4:b16,bfp6:b16", "bfp4:b16,bfp8:b16", 4.5);
   asked.recipe["steps"] = *parse_json(R"([{"id": "turn", "hadamard": {}}, {"id": "r", "round": {}}])", "r");
@@ -383,7 +392,10 @@ TEST(Palettes, AreReadByName) {
   EXPECT_EQ(read_palette("int", "", "")->weights.size(), 7u);
   EXPECT_EQ(read_palette("int", "int4:row", "")->weights.size(), 1u);
   EXPECT_EQ(read_palette("", "int4:row", "")->activations, std::vector<NumberFormat>{NumberFormat()});
-  expect_error(read_palette("nothing", "", ""), ErrorCode::usage, "nothing", "bfp, mx, int");
+  const auto unknown = read_palette("nothing", "", "");
+  expect_error(unknown, ErrorCode::usage, "nothing", "bfp, mx, int");
+  EXPECT_EQ(unknown.error().message.find("channels"), std::string::npos);  // a search refuses it
+  EXPECT_TRUE(read_palette("channels", "", "")->gives_averages());
   expect_error(read_palette("", "", ""), ErrorCode::usage, "--formats");
   expect_error(read_palette("", "int4:g32,int4:g32", ""), ErrorCode::usage, "twice");
   expect_error(read_palette("", "int4:g32,", ""), ErrorCode::usage, "--formats");
@@ -484,7 +496,8 @@ TEST_F(FitOfAModel, MeasuresOnceWhatSolversMakeOfIt) {
   EXPECT_EQ(found->singles.size(), 2u * 7 * 5);
   // The written model's calibration sees quantized blocks, the measurement's float ones: not the same, but near.
   written(*found, asked);
-  EXPECT_NEAR(measure_written(asked, folder_ / "fitted", pool_)->kl / found->chosen.measured->kl, 1, 0.25);
+  const double worth = measure_written(asked, folder_ / "fitted", pool_)->kl;
+  EXPECT_NEAR(worth / found->chosen.measured->kl, 1, 0.25);
 
   asked.bits = 6;
   asked.predict_only = true;
@@ -492,6 +505,8 @@ TEST_F(FitOfAModel, MeasuresOnceWhatSolversMakeOfIt) {
   EXPECT_EQ(again.measured, 0);
   EXPECT_EQ(again.log, found->log);
   EXPECT_LT(again.chosen.predicted_kl, found->chosen.predicted_kl);
+  asked.memory_limit = int64_t{1} << 30;  // while measuring formats: a written model is compared all the same
+  EXPECT_EQ(measure_written(asked, folder_ / "fitted", pool_)->kl, worth);
   ASSERT_EQ(again.singles.size(), found->singles.size());
   for (size_t i = 0; i < again.singles.size(); ++i) EXPECT_EQ(again.singles[i].kl, found->singles[i].kl);
 
@@ -574,6 +589,8 @@ TEST_F(FitOfAModel, RefusesAveragesThatMeanNothing) {
   for (const auto& [palette, part] : {std::pair("code:col@3", "needs a recipe with a step that gives bits"),
                                       {"code:col", "no single size"},
                                       {"int4:g32@3", "only code:col has an average"},
+                                      {"int:g32@3", "slim-llm --bits X"},
+                                      {"int4:g32,int:g32", "slim-llm --bits X"},
                                       {"code:col@", "expected an average"},
                                       {"code:col@17", "expected an average"},
                                       {"code:col@3,code:col@3.0", "twice"}}) {
@@ -582,6 +599,10 @@ TEST_F(FitOfAModel, RefusesAveragesThatMeanNothing) {
   }
   wrong = fitting(by_channel(), Limit::bits, 4, 0);
   expect_error(run_fit(wrong, pool_), ErrorCode::usage, "--palette channels");
+  Json by_group = gptq();
+  by_group["weights"] = "int:g32";
+  wrong = fitting(by_group, Limit::bits, 4, 0);
+  expect_error(run_fit(wrong, pool_), ErrorCode::usage, "bits to groups", "--bits X");
 }
 
 TEST_F(FitOfAModel, ChoosesTheCache) {

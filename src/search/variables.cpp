@@ -68,6 +68,11 @@ Status read_weights(std::string_view list, Palette& out) {
       if (format.bits != 0)
         return fail(ErrorCode::usage, "--formats: \"{}\": only code:col has an average, {} has {} bits everywhere",
                     entry, to_string(format), format.bits);
+      if (format != open_columns())
+        return fail(ErrorCode::usage,
+                    "--formats: \"{}\": only code:col has an average; --recipe slim-llm --bits X, without a fit, gives "
+                    "bits to groups",
+                    entry);
     }
     for (size_t k = 0; k < out.weights.size(); ++k)
       if (out.weights[k] == format && out.averages[k] == average)
@@ -95,7 +100,7 @@ Result<const PaletteRow*> palette_named(std::string_view name) {
   std::string names;
   for (const PaletteRow& row : kPalettes) {
     if (row.name == name) return &row;
-    names += (names.empty() ? "" : ", ") + std::string(row.name);
+    if (!row.gives_averages()) names += (names.empty() ? "" : ", ") + std::string(row.name);
   }
   return fail(ErrorCode::usage, "unknown palette \"{}\"; there are {}; or give --formats", name, names);
 }

@@ -40,14 +40,17 @@ NumberFormat open_columns();
 struct PaletteRow {
   std::string_view name, summary;
   std::string_view weights, activations, attention;  // formats with commas between them
+
+  // Averages of bits by channel, which a fit chooses among (fit.h) and a search refuses.
+  bool gives_averages() const { return weights.find('@') != std::string_view::npos; }
 };
 std::span<const PaletteRow> palette_rows();
 
 // `name`: a row, or empty. `weights`, `activations` and `attention`: formats with commas between them that replace the
 // row's; without row and `activations` these are f32. Attention is chosen only where `attention` says so: "palette" for
-// the row's. `usage` for no weights at all, an unknown name, a format that does not parse, does not serve or is named
-// twice. Weights in
-// code:col have their average behind an @, which other formats have not.
+// the row's. Weights in code:col have their average behind an @, which other formats have not. `usage` for no weights
+// at all, an unknown name (the message lists the palettes without averages), a format that does not parse, does not
+// serve or is named twice.
 Result<Palette> read_palette(std::string_view name, std::string_view weights, std::string_view activations,
                              std::string_view attention = {});
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "core/markup.h"
 #include "eval/report/plot.h"
 #include "eval/report/sections.h"
 #include "eval/report/text.h"

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/markup.h"
 #include "eval/report/sections.h"
 #include "eval/report/text.h"
 #include "measure/statistics.h"

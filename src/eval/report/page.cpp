@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "core/markup.h"
 #include "eval/report/assets.h"
 #include "eval/report/sections.h"
 #include "eval/report/text.h"

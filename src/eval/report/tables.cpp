@@ -1,6 +1,7 @@
 // The raw numbers: tables that sort by any column.
 #include <fmt/format.h>
 
+#include "core/markup.h"
 #include "eval/report/sections.h"
 #include "eval/report/text.h"
 

@@ -1,4 +1,4 @@
-// Texts of the report page: escaping, and numbers as people write them.
+// Texts of the report page: numbers as people write them.
 #pragma once
 
 #include <cstdint>
@@ -6,10 +6,6 @@
 #include <string_view>
 
 namespace nibble::page {
-
-// Safe between tags and inside a quoted attribute: & < > " ' become references; control characters and invalid UTF-8,
-// which HTML forbids, become U+FFFD.
-std::string escaped(std::string_view text);
 
 // `digits` significant ones: "4.53", "0.0123", "12,300", "1.2e-6"; "infinite" and "not a number" for those.
 std::string number(double value, int digits = 3);

@@ -43,9 +43,10 @@ OpenLinear open_linear(const LinearPlan& plan, const Shape& shape) {
 
 int64_t float_bytes(const NumberFormat& format) { return format.bits / 8; }
 
-int64_t open_bytes(const SitePlan& plan, const LinearPlan& linear, const Shape& shape) {
+int64_t open_bytes(const SitePlan& plan, const LinearPlan& linear, const Shape& shape, int64_t kept) {
   SiteWork site{};
   site.inputs = shape.columns;
+  site.kept.resize(static_cast<size_t>(kept));  // how many is all that counts
   site.open = {open_linear(linear, shape)};
   double bits = 0;
   for (const PlannedStep& step : shares_widths(linear) ? plan.steps : linear.steps)
@@ -57,7 +58,7 @@ int64_t open_bytes(const SitePlan& plan, const LinearPlan& linear, const Shape& 
 
 int64_t stored_bytes(const SitePlan& site, const LinearPlan& plan, const Shape& shape, int64_t kept) {
   if (!plan.quantized()) return shape.rows * shape.columns * float_bytes(plan.weights);
-  if (plan.weights.bits == 0) return open_bytes(site, plan, shape);
+  if (plan.weights.bits == 0) return open_bytes(site, plan, shape, kept);
   const RowSizes row = row_sizes(plan.weights, shape.columns - kept, plan.sparse24);
   int64_t sparse = 0;
   if (plan.weights.is_learned())

@@ -32,7 +32,9 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
                        const std::vector<std::vector<SitePlan>>& plans, int64_t length, int threads);
 
 // Work on a site of a block in operations, so that sites can be compared: `tokens` of text that run through the linears
-// of the site before it (and for the last one, of itself), statistics, solver.
+// of the site before it (and for the last one, of itself), statistics, solver. Learning levels counts as what any
+// recipe does with a weight: the time left is off by it within the first block, and right after it, since blocks are
+// alike.
 double work_of(const std::vector<SitePlan>& block, size_t site, const Spec& spec, int64_t tokens);
 
 // Whether each column has bits of its own, which all such linears of a site share; groups of columns have their own.

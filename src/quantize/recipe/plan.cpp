@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "kernels/linear.h"
 #include "model/model.h"
 #include "quantize/recipe/formats.h"
+#include "quantize/solve/allocate.h"
 
 namespace nibble {
 namespace {
@@ -111,6 +113,19 @@ Status check_blocks(const LinearPlan& plan, int64_t inputs, const Recipe& recipe
   return {};
 }
 
+// Integers times integers: the sum of what shares a scale must fit 32 bits. By column, scales belong to the input.
+Status check_sums(const LinearPlan& plan, int64_t inputs, const std::string& where) {
+  if (!plan.activations.is_integer()) return {};
+  const NumberFormat& weights = plan.weights;
+  const int64_t most = most_summed_inputs(weights, weights.bits == 0 ? kMostWidth : weights.bits, plan.activations);
+  const int64_t summed = weights.sharing == Sharing::column ? inputs : std::min(weights.group_size(inputs), inputs);
+  if (summed <= most) return {};
+  return fail(ErrorCode::usage,
+              "{}: sums over {} of its {} inputs may exceed 32 bits with weights {} and activations {}; expected {} "
+              "inputs at most, groups of so many, or activations bf16",
+              where, summed, inputs, to_string(weights), to_string(plan.activations), most);
+}
+
 // Of weights that leave it open how many bits a column has: a step must say it, of columns that stay what they are.
 Status check_widths(const LinearPlan& plan, const std::vector<PlannedStep>& steps, const std::string& where) {
   if (plan.weights.bits != 0) return {};
@@ -136,8 +151,9 @@ Result<LinearPlan> plan_linear(const Recipe& recipe, const Target& target, std::
   plan.activations = settings.activations;
   if (!plan.quantized()) return plan;
   NIBBLE_DO(check_blocks(plan, shape_of(target.spec, target.role).columns, recipe));
-  NIBBLE_TRY(const auto steps, steps_of(settings, fmt::format("recipe {}, {}", recipe.name, target.name)));
   const std::string where = fmt::format("recipe {}, {}", recipe.name, target.name);
+  NIBBLE_DO(check_sums(plan, shape_of(target.spec, target.role).columns, where));
+  NIBBLE_TRY(const auto steps, steps_of(settings, where));
   for (const PlannedStep& step : steps)
     NIBBLE_DO(step.step->check(plan.weights, plan.activations, shape_of(target.spec, target.role).columns,
                                fmt::format("{}, step {}", where, step.id)));

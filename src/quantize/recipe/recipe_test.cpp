@@ -222,6 +222,29 @@ TEST(Recipe, GroupsOfAPatternAreMultiplesOfFour) {
             "groups, so that no four columns have two scales");
 }
 
+// What cannot be loaded is not computed: 65,793 x 255 x 128 is the last below 2^31.
+TEST(Recipe, SumsOfIntegersMustFit) {
+  Spec wide = tiny();
+  const auto plan_with = [&](const std::vector<std::string>& sets) {
+    return plan_block(*customise(*load_recipe("cmpq-a8"), sets, {}), wide, 2);
+  };
+  wide.ffn = 65793;
+  EXPECT_TRUE(plan_with({}));
+  wide.ffn = 65794;
+  for (const char* weights : {"code:col", "code3:col", "code4:row", "int8:row"}) {
+    const auto refused = plan_with({fmt::format("weights={}", weights)});
+    ASSERT_FALSE(refused) << weights;
+    EXPECT_EQ(refused.error().code, ErrorCode::usage);
+    EXPECT_EQ(refused.error().message,
+              fmt::format("recipe cmpq-a8, blocks.2.down: sums over 65794 of its 65794 inputs may exceed 32 bits with "
+                          "weights {} and activations int8:token; expected 65793 inputs at most, groups of so many, or "
+                          "activations bf16",
+                          weights));
+  }
+  EXPECT_TRUE(plan_with({"weights=int8:g128"}));
+  EXPECT_TRUE(plan_with({"activations=bf16"}));
+}
+
 TEST(Recipe, FloatLinearsOfASiteDoNotConflict) {
   const std::vector<std::string> overrides = {R"(blocks\.0\.v=f16)"};
   const auto sites = plan_block(*customise(good(), {}, overrides), tiny(), 0);

@@ -35,34 +35,26 @@ class Apportion final : public Step {
     for (const OpenLinear& linear : site.open)
       if (is_open(linear.format)) {
         const Costs costs = costs_of(linear.format, linear.rows, site.inputs, site.kept.size());
-        bits += std::min(options_.bits * costs.weights + (options_.stored ? 0 : costs.beside), most_bits(costs));
+        bits += std::min(wanted(costs) + (options_.stored ? 0 : costs.beside), most_bits(costs));
       }
     return bits;
   }
 
   Status check_open(const SiteWork& site) const override {
-    for (const OpenLinear& linear : site.open) {
-      if (!is_open(linear.format)) continue;
-      const Costs costs = costs_of(linear.format, linear.rows, site.inputs, site.kept.size());
-      const double least = options_.least * costs.dense + (options_.stored ? costs.beside : 0);
-      if (options_.stored && options_.bits * costs.weights > most_bits(costs) + costs.weights / 100)
-        return fail(ErrorCode::usage,
-                    "{}: {} bits a weight are too many for {}; the most is {:.3f}: {} a code, and what "
-                    "is stored beside",
-                    site.name, options_.bits, to_string(linear.format), most_bits(costs) / costs.weights,
-                    options_.most);
-      if (options_.bits * costs.weights >= least) continue;
-      return fail(ErrorCode::usage,
-                  "{}: {} bits a weight are too few for {}; the least is {:.3f}: {} a code, and what is stored beside",
-                  site.name, options_.bits, to_string(linear.format), std::ceil(1000 * least / costs.weights) / 1000,
-                  options_.least);
-    }
+    for (const OpenLinear& linear : site.open)
+      if (is_open(linear.format))
+        NIBBLE_DO(
+            check_bits(costs_of(linear.format, linear.rows, site.inputs, site.kept.size()), linear.format, site.name));
     return {};
   }
 
   Status apply_to_linear(LinearWork& work, ThreadPool& pool) const override {
     if (!is_open(work.weights)) return {};
     SiteWork& site = work.site;
+    // How many columns are kept is known only now.
+    const Costs costs = costs_of(work.weights, work.layer.rows, site.inputs, site.kept.size());
+    NIBBLE_DO(check_bits(costs, work.weights, work.layer.name));
+    // Groups are of the columns that are not kept, as they are stored.
     const std::vector<int32_t> dense = dense_columns_of(work.layer.columns, site.kept);
     const std::vector<int64_t> sizes = group_sizes(work.weights, static_cast<int64_t>(dense.size()));
     NIBBLE_TRY(const auto shared, salience_of(work, dense, pool));
@@ -73,8 +65,7 @@ class Apportion final : public Step {
       NIBBLE_TRY(work.widths, best_swap(work, form, ranks, sizes, pool));
       return {};
     }
-    const Costs costs = costs_of(work.weights, work.layer.rows, site.inputs, site.kept.size());
-    const double budget = options_.bits * costs.weights - (options_.stored ? costs.beside : 0) + site.left_over;
+    const double budget = wanted(costs) - (options_.stored ? costs.beside : 0) + site.left_over;
     const auto rows = static_cast<double>(work.layer.rows);
     const std::vector<double> lost =
         group_costs(work.layer, form, dense, salience, options_.clip, options_.least, options_.most, pool);
@@ -105,6 +96,22 @@ class Apportion final : public Step {
     double beside = 0;   // scales, offsets, widths and kept columns
   };
   double most_bits(const Costs& costs) const { return options_.most * costs.dense + costs.beside; }
+  // What the linear is given: for all weights with what is stored beside, or for the codes, which only dense ones have.
+  double wanted(const Costs& costs) const { return options_.bits * (options_.stored ? costs.weights : costs.dense); }
+
+  // `usage` where the linear cannot do with what it is given, or cannot use it.
+  Status check_bits(const Costs& costs, const NumberFormat& format, std::string_view name) const {
+    const double least = options_.least * costs.dense + (options_.stored ? costs.beside : 0);
+    if (options_.stored && wanted(costs) > most_bits(costs) + costs.weights / 100)
+      return fail(ErrorCode::usage,
+                  "{}: {} bits a weight are too many for {}; the most is {:.3f}: {} a code, and what is stored beside",
+                  name, options_.bits, to_string(format), most_bits(costs) / costs.weights, options_.most);
+    if (wanted(costs) >= least) return {};
+    return fail(ErrorCode::usage,
+                "{}: {} bits a weight are too few for {}; the least is {:.3f}: {} a code, and what is stored beside",
+                name, options_.bits, to_string(format), std::ceil(1000 * least / costs.weights) / 1000, options_.least);
+  }
+
   static Costs costs_of(const NumberFormat& format, int64_t rows, int64_t inputs, size_t kept_columns) {
     const auto kept = static_cast<int64_t>(kept_columns), dense = inputs - kept;
     const RowSizes row = row_sizes(format, dense, false);

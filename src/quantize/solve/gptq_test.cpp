@@ -399,6 +399,55 @@ TEST(Apportion, LosesLessThanTheSameBitsEverywhere) {
   }
 }
 
+// Groups are of the columns that are not kept, and what is kept counts: the matrix is as large as was asked for.
+TEST(Apportion, CountsKeptColumns) {
+  ThreadPool pool(2);
+  constexpr int64_t kRows = 24, kColumns = 76;
+  const Case c = random_case(7, kRows, kColumns, 300, false, pool);
+  SiteStatistics statistics;
+  statistics.gram = Gram(kColumns);
+  statistics.gram.add(c.x.data(), c.tokens, pool);
+  const std::vector<int32_t> kept = {3, 40, 75};
+  for (const double bits : {5.5, 7.25}) {
+    SiteWork site{"site", kColumns, kColumns, false, &statistics, kept, {}, Levels::f16, format_of("f32"), 0};
+    const auto widths = apportioned(fmt::format(R"({{"bits": {}}})", bits).c_str(), site, c, pool);
+    ASSERT_EQ(widths.size(), 73u);
+    for (size_t k = 1; k < widths.size(); ++k) {
+      if (k % 8 != 0) {
+        EXPECT_EQ(widths[k], widths[k - 1]) << k;
+      }
+    }
+    LayerForm form{format_of("int:g8:asym"), format_of("f32"), kept, false};
+    form.widths = widths;
+    const auto factor =
+        *factorise(c.gram, column_order(ColumnOrder::natural, false, kept, {}, c.gram), 0.01, "test", pool);
+    const LinearWeight solved = *gptq(c.layer, form, factor, {}, pool);
+    ASSERT_TRUE(solved.validate("test"));
+    const double asked = bits * kRows * kColumns;
+    EXPECT_LE(std::abs(site.left_over), kRows * 4);  // half a group
+    // Rows of codes end at a byte.
+    EXPECT_NEAR(8 * static_cast<double>(solved.matrix_bytes()) + site.left_over, asked, 8 * kRows);
+  }
+  // Codes alone are those that are not kept.
+  SiteWork site{"site", kColumns, kColumns, false, &statistics, kept, {}, Levels::f16, format_of("f32"), 0};
+  const auto three = apportioned(R"({"bits": 3, "count": "codes", "most": 4})", site, c, pool);
+  EXPECT_NEAR(static_cast<double>(MixedSizes::of(three).code_bits), 3 * 73, 4);
+  // 4.7 bits would do without columns that are kept.
+  const Json source = *parse_json(R"({"bits": 4.7})", "test");
+  JsonReader reader = *JsonReader::open(source, "step", ErrorCode::usage);
+  const StepPointer step = *read_apportion(reader);
+  LinearWork work = open_work(site, c);
+  const Status refused = step->apply_to_linear(work, pool);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::usage);
+  EXPECT_NE(refused.error().message.find("test: 4.7 bits a weight are too few for int:g8:asym; the least is "),
+            std::string::npos)
+      << refused.error().message;
+  site.kept.clear();
+  site.shared.clear();
+  EXPECT_TRUE(step->apply_to_linear(work, pool));
+}
+
 // Scales that go by what GPTQ makes of errors lose less in its own terms than those of the least plain error.
 TEST(Gptq, ScalesBySalienceLoseLess) {
   ThreadPool pool(2);

@@ -9,6 +9,8 @@
 namespace nibble {
 namespace {
 
+constexpr int64_t kErrorParts = 32;  // of the rows whose errors are added
+
 enum class WeightedBy : uint8_t { moments, fisher, none };
 
 Result<WeightedBy> read_weighted_by(JsonReader& parameters) {
@@ -90,16 +92,17 @@ std::vector<double> errors_of_groups(const FloatLayer& layer, const LayerForm& f
   const std::vector<int32_t> dense = dense_columns_of(layer.columns, form.kept);
   const auto size = static_cast<size_t>(form.weights.group_size(weight.dense_columns()));
   const auto groups = static_cast<size_t>(weight.groups());
-  // A row's sums apart, so that they can be added in order.
-  std::vector<double> of_rows(static_cast<size_t>(layer.rows) * groups), sums(groups);
-  pool.run_ranges(layer.rows, 8, [&](int64_t begin, int64_t end) {
+  // Sums of fixed parts of the rows, which are added in order, whoever ran them; few, as there may be a group for every
+  // column.
+  std::vector<double> of_parts(kErrorParts * groups), sums(groups);
+  pool.run(kErrorParts, [&](int64_t part) {
     std::vector<float> counts(dense.size());
-    for (int64_t n = begin; n < end; ++n) {
+    double* const out = of_parts.data() + static_cast<size_t>(part) * groups;
+    for (int64_t n = part * layer.rows / kErrorParts; n < (part + 1) * layer.rows / kErrorParts; ++n) {
       importance.row(n, dense, counts);
       for (int64_t at = weight.sparse.empty() ? 0 : weight.sparse.begin(n);
            !weight.sparse.empty() && at < weight.sparse.end(n); ++at)
         counts[static_cast<size_t>(weight.sparse.columns[static_cast<size_t>(at)])] = 0;  // kept apart
-      double* const out = of_rows.data() + static_cast<size_t>(n) * groups;
       for (size_t k = 0; k < dense.size(); ++k) {
         const float value = layer.row(n)[static_cast<size_t>(dense[k])];
         const auto error = static_cast<double>(weight.grid(n, static_cast<int64_t>(k / size)).round(value) - value);
@@ -107,7 +110,7 @@ std::vector<double> errors_of_groups(const FloatLayer& layer, const LayerForm& f
       }
     }
   });
-  for (size_t i = 0; i < of_rows.size(); ++i) sums[i % groups] += of_rows[i];
+  for (size_t i = 0; i < of_parts.size(); ++i) sums[i % groups] += of_parts[i];
   return sums;
 }
 

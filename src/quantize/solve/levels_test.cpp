@@ -144,6 +144,26 @@ TEST(Levels, AreRoundedToIntegers) {
   }
 }
 
+// An allocation of bits prices columns of more than four bits with fit_exponent: what they lose when they are stored.
+TEST(Levels, WideColumnsLoseWhatTheyArePricedAt) {
+  ThreadPool pool(2);
+  const FloatLayer layer = random_layer(40, 8, 31);
+  LayerForm form = form_in("code:col");
+  form.widths = {5, 6, 7, 8, 8, 7, 6, 5};
+  const LinearWeight solved = *round_to_nearest(layer, form, {}, pool);
+  std::vector<double> lost(8);
+  std::vector<float> row(8);
+  for (int64_t n = 0; n < 40; ++n) {
+    decode_row(solved, n, row);
+    for (size_t k = 0; k < 8; ++k) lost[k] += std::pow(static_cast<double>(row[k] - layer.row(n)[k]), 2);
+  }
+  for (size_t k = 0; k < 8; ++k) {
+    std::vector<float> column;
+    for (int64_t n = 0; n < 40; ++n) column.push_back(layer.row(n)[k]);
+    EXPECT_NEAR(lost[k] / fit_exponent(column, {}, form.widths[k]).cost, 1, 1e-6) << k;
+  }
+}
+
 TEST(Sparse, ChoosesTheGreatestOfEachKind) {
   ThreadPool pool(2);
   FloatLayer layer = random_layer(20, 50, 6);
