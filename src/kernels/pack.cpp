@@ -361,7 +361,8 @@ void PackedLinear::keep_codes(const CodedLayout& layout) {
   d.type = coded_type(d.type);
   d.e4m3 = format_.scale == ScaleCodec::e4m3;
   d.factor = d.e4m3 ? 256 : 1;  // E4M3 scales are read as float16, whose exponents are greater by 8
-  has_scales_ = layout.tables_of == CodedTables::matrix;
+  d.integer_codes = layout.integer_codes;
+  has_scales_ = layout.tables_of == CodedTables::matrix && format_.scale != ScaleCodec::none;
 }
 
 void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const void> owner) {
