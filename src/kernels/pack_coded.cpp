@@ -82,6 +82,20 @@ std::optional<CodedLayout> coded_layout(const NumberFormat& format, std::span<co
   return layout;
 }
 
+PlainScales plain_scales(std::span<const uint16_t> table) {
+  constexpr int kBias = 127, kNoNumber = 255;
+  int least = kNoNumber - 1, most = 1;
+  for (const uint16_t level : table) {
+    const int exponent = level >> 7 & 0xFF;
+    if (exponent == kNoNumber || (level & 0x7FFF) == 0) continue;
+    if (exponent == 0) return {};  // subnormal
+    least = std::min(least, exponent);
+    most = std::max(most, exponent);
+  }
+  return {static_cast<uint8_t>(kBias + 1 - least > 0 ? kBias + 1 - least : 0),
+          static_cast<uint8_t>(std::min(kNoNumber - 1, kBias + kNoNumber - 1 - most))};
+}
+
 CodePacker::CodePacker(const LinearWeight& weight, const PackedDense& dense, std::span<const int32_t> order,
                        uint16_t* tables, uint8_t* scales)
     : weight_(weight), dense_(dense), order_(order), tables_(tables), scales_(scales) {

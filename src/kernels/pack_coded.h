@@ -28,6 +28,12 @@ struct CodedLayout {
 std::optional<CodedLayout> coded_layout(const NumberFormat& format, std::span<const uint8_t> widths,
                                         int64_t dense_columns, int64_t panels);
 
+// PackedDense::first_plain_scale and last_plain_scale of a table of the matrix.
+struct PlainScales {
+  uint8_t first = 1, last = 0;
+};
+PlainScales plain_scales(std::span<const uint16_t> table);
+
 // Fills a coded layout from a weight, panel by panel.
 //
 // The least bits of bfloat16 numbers are 2^-133. A block whose scale is so small that its format has products with

@@ -146,6 +146,9 @@ struct PackedDense {
   // Coded layouts.
   CodedTables tables_of;
   bool integer_codes;  // of 8 bits
+  // Tables of the matrix: bytes of scales, powers of two, with which every level's product is a normal number or zero,
+  // so that exponents can be added. First above last: none.
+  uint8_t first_plain_scale, last_plain_scale;
   int64_t segment_count;
   CodedSegment segments[kCodedSegments];
   int64_t panel_bytes;

@@ -5,8 +5,9 @@
 // With the shifts, and vpermw counted twice for its two operations, that makes 3.3 for 32 weights of 3 or 4 bits on two
 // ports. With 2 bits all pairs of levels fit a register of dwords: one shift and one operation of vpermd. Tables of
 // rows: as many lanes share a register as their tables fit, and what comes out is transposed to one dword a lane, which
-// costs 1, 2 or 3 shuffles of 16 dwords a vector for 2, 3, 4 bits. A table of the matrix needs six operations that
-// multiply with the scales in float32, exactly, beside a lookup of 1, 3, 3 or 6 for 4, 5, 6 or 8 bits.
+// costs 1, 2 or 3 shuffles of 16 dwords a vector for 2, 3, 4 bits. A table of the matrix takes 2, 4, 4 or 6 for 4, 5, 6
+// or 8 bits and two that add the scale to the exponent of what is not zero; where a product may be no normal number,
+// six that multiply in float32, exactly.
 #include "kernels/avx512/coded.h"
 #include "kernels/avx512/rows.h"
 
@@ -168,6 +169,19 @@ template <class Levels, class Scales>
   });
 }
 
+// The same, the scales' exponents added: [16 lanes][2] words for inputs 0 .. 15 and 16 .. 31.
+template <class Levels>
+[[gnu::always_inline]] inline void open_plain(const Levels& levels, const uint8_t* unit, const __m512i (&exponents)[2],
+                                              uint16_t* to) {
+  unrolled<16>([&](auto t) __attribute__((always_inline)) {
+    const __m512i words = levels.template words<t>(unit);
+    const __mmask32 some = _mm512_test_epi16_mask(words, _mm512_set1_epi16(0x7FFF));
+    _mm512_storeu_si512(to + 32 * t, _mm512_mask_add_epi16(words, some, words, exponents[t / 8]));
+  });
+}
+
+constexpr int64_t kAhead = 4096;  // bytes of a panel
+
 struct Opening {
   const PackedDense& dense;
   int64_t panel;
@@ -205,7 +219,20 @@ struct Opening {
     });
   }
 
-  // scales_at(k): of a block.
+  // Whether the scales of the block of input k are plain; what they add to exponents.
+  bool plain_exponents(int64_t k, __m512i& to) const {
+    const int64_t block = smaller(k / dense.group_size, dense.groups - 1);
+    const uint8_t* const bytes = static_cast<const uint8_t*>(dense.scales) + (panel * dense.groups + block) * kLanes;
+    const __m128i scales = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+    const __m256i exponents = _mm256_sub_epi16(_mm256_cvtepu8_epi16(scales), _mm256_set1_epi16(127));
+    const __m512i words = _mm512_cvtepu16_epi32(_mm256_slli_epi16(exponents, 7));
+    to = _mm512_or_si512(words, _mm512_slli_epi32(words, 16));
+    const __m128i first = _mm_set1_epi8(static_cast<char>(dense.first_plain_scale));
+    const __m128i last = _mm_set1_epi8(static_cast<char>(dense.last_plain_scale));
+    return (_mm_cmpge_epu8_mask(scales, first) & _mm_cmple_epu8_mask(scales, last)) == 0xFFFF;
+  }
+
+  // scales_at(dense, panel, k): of a block.
   template <class Levels, class ScalesAt>
   void matrix(const Levels& levels, const uint8_t* units, int64_t begin, int64_t end, uint16_t* out,
               const ScalesAt& scales_at) const {
@@ -220,8 +247,22 @@ struct Opening {
   template <int kBits>
   void matrix(const uint8_t* units, int64_t begin, int64_t end, uint16_t* out) const {
     const TableLevels<kBits> levels(dense);
-    if (dense.scales != nullptr) return matrix(levels, units, begin, end, out, block_scales);
+    if (dense.scales != nullptr) {
+      each_unit<kBits>(units, begin, end, out, [&](const uint8_t* from, int64_t k, uint16_t* to) {
+        unrolled<kBits>([&](auto i) __attribute__((always_inline)) {
+          _mm_prefetch(reinterpret_cast<const char*>(from + kAhead + 64 * i), _MM_HINT_T0);
+        });
+        __m512i exponents[2];
+        const bool lower = plain_exponents(k, exponents[0]), upper = plain_exponents(k + 16, exponents[1]);
+        if (lower && upper) return open_plain(levels, from, exponents, to);
+        matrix(levels, from, k, k + kUnitInputs, to, block_scales);
+      });
+      return;
+    }
     each_unit<kBits>(units, begin, end, out, [&](const uint8_t* from, int64_t, uint16_t* to) {
+      unrolled<kBits>([&](auto i) __attribute__((always_inline)) {
+        _mm_prefetch(reinterpret_cast<const char*>(from + kAhead + 64 * i), _MM_HINT_T0);
+      });
       unrolled<16>([&](auto t) __attribute__((always_inline)) {
         _mm512_storeu_si512(to + 32 * t, levels.template words<t>(from));
       });
