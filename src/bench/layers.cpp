@@ -13,12 +13,14 @@ struct BitPattern {
   uint64_t fixed, value;
 };
 
-// The exponent of numbers around 0.03; sign and mantissa are random.
-BitPattern pattern_of(Levels levels) {
-  switch (levels) {
+// The exponent of numbers around 0.03; sign and mantissa are random. Codes of minifloats of a byte have no greatest
+// exponent, under which some are no numbers.
+BitPattern pattern_of(const NumberFormat& format) {
+  switch (format.levels) {
     case Levels::f32: return {0x7F8000007F800000u, 0x3D0000003D000000u};
     case Levels::f16: return {0x7C007C007C007C00u, 0x2800280028002800u};
     case Levels::bf16: return {0x7F807F807F807F80u, 0x3D003D003D003D00u};
+    case Levels::minifloat: return {format.bits == 8 ? 0x4040404040404040u : 0, 0};
     default: return {0, 0};  // any bits are a code
   }
 }
@@ -59,12 +61,14 @@ Result<LinearWeight> random_layer(const LayerKind& kind, const Shape& shape) {
   const int64_t bits = std::accumulate(weight.widths.begin(), weight.widths.end(), int64_t{0});
   const int64_t row_bytes = bits > 0 ? packed_bytes(bits, 1) : packed_bytes(weight.dense_columns(), weight.format.bits);
   weight.codes.resize(static_cast<size_t>(shape.n * row_bytes));
-  fill(weight.codes, pattern_of(weight.format.levels), random);
+  fill(weight.codes, pattern_of(weight.format), random);
   if (weight.format.scale != ScaleCodec::none)
     weight.scales.assign(static_cast<size_t>(shape.n * weight.groups()), kScale);
   weight.kept.resize(static_cast<size_t>(shape.n * kind.kept));
   weight.kept_levels = kind.kept_as == "bf16" ? Levels::bf16 : Levels::f16;
-  fill(std::as_writable_bytes(std::span(weight.kept)), pattern_of(weight.kept_levels), random);
+  NumberFormat kept;
+  kept.levels = weight.kept_levels;
+  fill(std::as_writable_bytes(std::span(weight.kept)), pattern_of(kept), random);
   return weight;
 }
 

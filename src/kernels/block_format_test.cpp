@@ -326,7 +326,9 @@ TEST(BlockLinear, UnpacksToWhatItDecodesTo) {
   Random random(23);
   ThreadPool pool(1);
   std::vector<std::pair<std::string, std::string>> kinds;
-  for (const char* format : {"bfp6", "nvfp4", "mxfp8e5m2", "bl6", "fixed6:f4"}) kinds.push_back({format, "f32"});
+  for (const char* format : {"bfp6", "bfp7", "nvfp4", "mxfp8", "mxfp8e5m2", "mxint8", "bl6", "bl8", "bm6", "bm8",
+                             "fixed6:f4", "fixed8:f4", "e4m3", "dmf8", "bfp6:b24", "bm8:b12"})
+    kinds.push_back({format, "f32"});
   for (const std::string& format : integer_formats()) kinds.push_back({format, format});
   for (const auto& [format, activations] : kinds) {
     const LayerShape shape{

@@ -47,8 +47,8 @@ class PackedLinear {
  public:
   // Integer weights of up to 4 bits go into the 4-bit layout, wider ones into the 8-bit one; block formats
   // whose levels are integers go into the block layouts where the input is in one too, with blocks of the same size, a
-  // multiple of 16; else, and with learned levels, their values are bfloat16 numbers exactly, which keep their codes of
-  // up to four bits (coded layouts), and their outer scale multiplies the outputs; learned levels with quantized input
+  // multiple of 16; else, and with learned levels, their values are bfloat16 numbers exactly, which keep their codes
+  // (coded layouts), and their outer scale multiplies the outputs; learned levels with quantized input
   // are integers, which keep their codes too; a 2:4 part is unpacked to
   // dense levels. `unsupported` when no kernel serves this layer (names format and activation) or when the sum of a
   // group of inputs could overflow 32 bits (65,536 symmetric int8 weights times int8 activations just fit), `corrupt`
@@ -63,7 +63,7 @@ class PackedLinear {
   // The bytes that the kernels of this instruction set read, in version kLayoutVersion of the layout.
   std::span<const std::byte> image() const { return image_; }
   PackedShape shape() const;
-  static constexpr int kLayoutVersion = 5;
+  static constexpr int kLayoutVersion = 6;
 
   int64_t outputs() const { return n_; }
   int64_t inputs() const { return plan_.columns; }

@@ -361,7 +361,8 @@ void PackedLinear::keep_codes(const CodedLayout& layout) {
   d.type = coded_type(d.type);
   d.e4m3 = format_.scale == ScaleCodec::e4m3;
   d.factor = d.e4m3 ? 256 : 1;  // E4M3 scales are read as float16, whose exponents are greater by 8
-  has_scales_ = layout.tables_of == CodedTables::matrix;
+  d.integer_codes = layout.integer_codes;
+  has_scales_ = layout.tables_of == CodedTables::matrix && format_.scale != ScaleCodec::none;
 }
 
 void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const void> owner) {
@@ -373,6 +374,13 @@ void PackedLinear::place(std::span<const std::byte> image, std::shared_ptr<const
   const bool blocks = block_bits(dense_.type) > 0;
   dense_.scales = blocks || has_scales_ || is_integer(dense_.type) ? image_.data() + at.scales : nullptr;
   dense_.tables = is_coded(dense_.type) ? reinterpret_cast<const uint16_t*>(image_.data() + at.levels) : nullptr;
+  if (has_scales_ && !dense_.e4m3) {
+    const PlainScales plain = plain_scales({dense_.tables, static_cast<size_t>(table_values_)});
+    dense_.first_plain_scale = plain.first;
+    dense_.last_plain_scale = plain.last;
+  } else {
+    dense_.first_plain_scale = 1;
+  }
   dense_.level_tables = reinterpret_cast<const int8_t*>(image_.data() + at.levels);
   dense_.levels = blocks ? reinterpret_cast<const uint8_t*>(image_.data() + at.levels) : nullptr;
   dense_.sums = is_integer(dense_.type) ? image_.data() + at.sums : nullptr;

@@ -32,12 +32,14 @@
 //
 // Coded layouts: bfloat16 numbers as codes that find them in a table. A panel is up to kCodedSegments segments of
 // inputs whose codes have the same width, ascending; a segment is units of 32 inputs, the last one filled up; a unit of
-// 2, 3, 4 or 16 bits is as many vectors of 64 bytes, each 32 words of 16 bits. Sixteen lookups t make a unit:
-//   4 bits   lookup t is at bits 4 * (t % 4) of word w of vector t / 4
+// 2, 3, 4, 5, 6 or 8 bits is as many vectors of 64 bytes, each 32 words of 16 bits. Sixteen lookups t make a unit:
+//   8 bits   lookup t is at bits 8 * (t % 2) of word w of vector t / 2
+//   4 bits                     4 * (t % 4)                      t / 4
+//   5, 6     the four lowest bits as with 4 bits; above them, with 5 bits one at bit t of vector 4, with 6 bits two at
+//            bits 2 * (t % 8) of vector 4 + t / 8
 //   2 bits                     2 * (t % 8)                      t / 8; with tables of columns both codes of a pair,
 //            the second above the first, are at bits 4 * (t % 8) of dword w / 2
 //   3 bits   0 .. 14:          3 * (t % 5)                      t / 5;  t = 15 has bit j at bit 15 of vector j
-//   16 bits  the number itself, at vector t
 // What word w of lookup t stands for depends on whose the tables are:
 //   columns, matrix    lane w / 2, input 2 t + w % 2: lookup t is a pair of inputs, as in bf16_pairs
 //   rows               with E = 2^bits entries a table, 32 / E lanes side by side have E inputs each:
@@ -47,10 +49,14 @@
 //   columns  of 2 bits: [pair][16][2], what the first input's code i % 4 and the second's i / 4 stand for, so that one
 //            register of dwords holds all pairs of numbers
 //   rows     [panel][G][16][E]; a group is a multiple of 32 inputs, or all
-//   matrix   [16], entry i is level i % E; a weight is the level times the scale of its block, a multiple of 16 inputs,
-//            which is a byte of [panel][block][16] as in block layouts
-// Inputs that fill a unit up have code 0: bf16 input is zero there, and float input is not read beyond K. Segments but
-// the last have zeros there in either input (InputPlan::order).
+//   matrix   [16] up to 4 bits, entry i being level i % E, else [E]; with 8 bits entry 128 + i is that of i with the
+//            sign set. A weight is the level times the scale of its block, a multiple of 16 inputs, which is a byte of
+//            [panel][block][16] as in block layouts; no block has scales, or all. Where a product would not be exact in
+//            bfloat16, packing rounds it and stores it under the least scale that is (pack_coded.h)
+// Codes of 5 and 6 bits are of the matrix. Those of 8 bits are too, or they are levels in two's complement
+// (`integer_codes`), to be multiplied with the first entry of their table: of the matrix, where they have a scale
+// beside as well, or of their column. Inputs that fill a unit up have code 0: bf16 input is zero there, and float input
+// is not read beyond K. Segments but the last have zeros there in either input (InputPlan::order).
 //
 // Coded integers: levels of 8 bits, -128 .. 127, as codes that find them in a table of bytes, for quantized input. They
 // stand for the 8-bit layout, which *opening* a panel gives; scales and sums are as integer layouts have them, with
@@ -113,7 +119,7 @@ inline constexpr int64_t kLongestBlock = 256;        // inputs: |code * level| <
 struct CodedSegment {
   int64_t begin;   // input, a multiple of 32
   int64_t offset;  // of its first unit, in bytes of a panel
-  int64_t bits;    // 2, 3, 4 or 16; of coded integers 2, 3, 4 or 8
+  int64_t bits;    // 2, 3, 4, 5, 6 or 8; of coded integers 2, 3, 4 or 8
 };
 inline constexpr int64_t kCodedSegments = 4, kUnitInputs = 32;
 enum class CodedTables : uint8_t { columns, rows, matrix };
@@ -139,6 +145,10 @@ struct PackedDense {
   float factor;
   // Coded layouts.
   CodedTables tables_of;
+  bool integer_codes;  // of 8 bits
+  // Tables of the matrix: bytes of scales, powers of two, with which every level's product is a normal number or zero,
+  // so that exponents can be added. First above last: none.
+  uint8_t first_plain_scale, last_plain_scale;
   int64_t segment_count;
   CodedSegment segments[kCodedSegments];
   int64_t panel_bytes;

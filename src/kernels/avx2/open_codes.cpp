@@ -32,6 +32,14 @@ struct Opening {
   // The codes of half a lookup's words.
   __m256i codes(const uint8_t* unit, int64_t t, int64_t half) const {
     unit += half * 32;
+    if (bits == 5 || bits == 6) {
+      const int64_t above = bits - 4, upper_in_word = 16 / above;
+      const __m256i low = shifted(unit + t / 4 * kVectorBytes, t % 4 * 4);
+      const __m256i upper = shifted(unit + (4 + t / upper_in_word) * kVectorBytes, t % upper_in_word * above);
+      const __m256i mask = _mm256_set1_epi16(static_cast<int16_t>((1 << above) - 1));
+      return _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi16(15)),
+                             _mm256_slli_epi16(_mm256_and_si256(upper, mask), 4));
+    }
     if (bits == 3 && t == 15) {
       const __m256i low = shifted(unit, 15), middle = shifted(unit + kVectorBytes, 15);
       const __m256i high = shifted(unit + 2 * kVectorBytes, 15);
@@ -88,8 +96,32 @@ struct Opening {
       }
   }
 
-  // Of eight lanes of the block that input k lies in.
+  // The levels of half a lookup's words where codes are such, of the first input of pairs or the second.
+  __m256 integers(const uint8_t* unit, int64_t t, int64_t half, int64_t i) const {
+    const __m256i dwords = load_bytes(unit + t / 2 * kVectorBytes + half * 32);
+    const __m256i high = _mm256_sll_epi32(dwords, _mm_cvtsi64_si128(24 - 8 * (t % 2) - 16 * i));
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(high, 24));
+  }
+
+  static __m256i pairs_of(__m256 first, __m256 second) {
+    return _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(first), 16),
+                           _mm256_and_si256(_mm256_castps_si256(second), _mm256_set1_epi32(-65536)));
+  }
+
+  static __m256 broadcast(const uint16_t* half) {
+    return _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int32_t>(uint32_t{*half} << 16)));
+  }
+
+  void integer_columns(const uint8_t* unit, const uint16_t* tables, uint16_t* to) const {
+    for (int64_t t = 0; t < kLookups; ++t, tables += 32)
+      for (int64_t half = 0; half < 2; ++half, to += 2 * kDwords)
+        store(to, pairs_of(_mm256_mul_ps(integers(unit, t, half, 0), broadcast(tables)),
+                           _mm256_mul_ps(integers(unit, t, half, 1), broadcast(tables + 16))));
+  }
+
+  // Of eight lanes of the block that input k lies in; 1 for formats without scales.
   __m256 scales(int64_t k, int64_t half) const {
+    if (dense.scales == nullptr) return _mm256_set1_ps(1);
     const int64_t block = smaller(k / dense.group_size, dense.groups - 1);
     const auto* bytes = static_cast<const uint8_t*>(dense.scales) + (panel * dense.groups + block) * kLanes + half * 8;
     const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
@@ -102,26 +134,32 @@ struct Opening {
   void matrix(const uint8_t* unit, int64_t k, uint16_t* to) const {
     const KeepingSubnormals mode;
     const __m256i upper = _mm256_set1_epi32(-65536);
+    const bool integer = bits == 8 && dense.integer_codes;
     for (int64_t t = 0; t < kLookups; ++t)
       for (int64_t half = 0; half < 2; ++half, to += 2 * kDwords) {
-        const __m256 scale = scales(k + t * 2, half);
+        __m256 scale = scales(k + t * 2, half);
+        if (integer) {
+          scale = _mm256_mul_ps(scale, broadcast(dense.tables));
+          store(to, pairs_of(_mm256_mul_ps(integers(unit, t, half, 0), scale),
+                             _mm256_mul_ps(integers(unit, t, half, 1), scale)));
+          continue;
+        }
         const __m256i levels = gather(dense.tables, codes(unit, t, half));
         const __m256 second = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_and_si256(levels, upper)), scale);
         const __m256 first = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(levels, 16)), scale);
-        store(to, _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(first), 16),
-                                  _mm256_and_si256(_mm256_castps_si256(second), upper)));
+        store(to, pairs_of(first, second));
       }
   }
 
   void unit(const uint8_t* from, int64_t k, uint16_t* to) const {
-    if (bits == 16) {
-      __builtin_memcpy(to, from, kLookups * kVectorBytes);
-    } else if (dense.tables_of == CodedTables::rows) {
+    if (dense.tables_of == CodedTables::rows) {
       rows(from, dense.tables + ((panel * dense.groups + k / dense.group_size) * kLanes << bits), to);
     } else if (dense.tables_of == CodedTables::matrix) {
       matrix(from, k, to);
     } else if (bits == 2) {
       columns_of_pairs(from, dense.tables + k * 16, to);
+    } else if (bits == 8) {
+      integer_columns(from, dense.tables + k * 16, to);
     } else {
       columns(from, dense.tables + k * 16, to);
     }

@@ -1,8 +1,10 @@
 // Coded weights times float32 input, one token: linear_coded. More tokens: linear_float.cpp.
 //
 // A code is an index of vpermps, which reads four bits of it: for 16 weights one shift, one lookup, one multiply-add on
-// two ports. With 2 bits the two inputs of a pair share a shift. Eight panels
-// side by side share the tables of their columns; a table of rows, and an input beside whole units, is opened first.
+// two ports. With 2 bits the two inputs of a pair share a shift. Codes of more bits find words, 32 at a time, which are
+// widened: with the scale 10 operations for 32 weights of 5 and 6 bits, 12 of 8, 10 where these are integers. Eight
+// panels side by side share the tables of their columns; a table of rows, wide columns, and an input beside whole units
+// are opened first.
 #include "kernels/avx512/coded.h"
 #include "kernels/avx512/rows.h"
 
@@ -125,6 +127,66 @@ struct Few {
     store<M, P>(acc, tile);
   }
 
+  // Whole units [begin, end) of levels of the matrix. scales_at(dense, panel, k): of a block.
+  template <bool kScaled, class Levels, class ScalesAt>
+  void multiply_matrix(const Levels& levels, const CodedSegment& segment, int64_t begin, int64_t end,
+                       const ScalesAt& scales_at) const {
+    FloatTile<M, P> acc;
+    load<M, P>(tile, acc);
+    const uint8_t* at[P];
+    unrolled<P>([&](auto p) { at[p] = codes(p) + unit_offset(segment, begin); });
+    for (int64_t k = begin; k < end; k += kUnitInputs) {
+      unrolled<2>([&](auto half) __attribute__((always_inline)) {
+        __m512 scales[P];
+        unrolled<P>([&](auto p) __attribute__((always_inline)) {
+          unrolled<Levels::kWidth / 2>([&](auto i) __attribute__((always_inline)) {
+            _mm_prefetch(reinterpret_cast<const char*>(at[p] + kAhead + 64 * (half * (Levels::kWidth / 2) + i)),
+                         _MM_HINT_T0);
+          });
+          if constexpr (kScaled) scales[p] = scales_at(dense, smaller(panel + p, args.panel_end - 1), k + 16 * half);
+        });
+        unrolled<8>([&](auto pair) __attribute__((always_inline)) {
+          constexpr int kLookup = half * 8 + pair;
+          unrolled<P>([&](auto p) __attribute__((always_inline)) {
+            __m512 w[2];
+            levels.template levels<kLookup>(at[p], w);
+            unrolled<2>([&](auto j) __attribute__((always_inline)) {
+              if constexpr (kScaled) w[j] = _mm512_mul_ps(w[j], scales[p]);
+              unrolled<M>([&](auto i) __attribute__((always_inline)) {
+                multiply_add(acc[i][p], _mm512_set1_ps(x[i * args.x_stride + k + 2 * kLookup + j]), w[j]);
+              });
+            });
+          });
+        });
+      });
+      unrolled<P>([&](auto p) __attribute__((always_inline)) { at[p] += 64 * Levels::kWidth; });
+    }
+    store<M, P>(acc, tile);
+  }
+
+  template <int kBits>
+  void multiply_levels(const CodedSegment& segment, int64_t begin, int64_t end) const {
+    const TableLevels<kBits> levels(dense);
+    if (dense.scales == nullptr) return multiply_matrix<false>(levels, segment, begin, end, block_scales);
+    multiply_matrix<true>(levels, segment, begin, end, block_scales);
+  }
+
+  // More than 4 bits.
+  void wide_segment(const CodedSegment& segment, int64_t begin, int64_t end) const {
+    const int64_t whole = begin + (end - begin) / kUnitInputs * kUnitInputs;
+    if (dense.tables_of == CodedTables::columns) return open(begin, end);
+    if (dense.integer_codes) {
+      multiply_matrix<true>(IntegerLevels(), segment, begin, whole, integer_scales);
+    } else if (segment.bits == 5) {
+      multiply_levels<5>(segment, begin, whole);
+    } else if (segment.bits == 6) {
+      multiply_levels<6>(segment, begin, whole);
+    } else {
+      multiply_levels<8>(segment, begin, whole);
+    }
+    open(whole, end);
+  }
+
   // Inputs [begin, end) that lie as pairs, `stride` values from panel to panel.
   void multiply_pairs(const uint16_t* pairs, int64_t stride, int64_t begin, int64_t end) const {
     FloatTile<M, P> acc;
@@ -167,7 +229,11 @@ struct Few {
     }
     if constexpr (kBits == 4) {
       if (dense.tables_of == CodedTables::matrix) {
-        multiply<kBits, false>(segment, begin, whole);
+        if (dense.scales == nullptr) {
+          multiply_levels<kBits>(segment, begin, whole);
+        } else {
+          multiply<kBits, false>(segment, begin, whole);
+        }
         return open(whole, end);
       }
     }
@@ -185,7 +251,7 @@ template <int M, int P>
       case 2: return few.template segment<2>(segment, begin, end);
       case 3: return few.template segment<3>(segment, begin, end);
       case 4: return few.template segment<4>(segment, begin, end);
-      default: return few.open(begin, end);
+      default: return few.wide_segment(segment, begin, end);
     }
   });
   store_outputs<M, P>(args, m, panel, sums);

@@ -5,8 +5,9 @@
 // With the shifts, and vpermw counted twice for its two operations, that makes 3.3 for 32 weights of 3 or 4 bits on two
 // ports. With 2 bits all pairs of levels fit a register of dwords: one shift and one operation of vpermd. Tables of
 // rows: as many lanes share a register as their tables fit, and what comes out is transposed to one dword a lane, which
-// costs 1, 2 or 3 shuffles of 16 dwords a vector for 2, 3, 4 bits. A table of the matrix needs no second operation, but
-// six that multiply with the scales in float32, exactly.
+// costs 1, 2 or 3 shuffles of 16 dwords a vector for 2, 3, 4 bits. A table of the matrix takes 2, 4, 4 or 6 for 4, 5, 6
+// or 8 bits and two that add the scale to the exponent of what is not zero; where a product may be no normal number,
+// six that multiply in float32, exactly.
 #include "kernels/avx512/coded.h"
 #include "kernels/avx512/rows.h"
 
@@ -149,53 +150,139 @@ class KeepingSubnormals {
   unsigned before_;
 };
 
-// scales: of the unit's two halves.
-template <int kBits>
-void open_matrix(const uint8_t* unit, __m512i table, const __m512 (&scales)[2], uint16_t* to) {
-  const __m512i upper = _mm512_set1_epi32(-65536);
+// The numbers that two vectors of float32 are, as pairs.
+[[gnu::always_inline]] inline __m512i pairs_of(__m512 first, __m512 second) {
+  // first >> 16 | (second & upper)
+  return _mm512_ternarylogic_epi32(_mm512_srli_epi32(_mm512_castps_si512(first), 16), _mm512_castps_si512(second),
+                                   _mm512_set1_epi32(-65536), 0xF8);
+}
+
+// scales(t, i): of lookup t and input i of a pair.
+template <class Levels, class Scales>
+[[gnu::always_inline]] inline void open_scaled(const Levels& levels, const uint8_t* unit, const Scales& scales,
+                                               uint16_t* to) {
   unrolled<16>([&](auto t) __attribute__((always_inline)) {
-    const __m512i levels = _mm512_permutexvar_epi16(single_code_words<kBits, t>(unit), table);
-    const __m512 second = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_and_si512(levels, upper)), scales[t / 8]);
-    const __m512 first = _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(levels, 16)), scales[t / 8]);
-    // first >> 16 | (second & upper)
-    _mm512_storeu_si512(to + 32 * t, _mm512_ternarylogic_epi32(_mm512_srli_epi32(_mm512_castps_si512(first), 16),
-                                                               _mm512_castps_si512(second), upper, 0xF8));
+    __m512 pair[2];
+    levels.template levels<t>(unit, pair);
+    _mm512_storeu_si512(to + 32 * t,
+                        pairs_of(_mm512_mul_ps(pair[0], scales(t, 0)), _mm512_mul_ps(pair[1], scales(t, 1))));
   });
 }
+
+// The same, the scales' exponents added: [16 lanes][2] words for inputs 0 .. 15 and 16 .. 31.
+template <class Levels>
+[[gnu::always_inline]] inline void open_plain(const Levels& levels, const uint8_t* unit, const __m512i (&exponents)[2],
+                                              uint16_t* to) {
+  unrolled<16>([&](auto t) __attribute__((always_inline)) {
+    const __m512i words = levels.template words<t>(unit);
+    const __mmask32 some = _mm512_test_epi16_mask(words, _mm512_set1_epi16(0x7FFF));
+    _mm512_storeu_si512(to + 32 * t, _mm512_mask_add_epi16(words, some, words, exponents[t / 8]));
+  });
+}
+
+constexpr int64_t kAhead = 4096;  // bytes of a panel
 
 struct Opening {
   const PackedDense& dense;
   int64_t panel;
 
+  // Units of inputs [begin, end), one after the other.
+  template <int kBits, class Unit>
+  [[gnu::always_inline]] static void each_unit(const uint8_t* from, int64_t begin, int64_t end, uint16_t* to,
+                                               const Unit& unit) {
+    for (int64_t k = begin; k < end; k += kUnitInputs, from += 64 * kBits, to += kUnitInputs * kLanes)
+      unit(from, k, to);
+  }
+
   template <int kBits>
-  void unit(const uint8_t* from, int64_t k, uint16_t* to) const {
-    switch (dense.tables_of) {
-      case CodedTables::columns: return open_columns<kBits>(from, dense.tables + k * 16, to);
-      case CodedTables::rows: {
-        const int64_t table = panel * dense.groups + k / dense.group_size;
-        return open_rows<kBits>(from, dense.tables + (table * kLanes << kBits), to);
-      }
-      case CodedTables::matrix: {
-        const KeepingSubnormals mode;
-        const __m512 scales[2] = {block_scales(dense, panel, k), block_scales(dense, panel, k + 16)};
-        return open_matrix<kBits>(from, matrix_table(dense), scales, to);
-      }
+  void columns(const uint8_t* units, int64_t begin, int64_t end, uint16_t* out) const {
+    each_unit<kBits>(units, begin, end, out, [&](const uint8_t* from, int64_t k, uint16_t* to) {
+      open_columns<kBits>(from, dense.tables + k * 16, to);
+    });
+  }
+
+  void integer_columns(const uint8_t* units, int64_t begin, int64_t end, uint16_t* out) const {
+    each_unit<8>(units, begin, end, out, [&](const uint8_t* from, int64_t k, uint16_t* to) {
+      open_scaled(
+          IntegerLevels(), from,
+          [&](int64_t t, int64_t i)
+              __attribute__((always_inline)) { return _mm512_set1_ps(widened(dense.tables[(k + 2 * t + i) * 16])); },
+          to);
+    });
+  }
+
+  template <int kBits>
+  void rows(const uint8_t* units, int64_t begin, int64_t end, uint16_t* out) const {
+    each_unit<kBits>(units, begin, end, out, [&](const uint8_t* from, int64_t k, uint16_t* to) {
+      const int64_t table = panel * dense.groups + k / dense.group_size;
+      open_rows<kBits>(from, dense.tables + (table * kLanes << kBits), to);
+    });
+  }
+
+  // Whether the scales of the block of input k are plain; what they add to exponents.
+  bool plain_exponents(int64_t k, __m512i& to) const {
+    const int64_t block = smaller(k / dense.group_size, dense.groups - 1);
+    const uint8_t* const bytes = static_cast<const uint8_t*>(dense.scales) + (panel * dense.groups + block) * kLanes;
+    const __m128i scales = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+    const __m256i exponents = _mm256_sub_epi16(_mm256_cvtepu8_epi16(scales), _mm256_set1_epi16(127));
+    const __m512i words = _mm512_cvtepu16_epi32(_mm256_slli_epi16(exponents, 7));
+    to = _mm512_or_si512(words, _mm512_slli_epi32(words, 16));
+    const __m128i first = _mm_set1_epi8(static_cast<char>(dense.first_plain_scale));
+    const __m128i last = _mm_set1_epi8(static_cast<char>(dense.last_plain_scale));
+    return (_mm_cmpge_epu8_mask(scales, first) & _mm_cmple_epu8_mask(scales, last)) == 0xFFFF;
+  }
+
+  // scales_at(dense, panel, k): of a block.
+  template <class Levels, class ScalesAt>
+  void matrix(const Levels& levels, const uint8_t* units, int64_t begin, int64_t end, uint16_t* out,
+              const ScalesAt& scales_at) const {
+    const KeepingSubnormals mode;
+    each_unit<Levels::kWidth>(units, begin, end, out, [&](const uint8_t* from, int64_t k, uint16_t* to) {
+      const __m512 scales[2] = {scales_at(dense, panel, k), scales_at(dense, panel, k + 16)};
+      open_scaled(
+          levels, from, [&](int64_t t, int64_t) __attribute__((always_inline)) { return scales[t / 8]; }, to);
+    });
+  }
+
+  template <int kBits>
+  void matrix(const uint8_t* units, int64_t begin, int64_t end, uint16_t* out) const {
+    const TableLevels<kBits> levels(dense);
+    if (dense.scales != nullptr) {
+      each_unit<kBits>(units, begin, end, out, [&](const uint8_t* from, int64_t k, uint16_t* to) {
+        unrolled<kBits>([&](auto i) __attribute__((always_inline)) {
+          _mm_prefetch(reinterpret_cast<const char*>(from + kAhead + 64 * i), _MM_HINT_T0);
+        });
+        __m512i exponents[2];
+        const bool lower = plain_exponents(k, exponents[0]), upper = plain_exponents(k + 16, exponents[1]);
+        if (lower && upper) return open_plain(levels, from, exponents, to);
+        matrix(levels, from, k, k + kUnitInputs, to, block_scales);
+      });
+      return;
     }
+    each_unit<kBits>(units, begin, end, out, [&](const uint8_t* from, int64_t, uint16_t* to) {
+      unrolled<kBits>([&](auto i) __attribute__((always_inline)) {
+        _mm_prefetch(reinterpret_cast<const char*>(from + kAhead + 64 * i), _MM_HINT_T0);
+      });
+      unrolled<16>([&](auto t) __attribute__((always_inline)) {
+        _mm512_storeu_si512(to + 32 * t, levels.template words<t>(from));
+      });
+    });
   }
 
-  static void copy(const uint8_t* from, uint16_t* to) {
-    for (int64_t i = 0; i < 16; ++i) _mm512_storeu_si512(to + 32 * i, _mm512_loadu_si512(from + 64 * i));
-  }
-
+  // Of up to 4 bits.
   template <int kBits>
   void units(const uint8_t* from, int64_t begin, int64_t end, uint16_t* to) const {
-    for (int64_t k = begin; k < end; k += kUnitInputs, from += 64 * kBits, to += kUnitInputs * kLanes) {
-      if constexpr (kBits == 16) {
-        copy(from, to);
-      } else {
-        unit<kBits>(from, k, to);
-      }
+    switch (dense.tables_of) {
+      case CodedTables::columns: return columns<kBits>(from, begin, end, to);
+      case CodedTables::rows: return rows<kBits>(from, begin, end, to);
+      case CodedTables::matrix: return matrix<kBits>(from, begin, end, to);
     }
+  }
+
+  void wide_units(const uint8_t* from, int64_t begin, int64_t end, uint16_t* to) const {
+    if (!dense.integer_codes) return matrix<8>(from, begin, end, to);
+    if (dense.tables_of == CodedTables::columns) return integer_columns(from, begin, end, to);
+    matrix(IntegerLevels(), from, begin, end, to, integer_scales);
   }
 };
 
@@ -211,7 +298,9 @@ void open_codes(const PackedDense& dense, int64_t panel, int64_t begin, int64_t 
       case 2: return opening.units<2>(units, from, until, out);
       case 3: return opening.units<3>(units, from, until, out);
       case 4: return opening.units<4>(units, from, until, out);
-      default: return opening.units<16>(units, from, until, out);
+      case 5: return opening.matrix<5>(units, from, until, out);
+      case 6: return opening.matrix<6>(units, from, until, out);
+      default: return opening.wide_units(units, from, until, out);
     }
   });
 }

@@ -22,7 +22,15 @@ void or_word(uint8_t* unit, int64_t vector, int64_t word, int bits) {
   std::memcpy(unit + vector * 64 + word * 2, &value, sizeof value);
 }
 
+// Of the bits that codes of 5 and 6 bits have above the lowest four.
+BitPlace upper_place(int64_t bits, CodePlace place) {
+  const int64_t above = bits - 4, in_word = 16 / above;
+  return {4 + place.lookup / in_word, place.word, place.lookup % in_word * above};
+}
+
+// 1 for formats without scales.
 float block_scale(const PackedDense& dense, int64_t panel, int64_t lane, int64_t k) {
+  if (dense.scales == nullptr) return 1;
   const int64_t block = std::min(k / dense.group_size, dense.groups - 1);
   const uint8_t byte = static_cast<const uint8_t*>(dense.scales)[(panel * dense.groups + block) * kLanes + lane];
   if (!dense.e4m3) return byte == 0 ? std::ldexp(1.0f, -127) : std::bit_cast<float>(uint32_t{byte} << 23);
@@ -39,7 +47,7 @@ BitPlace bit_place(CodedTables tables_of, int64_t bits, CodePlace place) {
 }
 
 CodePlace code_place(CodedTables tables_of, int64_t bits, int64_t lane, int64_t input) {
-  if (tables_of != CodedTables::rows || bits == 16) return {input / 2, lane * 2 + input % 2};
+  if (tables_of != CodedTables::rows) return {input / 2, lane * 2 + input % 2};
   const int64_t entries = int64_t{1} << bits, lanes = 32 / entries;  // of a table; in a register
   return {input / entries * (entries / 2) + lane / lanes, lane % lanes * entries + input % entries};
 }
@@ -54,17 +62,27 @@ int64_t unit_at(const CodedSegment& segment, int64_t k) {
   return segment.offset + (k - segment.begin) / kUnitInputs * 64 * segment.bits;
 }
 
-uint16_t load_code(const uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place) {
+uint8_t load_code(const uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place) {
+  if (bits == 5 || bits == 6) {
+    const BitPlace at = upper_place(bits, place);
+    const int upper = load_word(unit, at.vector, at.word) >> at.shift & ((1 << (bits - 4)) - 1);
+    return static_cast<uint8_t>(upper << 4 | load_code(unit, tables_of, 4, place));
+  }
   if (is_scattered(bits, place.lookup)) {
     int code = 0;
     for (int64_t i = 0; i < 3; ++i) code |= (load_word(unit, i, place.word) >> 15) << i;
-    return static_cast<uint16_t>(code);
+    return static_cast<uint8_t>(code);
   }
   const BitPlace at = bit_place(tables_of, bits, place);
-  return static_cast<uint16_t>(load_word(unit, at.vector, at.word) >> at.shift & ((1 << bits) - 1));
+  return static_cast<uint8_t>(load_word(unit, at.vector, at.word) >> at.shift & ((1 << bits) - 1));
 }
 
-void store_code(uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place, uint16_t code) {
+void store_code(uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place, uint8_t code) {
+  if (bits == 5 || bits == 6) {
+    const BitPlace at = upper_place(bits, place);
+    or_word(unit, at.vector, at.word, (code >> 4) << at.shift);
+    return store_code(unit, tables_of, 4, place, code & 15);
+  }
   if (is_scattered(bits, place.lookup)) {
     for (int64_t i = 0; i < 3; ++i) or_word(unit, i, place.word, (code >> i & 1) << 15);
     return;
@@ -79,9 +97,11 @@ uint16_t coded_value(const PackedDense& dense, int64_t panel, int64_t lane, int6
   const int64_t input = (k - segment.begin) % kUnitInputs;
   const CodePlace place = code_place(dense.tables_of, segment.bits, lane, input);
   const int64_t code = load_code(unit, dense.tables_of, segment.bits, place);
-  if (segment.bits == 16) return static_cast<uint16_t>(code);
+  const bool integer = segment.bits == 8 && dense.integer_codes;
+  const auto level = static_cast<float>(static_cast<int8_t>(code));  // where it is an integer
   switch (dense.tables_of) {
     case CodedTables::columns: {
+      if (integer) return f32_to_bf16(level * bf16_to_f32(dense.tables[k * 16]));
       if (segment.bits == 2) return dense.tables[k / 2 * 32 + (k % 2 == 0 ? code * 2 : code * 8 + 1)];
       return dense.tables[k * 16 + code];
     }
@@ -89,7 +109,10 @@ uint16_t coded_value(const PackedDense& dense, int64_t panel, int64_t lane, int6
       const int64_t table = (panel * dense.groups + std::min(k / dense.group_size, dense.groups - 1)) * kLanes + lane;
       return dense.tables[(table << segment.bits) + code];
     }
-    case CodedTables::matrix: return f32_to_bf16(bf16_to_f32(dense.tables[code]) * block_scale(dense, panel, lane, k));
+    case CodedTables::matrix: {
+      const float value = integer ? level * bf16_to_f32(dense.tables[0]) : bf16_to_f32(dense.tables[code]);
+      return f32_to_bf16(value * block_scale(dense, panel, lane, k));
+    }
   }
   return 0;
 }

@@ -12,9 +12,11 @@ struct CodePlace {
 };
 CodePlace code_place(CodedTables tables_of, int64_t bits, int64_t lane, int64_t input);
 
-// Whether its bits are in three words (3 bits, lookup 15); else where the lowest one is: word `word` of vector
-// `vector`.
-constexpr bool is_scattered(int64_t bits, int64_t lookup) { return bits == 3 && lookup == 15; }
+// Whether its bits are in several words (3 bits, lookup 15; 5 and 6 bits); else where the lowest one is: word `word` of
+// vector `vector`.
+constexpr bool is_scattered(int64_t bits, int64_t lookup) {
+  return (bits == 3 && lookup == 15) || bits == 5 || bits == 6;
+}
 struct BitPlace {
   int64_t vector, word, shift;
 };
@@ -24,9 +26,9 @@ BitPlace bit_place(CodedTables tables_of, int64_t bits, CodePlace place);
 const CodedSegment& segment_at(const PackedDense& dense, int64_t k);
 int64_t unit_at(const CodedSegment& segment, int64_t k);
 
-// A code of a unit, or the 16 bits of a number; and back into zeros.
-uint16_t load_code(const uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place);
-void store_code(uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place, uint16_t code);
+// A code of a unit; and back into zeros.
+uint8_t load_code(const uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place);
+void store_code(uint8_t* unit, CodedTables tables_of, int64_t bits, CodePlace place, uint8_t code);
 
 // Bits of the bfloat16 number of a lane's input k, k up to the last unit's end.
 uint16_t coded_value(const PackedDense& dense, int64_t panel, int64_t lane, int64_t k);
