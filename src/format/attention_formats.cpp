@@ -44,7 +44,7 @@ std::string objection(const NumberFormat& format, std::string_view operand) {
 
 double bits_of(const NumberFormat& format, int64_t count) {
   if (format.is_float()) return format.bits;
-  const double code = format.bits <= 4 ? 4 : 8;
+  const double code = cached_code_bits(format);
   if (format.sharing == Sharing::none) return code;
   const int64_t block = format.sharing == Sharing::group ? std::min(format.group, count) : count;
   return code + 8.0 * static_cast<double>(ceil_div(count, block)) / static_cast<double>(count);
@@ -107,6 +107,8 @@ Json to_json(const AttentionFormats& formats) {
   for (const std::string_view name : kAttentionOperands) out[std::string(name)] = to_string(operand_of(formats, name));
   return out;
 }
+
+int cached_code_bits(const NumberFormat& format) { return format.bits <= 4 ? 4 : format.bits <= 6 ? format.bits : 8; }
 
 double cache_bits(const AttentionFormats& formats, int64_t head_dim) {
   return (bits_of(formats.k, head_dim) + bits_of(formats.v, kMostPositionBlock)) / 2;

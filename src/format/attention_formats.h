@@ -44,8 +44,9 @@ std::string summary_of(std::span<const AttentionFormats> blocks);
 // {"q": FORMAT, "k": ...}, all four.
 Json to_json(const AttentionFormats& formats);
 
-// Bits per cached number, scales included, of keys and values together, as the cache stores them: codes of up to 4 bits
-// take half a byte, others a byte.
+// What a cached code takes: 4, 5, 6 or 8 bits.
+int cached_code_bits(const NumberFormat& format);
+// Bits per cached number, scales included, of keys and values together, as the cache stores them.
 double cache_bits(const AttentionFormats& formats, int64_t head_dim);
 double cache_bits(std::span<const AttentionFormats> blocks, int64_t head_dim);  // the mean
 

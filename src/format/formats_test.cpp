@@ -192,7 +192,9 @@ TEST(AttentionFormats, CacheInOneWordOrTwo) {
   ASSERT_TRUE(both);
   EXPECT_EQ(cache_name(*both), "bfp8:b16/f16");
   EXPECT_DOUBLE_EQ(cache_bits(*both, 64), (8.5 + 16) / 2);
-  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "bfp6:b32", "here"), 40), (8 + 2 * 8.0 / 40 + 8.25) / 2);
+  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "bfp6:b32", "here"), 40), (6 + 2 * 8.0 / 40 + 6.25) / 2);
+  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "bfp5", "here"), 64), 5.5);
+  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "bfp7/bfp3", "here"), 64), (8.5 + 4.5) / 2);
   EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "mxfp4", "here"), 64), 4.25);
   EXPECT_TRUE(with_cache({}, "bf16", "here")->plain());
   for (const char* text : {"", "/", "f16/", "bfp8/bfp8/bfp8", "bfp8,bfp8"})

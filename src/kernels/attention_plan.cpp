@@ -42,7 +42,7 @@ StoredFormat stored_as(const NumberFormat& format, int64_t count) {
     out.as = stored_floats(format.levels);
     return out;
   }
-  out.code_bits = format.bits <= 4 ? 4 : 8;
+  out.code_bits = cached_code_bits(format);
   out.rounding = rounding_of(format);
   out.block = format.sharing == Sharing::none ? 0 : format.group_size(count);
   if (format.levels == Levels::minifloat) {

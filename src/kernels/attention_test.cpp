@@ -44,7 +44,7 @@ AttentionFormats formats_of(const char* q, const char* k, const char* p, const c
           *parse_attention_format("p", p, "test"), *parse_attention_format("v", v, "test")};
 }
 
-// What the rows of a type are run with: every kind of code in 4 and 8 bits, blocks shorter and longer than a panel.
+// What the rows of a type are run with: every kind of code in all widths, blocks shorter and longer than a panel.
 std::vector<AttentionFormats> formats_of(CacheType type) {
   if (type == CacheType::f32) return {{}};
   if (type == CacheType::f16) return {formats_of("f32", "f16", "f32", "f16")};
@@ -62,6 +62,9 @@ std::vector<AttentionFormats> formats_of(CacheType type) {
       formats_of("f32", "bl4", "bfp4", "f32"),
       formats_of("bfp3", "bf16", "f32", "bfp2:b2"),
       formats_of("bfp5", "f32", "f32", "f32"),
+      formats_of("f32", "bl6", "f32", "bfp5"),
+      formats_of("f32", "bfp5:b32", "f32", "bl6:b32"),
+      formats_of("fixed6:f3", "fixed6:f3", "bm6", "mxfp6e3m2:b16"),
   };
 }
 

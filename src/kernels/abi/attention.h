@@ -9,8 +9,10 @@
 //   keys    blocks along head_dim:   key_scales [panel][ceil(head_dim / block)][16]
 //   values  blocks along positions:  value_scales [64 / block][value_stride]; a block's codes and scales are there once
 //           all its positions are
-// Sixteen codes take 16 bytes, or 8 where they have up to 4 bits: byte i holds code i low and code i + 8 high. Scale
-// byte e stands for 2^(e - 127), 255 for NaN.
+// Sixteen codes of 7 or 8 bits take 16 bytes. Of shorter ones 8 bytes hold the upper 4 bits (all, where there are no
+// more), byte i those of code i low and of code i + 8 high; the bits below follow, of 5-bit codes in 2 bytes, bit i that
+// of code i, and of 6-bit codes in 4 bytes, byte i % 4 with those of code i at bit 2 * (i / 4). Scale byte e stands for
+// 2^(e - 127), 255 for NaN.
 // Lanes and positions that nothing was stored in may hold anything: no result reads them.
 //
 // Attention of one query at position t, for the head's keys k and values v (the definition; every kernel computes
@@ -61,7 +63,7 @@ enum class Stored : uint8_t { f32, f16, bf16, integers, minifloats, powers };
 struct StoredFormat {
   Stored as = Stored::f32;
   // Of codes only:
-  int code_bits = 0;      // what one takes: 4 or 8
+  int code_bits = 0;      // what one takes: 4, 5, 6 or 8
   int64_t block = 0;      // codes that share a scale, of values a divisor of 64; 0: all have rounding.constant
   RoundArgs rounding{};   // x, y, count and block are not read
   int most_exponent = 0;  // of a scale

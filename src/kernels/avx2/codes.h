@@ -36,37 +36,76 @@ struct TableCodes {  // up to 4 bits
   __m256 first, second;
 };
 
+// Codes of 5, 6 or 8 bits, each at the top of its byte: eight low, eight in the low half of `high`.
+struct CodeBytes {
+  __m128i low, high;
+};
+template <int kBits>
+CodeBytes load_codes(const uint8_t* p) {
+  if constexpr (kBits == 8) return {load_8(p), load_8(p + 8)};
+  const __m128i both = load_8(p);
+  __m128i lower;
+  if constexpr (kBits == 5) {
+    uint16_t lowest;
+    __builtin_memcpy(&lowest, p + 8, sizeof lowest);
+    const __m128i spread = _mm_shuffle_epi8(_mm_cvtsi32_si128(lowest), _mm_set_epi64x(0x0101010101010101, 0));
+    const __m128i bit = _mm_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+    lower = _mm_and_si128(_mm_cmpeq_epi8(_mm_and_si128(spread, bit), bit), _mm_set1_epi8(8));
+  } else {
+    int pairs;
+    __builtin_memcpy(&pairs, p + 8, sizeof pairs);
+    const __m128i top = _mm_sllv_epi32(_mm_set1_epi32(pairs), _mm_setr_epi32(6, 4, 2, 0));
+    lower = _mm_and_si128(_mm_srli_epi16(top, 4), _mm_set1_epi8(12));
+  }
+  const __m128i upper = _mm_and_si128(_mm_unpacklo_epi64(_mm_slli_epi16(both, 4), both), _mm_set1_epi8(-16));
+  const __m128i bytes = _mm_or_si128(upper, lower);
+  return {bytes, _mm_unpackhi_epi64(bytes, bytes)};
+}
+
+template <int kBits>
 struct IntegerCodes {
-  static constexpr int64_t kBytes = 16;
+  static constexpr int64_t kBytes = 2 * kBits;
   explicit IntegerCodes(const StoredFormat&) {}
   Lanes load(const uint8_t* p) const {
-    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_8(p))),
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_8(p + 8)))};
+    const CodeBytes bytes = load_codes<kBits>(p);
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes.low)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes.high))};
   }
-  static float unit(const StoredFormat&) { return 1; }
+  static float unit(const StoredFormat&) { return 1.0f / (1 << (8 - kBits)); }
 };
 
+template <int kBits>
 struct MinifloatCodes {
-  static constexpr int64_t kBytes = 16;
+  static constexpr int64_t kBytes = 2 * kBits;
   explicit MinifloatCodes(const StoredFormat& format)
-      : shift(_mm_cvtsi32_si128(format.half_shift)),
-        mask(_mm_set1_epi16(static_cast<int16_t>(0x8000 | 127 << format.half_shift))) {}
+      : shift(_mm_cvtsi32_si128(format.half_shift - (8 - kBits))),
+        mask(_mm_set1_epi16(static_cast<int16_t>(0x8000 | 127 << (format.half_shift - (8 - kBits))))) {}
   __m256 widened(__m128i bytes) const {
     return _mm256_cvtph_ps(_mm_and_si128(_mm_sll_epi16(_mm_cvtepi8_epi16(bytes), shift), mask));
   }
-  Lanes load(const uint8_t* p) const { return {widened(load_8(p)), widened(load_8(p + 8))}; }
+  Lanes load(const uint8_t* p) const {
+    const CodeBytes bytes = load_codes<kBits>(p);
+    return {widened(bytes.low), widened(bytes.high)};
+  }
   static float unit(const StoredFormat& format) { return format.unit; }
   __m128i shift, mask;
 };
 
+template <int kBits>
 struct PowerCodes {
-  static constexpr int64_t kBytes = 16;
+  static constexpr int64_t kBytes = 2 * kBits;
+  static constexpr int kMagnitudes = 1 << (kBits - 1);
   explicit PowerCodes(const StoredFormat&) {}
   static __m256 widened(__m128i bytes) {
-    const __m256i bits = _mm256_slli_epi32(_mm256_cvtepi8_epi32(bytes), 23);
-    return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xBF800000))));
+    const __m256i bits = _mm256_slli_epi32(_mm256_cvtepi8_epi32(bytes), 23 - (8 - kBits));
+    constexpr uint32_t kMask = 0x80000000 | static_cast<uint32_t>(kMagnitudes - 1) << 23;
+    const __m256 power = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(kMask))));
+    if constexpr (kBits == 8) return power;
+    return _mm256_mul_ps(power, _mm256_set1_ps(float_of((255u - kMagnitudes) << 23)));
   }
-  Lanes load(const uint8_t* p) const { return {widened(load_8(p)), widened(load_8(p + 8))}; }
+  Lanes load(const uint8_t* p) const {
+    const CodeBytes bytes = load_codes<kBits>(p);
+    return {widened(bytes.low), widened(bytes.high)};
+  }
   static float unit(const StoredFormat&) { return 1; }
 };
 
@@ -104,13 +143,20 @@ struct Opening {
   }
 };
 
-// body(an Opening of this format).
+template <int kBits, class Body>
+void with_wide_codes(const StoredFormat& format, const Body& body) {
+  if (format.as == Stored::integers) return body(Opening<IntegerCodes<kBits>>(format));
+  if (format.as == Stored::minifloats) return body(Opening<MinifloatCodes<kBits>>(format));
+  body(Opening<PowerCodes<kBits>>(format));
+}
+
+// body(an Opening of this format). Of 5 bits there are integers only.
 template <class Body>
 void with_codes(const StoredFormat& format, const Body& body) {
   if (format.code_bits == 4) return body(Opening<TableCodes>(format));
-  if (format.as == Stored::integers) return body(Opening<IntegerCodes>(format));
-  if (format.as == Stored::minifloats) return body(Opening<MinifloatCodes>(format));
-  body(Opening<PowerCodes>(format));
+  if (format.code_bits == 5) return body(Opening<IntegerCodes<5>>(format));
+  if (format.code_bits == 6) return with_wide_codes<6>(format, body);
+  with_wide_codes<8>(format, body);
 }
 
 // --- writing --------------------------------------------------------------------------------------------------------
@@ -158,11 +204,38 @@ struct Encoder {
   void put(__m128i bytes, uint8_t* to, __m128i lanes) const {
     if (format.code_bits == 8)
       return _mm_storeu_si128(reinterpret_cast<__m128i*>(to), blended(load_16(to), bytes, lanes));
+    put_upper(_mm_srli_epi16(bytes, format.code_bits - 4), to, lanes);
+    if (format.code_bits == 5) put_lowest(bytes, to + 8, lanes);
+    if (format.code_bits == 6) put_pairs(bytes, to + 8, lanes);
+  }
+
+  // The low 4 bits of each byte.
+  static void put_upper(__m128i bytes, uint8_t* to, __m128i lanes) {
     const __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
     const __m128i pairs = _mm_or_si128(low, _mm_slli_epi16(_mm_srli_si128(low, 8), 4));
     const __m128i mask = _mm_or_si128(_mm_and_si128(lanes, _mm_set1_epi8(15)),
                                       _mm_and_si128(_mm_srli_si128(lanes, 8), _mm_set1_epi8(-16)));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to), blended(load_8(to), pairs, mask));
+  }
+  static void put_lowest(__m128i bytes, uint8_t* to, __m128i lanes) {
+    uint16_t old;
+    __builtin_memcpy(&old, to, sizeof old);
+    const int bits = _mm_movemask_epi8(_mm_slli_epi16(bytes, 7)), mask = _mm_movemask_epi8(lanes);
+    const auto both = static_cast<uint16_t>((bits & mask) | (old & ~mask));
+    __builtin_memcpy(to, &both, sizeof both);
+  }
+  static void put_pairs(__m128i bytes, uint8_t* to, __m128i lanes) {
+    uint32_t old;
+    __builtin_memcpy(&old, to, sizeof old);
+    const uint32_t mask = gathered_pairs(lanes);
+    const uint32_t both = (gathered_pairs(bytes) & mask) | (old & ~mask);
+    __builtin_memcpy(to, &both, sizeof both);
+  }
+  // The low 2 bits of each byte.
+  static uint32_t gathered_pairs(__m128i bytes) {
+    __m128i v = _mm_sllv_epi32(_mm_and_si128(bytes, _mm_set1_epi8(3)), _mm_setr_epi32(0, 2, 4, 6));
+    v = _mm_or_si128(v, _mm_srli_si128(v, 8));
+    return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_or_si128(v, _mm_srli_si128(v, 4))));
   }
 
   // `scale` null: without scales of their own, and every number that is no number becomes 0 by itself.

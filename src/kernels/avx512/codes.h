@@ -1,5 +1,5 @@
 // Codes of keys and values (kernels/abi/attention.h): sixteen lanes of one row at a time, blocks going down the rows.
-// Reading takes 3 to 5 operations per 16 codes: a table of 16 in one register, or shifts that put exponent and mantissa
+// Reading takes 3 to 10 operations per 16 codes: a table of 16 in one register, or shifts that put exponent and mantissa
 // where a float has them.
 //
 // Everything here has internal linkage on purpose: no other translation unit may end up with code compiled for AVX-512.
@@ -27,22 +27,39 @@ struct TableCodes {  // up to 4 bits
   __m512 table;
 };
 
-struct IntegerCodes {
-  static constexpr int64_t kBytes = 16;
-  explicit IntegerCodes(const StoredFormat&) {}
-  __m512 load(const uint8_t* p) const {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+// Codes of 5, 6 or 8 bits, each at the top of its byte.
+template <int kBits>
+__m128i load_codes(const uint8_t* p) {
+  if constexpr (kBits == 8) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  const __m128i upper = _mm_and_si128(_mm_unpacklo_epi64(_mm_slli_epi16(low, 4), low), _mm_set1_epi8(-16));
+  if constexpr (kBits == 5) {
+    __mmask16 lowest;
+    __builtin_memcpy(&lowest, p + 8, sizeof lowest);
+    return _mm_or_si128(upper, _mm_and_si128(_mm_movm_epi8(lowest), _mm_set1_epi8(8)));
   }
-  static float unit(const StoredFormat&) { return 1; }
+  int pairs;
+  __builtin_memcpy(&pairs, p + 8, sizeof pairs);
+  const __m128i turned = _mm_rorv_epi32(_mm_set1_epi32(pairs), _mm_setr_epi32(30, 0, 2, 4));
+  return _mm_or_si128(upper, _mm_and_si128(turned, _mm_set1_epi8(12)));
+}
+
+template <int kBits>
+struct IntegerCodes {
+  static constexpr int64_t kBytes = 2 * kBits;
+  explicit IntegerCodes(const StoredFormat&) {}
+  __m512 load(const uint8_t* p) const { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_codes<kBits>(p))); }
+  static float unit(const StoredFormat&) { return 1.0f / (1 << (8 - kBits)); }
 };
 
+template <int kBits>
 struct MinifloatCodes {
-  static constexpr int64_t kBytes = 16;
+  static constexpr int64_t kBytes = 2 * kBits;
   explicit MinifloatCodes(const StoredFormat& format)
-      : shift(_mm_cvtsi32_si128(format.half_shift)),
-        mask(_mm256_set1_epi16(static_cast<int16_t>(0x8000 | 127 << format.half_shift))) {}
+      : shift(_mm_cvtsi32_si128(format.half_shift - (8 - kBits))),
+        mask(_mm256_set1_epi16(static_cast<int16_t>(0x8000 | 127 << (format.half_shift - (8 - kBits))))) {}
   __m512 load(const uint8_t* p) const {
-    const __m256i words = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i words = _mm256_cvtepi8_epi16(load_codes<kBits>(p));
     return _mm512_cvtph_ps(_mm256_and_si256(_mm256_sll_epi16(words, shift), mask));
   }
   static float unit(const StoredFormat& format) { return format.unit; }
@@ -50,13 +67,17 @@ struct MinifloatCodes {
   __m256i mask;
 };
 
+template <int kBits>
 struct PowerCodes {
-  static constexpr int64_t kBytes = 16;
+  static constexpr int64_t kBytes = 2 * kBits;
+  static constexpr int kMagnitudes = 1 << (kBits - 1);
   explicit PowerCodes(const StoredFormat&) {}
   __m512 load(const uint8_t* p) const {
-    const __m512i wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    return _mm512_castsi512_ps(
-        _mm512_and_si512(_mm512_slli_epi32(wide, 23), _mm512_set1_epi32(static_cast<int>(0xBF800000))));
+    const __m512i wide = _mm512_slli_epi32(_mm512_cvtepi8_epi32(load_codes<kBits>(p)), 23 - (8 - kBits));
+    constexpr uint32_t kMask = 0x80000000 | static_cast<uint32_t>(kMagnitudes - 1) << 23;
+    const __m512 power = _mm512_castsi512_ps(_mm512_and_si512(wide, _mm512_set1_epi32(static_cast<int>(kMask))));
+    if constexpr (kBits == 8) return power;
+    return _mm512_mul_ps(power, _mm512_set1_ps(float_of((255u - kMagnitudes) << 23)));
   }
   static float unit(const StoredFormat&) { return 1; }
 };
@@ -94,13 +115,20 @@ struct Opening {
   }
 };
 
-// body(an Opening of this format).
+template <int kBits, class Body>
+void with_wide_codes(const StoredFormat& format, const Body& body) {
+  if (format.as == Stored::integers) return body(Opening<IntegerCodes<kBits>>(format));
+  if (format.as == Stored::minifloats) return body(Opening<MinifloatCodes<kBits>>(format));
+  body(Opening<PowerCodes<kBits>>(format));
+}
+
+// body(an Opening of this format). Of 5 bits there are integers only.
 template <class Body>
 void with_codes(const StoredFormat& format, const Body& body) {
   if (format.code_bits == 4) return body(Opening<TableCodes>(format));
-  if (format.as == Stored::integers) return body(Opening<IntegerCodes>(format));
-  if (format.as == Stored::minifloats) return body(Opening<MinifloatCodes>(format));
-  body(Opening<PowerCodes>(format));
+  if (format.code_bits == 5) return body(Opening<IntegerCodes<5>>(format));
+  if (format.code_bits == 6) return with_wide_codes<6>(format, body);
+  with_wide_codes<8>(format, body);
 }
 
 // --- writing --------------------------------------------------------------------------------------------------------
@@ -129,6 +157,13 @@ struct Encoder {
   void put(__m512i code, uint8_t* to, __mmask16 lanes) const {
     const __m128i bytes = _mm512_cvtepi32_epi8(code);
     if (format.code_bits == 8) return _mm_mask_storeu_epi8(to, lanes, bytes);
+    put_upper(_mm_srli_epi16(bytes, format.code_bits - 4), to, lanes);
+    if (format.code_bits == 5) put_lowest(bytes, to + 8, lanes);
+    if (format.code_bits == 6) put_pairs(bytes, to + 8, lanes);
+  }
+
+  // The low 4 bits of each byte.
+  static void put_upper(__m128i bytes, uint8_t* to, __mmask16 lanes) {
     const __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
     const __m128i pairs = _mm_or_si128(low, _mm_slli_epi16(_mm_srli_si128(low, 8), 4));
     const __m128i chosen = _mm_movm_epi8(lanes);
@@ -137,6 +172,26 @@ struct Encoder {
     const __m128i old = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(to));
     _mm_storel_epi64(reinterpret_cast<__m128i*>(to),
                      _mm_or_si128(_mm_and_si128(mask, pairs), _mm_andnot_si128(mask, old)));
+  }
+  static void put_lowest(__m128i bytes, uint8_t* to, __mmask16 lanes) {
+    uint16_t old;
+    __builtin_memcpy(&old, to, sizeof old);
+    const uint16_t bits = _mm_test_epi8_mask(bytes, _mm_set1_epi8(1));
+    const auto both = static_cast<uint16_t>((bits & lanes) | (old & ~lanes));
+    __builtin_memcpy(to, &both, sizeof both);
+  }
+  static void put_pairs(__m128i bytes, uint8_t* to, __mmask16 lanes) {
+    uint32_t old;
+    __builtin_memcpy(&old, to, sizeof old);
+    const uint32_t mask = gathered_pairs(_mm_movm_epi8(lanes));
+    const uint32_t both = (gathered_pairs(bytes) & mask) | (old & ~mask);
+    __builtin_memcpy(to, &both, sizeof both);
+  }
+  // The low 2 bits of each byte.
+  static uint32_t gathered_pairs(__m128i bytes) {
+    __m128i v = _mm_sllv_epi32(_mm_and_si128(bytes, _mm_set1_epi8(3)), _mm_setr_epi32(0, 2, 4, 6));
+    v = _mm_or_si128(v, _mm_srli_si128(v, 8));
+    return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_or_si128(v, _mm_srli_si128(v, 4))));
   }
 
   // `scale` null: without scales of their own, and every number that is no number becomes 0 by itself.

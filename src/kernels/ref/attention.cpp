@@ -39,29 +39,50 @@ int code_of(float level, const StoredFormat& format) {
 
 float level_of_code(int code, const StoredFormat& format) {
   if (format.code_bits == 4) return format.levels[code];
-  if (format.as == Stored::integers) return static_cast<float>(static_cast<int8_t>(code));
-  const float sign = code >= 128 ? -1.0f : 1.0f;
-  const int magnitude = code & 127;
+  const int magnitudes = 1 << (format.code_bits - 1);
+  if (format.as == Stored::integers) return static_cast<float>(code >= magnitudes ? code - 2 * magnitudes : code);
+  const float sign = code >= magnitudes ? -1.0f : 1.0f;
+  const int magnitude = code & (magnitudes - 1);
   if (format.as == Stored::minifloats)
     return sign * (format.unit * f16_to_f32(static_cast<uint16_t>(magnitude << format.half_shift)));
-  return magnitude == 0 ? sign * 0.0f : sign * std::ldexp(1.0f, magnitude - 127);
+  return magnitude == 0 ? sign * 0.0f : sign * std::ldexp(1.0f, magnitude - magnitudes + 1);
 }
 
-// Code `at` of groups of 16.
+// A run of bits of a code: `bits` of them at bit `shift` of a byte.
+struct BitField {
+  int64_t byte;
+  int64_t shift, bits;
+
+  int mask() const { return (1 << bits) - 1; }
+  int get(const std::byte* from) const { return static_cast<int>(from[byte]) >> shift & mask(); }
+  void put(std::byte* to, int value) const {
+    const int others = static_cast<int>(to[byte]) & ~(mask() << shift);
+    to[byte] = static_cast<std::byte>(others | (value & mask()) << shift);
+  }
+};
+
+// Code `at` of groups of 16: its upper bits, and those below them.
+BitField upper_bits(int64_t at, int64_t bits) {
+  if (bits == 8) return {at, 0, 8};
+  return {at / 16 * 2 * bits + at % 8, at % 16 / 8 * 4, 4};
+}
+BitField lower_bits(int64_t at, int64_t bits) {
+  const int64_t begin = at / 16 * 2 * bits + 8, i = at % 16;
+  return bits == 5 ? BitField{begin + i / 8, i % 8, 1} : BitField{begin + i % 4, i / 4 * 2, 2};
+}
+
 int get_code(const std::byte* from, int64_t at, int bits) {
-  if (bits == 8) return static_cast<int>(from[at]);
-  const int byte = static_cast<int>(from[at / 16 * 8 + at % 8]);
-  return at % 16 < 8 ? byte & 15 : byte >> 4;
+  const int upper = upper_bits(at, bits).get(from);
+  if (bits == 4 || bits == 8) return upper;
+  const BitField lower = lower_bits(at, bits);
+  return upper << lower.bits | lower.get(from);
 }
 
 void put_code(std::byte* to, int64_t at, int bits, int code) {
-  if (bits == 8) {
-    to[at] = static_cast<std::byte>(code);
-    return;
-  }
-  std::byte& byte = to[at / 16 * 8 + at % 8];
-  byte = at % 16 < 8 ? (byte & std::byte{0xF0}) | static_cast<std::byte>(code)
-                     : (byte & std::byte{0x0F}) | static_cast<std::byte>(code << 4);
+  if (bits == 4 || bits == 8) return upper_bits(at, bits).put(to, code);
+  const BitField lower = lower_bits(at, bits);
+  upper_bits(at, bits).put(to, code >> lower.bits);
+  lower.put(to, code);
 }
 
 float scale_of(std::byte byte) {
