@@ -17,7 +17,7 @@ bool along_positions(std::string_view operand) { return operand == "p" || operan
 bool represents_one(const NumberFormat& format) {
   const float one = 1;
   float rounded = 0;
-  round_row({&one, 1}, format, {&rounded, 1});
+  round_probabilities({&one, 1}, format, {&rounded, 1});
   return rounded == 1;
 }
 
@@ -30,7 +30,6 @@ std::string objection(const NumberFormat& format, std::string_view operand) {
     const std::string name = to_string(format);
     return fmt::format("its fraction would be found while quantizing; say it, as in {}:f4", name);
   }
-  if (format.outer) return "it has a scale of the whole matrix, which no token knows; mxfp4:b16 has none";
   if (!serves_activations(format)) return "its scale needs a search";
   if (std::abs(format.fraction) > kMostFraction) return fmt::format("its fraction is beyond {}", kMostFraction);
   if (!along_positions(operand)) return "";
@@ -42,12 +41,14 @@ std::string objection(const NumberFormat& format, std::string_view operand) {
   return "";
 }
 
-double bits_of(const NumberFormat& format, int64_t count) {
+// `shared`: numbers that share an outer scale.
+double bits_of(const NumberFormat& format, int64_t count, int64_t shared) {
   if (format.is_float()) return format.bits;
   const double code = cached_code_bits(format);
   if (format.sharing == Sharing::none) return code;
   const int64_t block = format.sharing == Sharing::group ? std::min(format.group, count) : count;
-  return code + 8.0 * static_cast<double>(ceil_div(count, block)) / static_cast<double>(count);
+  const double scales = 8.0 * static_cast<double>(ceil_div(count, block)) / static_cast<double>(count);
+  return code + scales + (format.outer ? 8.0 / static_cast<double>(shared) : 0);
 }
 
 }  // namespace
@@ -111,7 +112,8 @@ Json to_json(const AttentionFormats& formats) {
 int cached_code_bits(const NumberFormat& format) { return format.bits <= 4 ? 4 : format.bits <= 6 ? format.bits : 8; }
 
 double cache_bits(const AttentionFormats& formats, int64_t head_dim) {
-  return (bits_of(formats.k, head_dim) + bits_of(formats.v, kMostPositionBlock)) / 2;
+  return (bits_of(formats.k, head_dim, head_dim) + bits_of(formats.v, kMostPositionBlock, formats.v.group * head_dim)) /
+         2;
 }
 
 double cache_bits(std::span<const AttentionFormats> blocks, int64_t head_dim) {

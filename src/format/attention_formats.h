@@ -31,8 +31,8 @@ NumberFormat& operand_of(AttentionFormats& formats, std::string_view name);
 const NumberFormat& operand_of(const AttentionFormats& formats, std::string_view name);
 
 // The format of operand q, k, p or v; `where` starts the message of the `usage` error: what attention cannot decide
-// token by token (a scale of the whole matrix, a search, a fraction still to be found), blocks of positions that do not
-// divide a page, and probabilities in a format without 1.
+// token by token (a search, a fraction still to be found), blocks of positions that do not divide a page, and
+// probabilities in a format without 1.
 Result<NumberFormat> parse_attention_format(std::string_view operand, std::string_view text, std::string_view where);
 // "FORMAT" for both keys and values, or "KEYS/VALUES".
 Result<AttentionFormats> with_cache(AttentionFormats formats, std::string_view text, std::string_view where);

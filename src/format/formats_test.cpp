@@ -166,7 +166,7 @@ TEST(AttentionFormats, AreRefusedWithTheReason) {
   const struct {
     const char *operand, *text, *reason;
   } wrong[] = {
-      {"k", "int8:token", "for linear layers"},           {"v", "nvfp4", "a scale of the whole matrix"},
+      {"k", "int8:token", "for linear layers"},           {"v", "nvfp4:4over6", "its scale needs a search"},
       {"q", "fixed8", "say it, as in fixed8:f4"},         {"k", "bfp4:search", "its scale needs a search"},
       {"k", "bm8:b16:paper", "its scale needs a search"}, {"q", "f16", "expected f32 or a block format"},
       {"p", "bf16", "expected f32 or a block format"},    {"v", "bfp4:b48", "must divide a page of 64"},
@@ -183,7 +183,7 @@ TEST(AttentionFormats, AreRefusedWithTheReason) {
   }
   for (const char* text : {"f32", "bfp4:b48", "bfp2:row", "fixed8:f7", "e3m2", "bl8:b128"})
     EXPECT_TRUE(parse_attention_format("q", text, "here")) << text;
-  for (const char* text : {"fixed8:f6", "e4m3", "dmf8", "mxint8", "bl4", "bfp2", "mxfp4:b64", "bm6e2"})
+  for (const char* text : {"fixed8:f6", "e4m3", "dmf8", "mxint8", "bl4", "bfp2", "mxfp4:b64", "bm6e2", "nvfp4"})
     EXPECT_TRUE(parse_attention_format("p", text, "here")) << text;
 }
 
@@ -196,6 +196,7 @@ TEST(AttentionFormats, CacheInOneWordOrTwo) {
   EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "bfp5", "here"), 64), 5.5);
   EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "bfp7/bfp3", "here"), 64), (8.5 + 4.5) / 2);
   EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "mxfp4", "here"), 64), 4.25);
+  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "nvfp4", "here"), 64), 4.5 + (8.0 / 64 + 8.0 / (16 * 64)) / 2);
   EXPECT_TRUE(with_cache({}, "bf16", "here")->plain());
   for (const char* text : {"", "/", "f16/", "bfp8/bfp8/bfp8", "bfp8,bfp8"})
     EXPECT_FALSE(with_cache({}, text, "here")) << text;

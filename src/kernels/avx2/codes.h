@@ -114,22 +114,50 @@ inline __m256 to_scales(__m256i bytes) {
   return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_slli_epi32(bytes, 23), _mm256_set1_epi32(1 << 22)));
 }
 
+// E4M3 numbers are float16 numbers whose exponent has another bias.
+constexpr int kE4m3Shift = 7;
+constexpr float kE4m3Unit = 256;
+constexpr uint8_t kE4m3Nan = 127;
+
+// Eight E4M3 numbers without sign, infinity for NaN.
+inline __m256 from_e4m3(__m128i bytes) {
+  const __m128i halves = _mm_slli_epi16(_mm_cvtepu8_epi16(bytes), kE4m3Shift);
+  const __m256 numbers = _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_set1_ps(kE4m3Unit));
+  const __m256i nan = _mm256_cmpeq_epi32(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(kE4m3Nan));
+  return _mm256_blendv_ps(numbers, _mm256_set1_ps(__builtin_inff()), _mm256_castsi256_ps(nan));
+}
+
 // Opens rows of codes into floats.
 template <class Codes>
 struct Opening {
   static constexpr int64_t kBytes = Codes::kBytes;
   Codes codes;
   __m256 unit, constant;
+  bool e4m3;
   explicit Opening(const StoredFormat& format)
       : codes(format),
         unit(_mm256_set1_ps(Codes::unit(format))),
-        constant(_mm256_set1_ps(format.rounding.constant * Codes::unit(format))) {}
+        constant(_mm256_set1_ps(format.rounding.constant * Codes::unit(format))),
+        e4m3(format.outer()) {}
 
-  // The scales of 16 lanes times the unit; null: the constant. 0 * infinity makes a block of NaN of zeros.
-  Lanes scales(const uint8_t* from) const {
+  // The scales of 16 lanes times the unit; null: the constant. 0 * infinity makes a block of NaN of zeros. `outer`:
+  // what multiplies E4M3 scales.
+  Lanes scales(const uint8_t* from, Lanes outer) const {
     if (from == nullptr) return {constant, constant};
-    return {_mm256_mul_ps(to_scales(_mm256_cvtepu8_epi32(load_8(from))), unit),
-            _mm256_mul_ps(to_scales(_mm256_cvtepu8_epi32(load_8(from + 8))), unit)};
+    return {eight_scales(load_8(from), outer.low), eight_scales(load_8(from + 8), outer.high)};
+  }
+  __m256 eight_scales(__m128i bytes, __m256 outer) const {
+    const __m256 scale = e4m3 ? _mm256_mul_ps(from_e4m3(bytes), outer) : to_scales(_mm256_cvtepu8_epi32(bytes));
+    return _mm256_mul_ps(scale, unit);
+  }
+  // The outer scales of 16 positions, or of 16 outputs of one.
+  Lanes outers(const uint8_t* from) const {
+    if (!e4m3) return {unit, unit};
+    return {to_scales(_mm256_cvtepu8_epi32(load_8(from))), to_scales(_mm256_cvtepu8_epi32(load_8(from + 8)))};
+  }
+  Lanes outer(const uint8_t* from) const {
+    const __m256 all = e4m3 ? to_scales(_mm256_set1_epi32(*from)) : unit;
+    return {all, all};
   }
   // Meanwhile as much is fetched from `ahead`, row for row.
   void rows(const uint8_t* from, const uint8_t* ahead, int64_t stride, Lanes scale, int64_t count, float* to,
@@ -238,10 +266,36 @@ struct Encoder {
     return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_or_si128(v, _mm_srli_si128(v, 4))));
   }
 
-  // `scale` null: without scales of their own, and every number that is no number becomes 0 by itself.
+  // The exponent's byte of the outer scale that values of these largest magnitudes share.
+  __m256i outer_bytes(__m256i most) const {
+    const __m256 scale = _mm256_div_ps(_mm256_castsi256_ps(most), _mm256_set1_ps(format.rounding.greatest * 448));
+    const __m256i bits = _mm256_castps_si256(scale), zero = _mm256_setzero_si256();
+    const __m256i mantissa = _mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(kMantissa)));
+    __m256i e = _mm256_sub_epi32(_mm256_srli_epi32(bits, 23), _mm256_cmpgt_epi32(mantissa, zero));
+    e = _mm256_min_epi32(_mm256_max_epi32(e, _mm256_set1_epi32(27)), _mm256_set1_epi32(227));
+    const __m256i some = _mm256_and_si256(_mm256_cmpgt_epi32(most, zero), Half::below_infinity(most));
+    return _mm256_blendv_epi8(_mm256_set1_epi32(127), e, some);
+  }
+
+  // What values are divided by, of blocks with these largest magnitudes, and in `bytes` the scales themselves.
+  __m256 e4m3_scales(__m256i most, __m256 outer, __m256i& bytes) const {
+    const __m256 ratio =
+        _mm256_div_ps(_mm256_castsi256_ps(most), _mm256_mul_ps(_mm256_set1_ps(format.rounding.greatest), outer));
+    const __m256 limited = _mm256_min_ps(_mm256_max_ps(ratio, _mm256_set1_ps(0x1p-9f)), _mm256_set1_ps(448));
+    const Steps steps{_mm256_set1_epi32(-9 + 127), _mm256_set1_epi32(3)};
+    const __m256 rounded = _mm256_min_ps(to_multiple(limited, steps, false), _mm256_set1_ps(448));
+    const __m256i none = _mm256_cmpeq_epi32(most, _mm256_setzero_si256());
+    const __m256 scale = _mm256_blendv_ps(rounded, _mm256_set1_ps(1), _mm256_castsi256_ps(none));
+    const __m128i halves = _mm256_cvtps_ph(_mm256_mul_ps(scale, _mm256_set1_ps(1 / kE4m3Unit)), kNearest);
+    bytes = _mm256_cvtepu16_epi32(_mm_srli_epi16(halves, kE4m3Shift));
+    return _mm256_mul_ps(scale, outer);
+  }
+
+  // `scale` null: without scales of their own, and every number that is no number becomes 0 by itself. `outer`: of
+  // E4M3 scales.
   void block(const float* x, int64_t x_stride, int64_t count, uint8_t* to, int64_t to_stride, uint8_t* scale,
-             __m128i lanes) const {
-    Half low(*this), high(*this);
+             Lanes outer, __m128i lanes) const {
+    Half low(*this, outer.low), high(*this, outer.high);
     if (scale != nullptr) {
       for (int64_t i = 0; i < count; ++i) {
         low.widen(x + i * x_stride);
@@ -260,8 +314,9 @@ struct Encoder {
   // Eight lanes of a block.
   struct Half {
     __m256i most = _mm256_setzero_si256(), finite = _mm256_set1_epi32(-1);
-    __m256 inverse;
-    explicit Half(const Encoder& encoder) : inverse(_mm256_set1_ps(1.0f / encoder.format.rounding.constant)) {}
+    __m256 inverse, divisor;  // what x is multiplied with, or with E4M3 scales divided by
+    Half(const Encoder& encoder, __m256 outer)
+        : inverse(_mm256_set1_ps(1.0f / encoder.format.rounding.constant)), divisor(outer) {}
 
     static __m256i magnitudes(const float* x) {
       return _mm256_and_si256(_mm256_castps_si256(_mm256_loadu_ps(x)), _mm256_set1_epi32(0x7FFFFFFF));
@@ -273,13 +328,20 @@ struct Encoder {
     // The scales' bytes.
     __m256i choose(const Encoder& encoder) {
       finite = below_infinity(most);
+      if (encoder.format.outer()) {
+        __m256i bytes;
+        divisor = encoder.e4m3_scales(most, divisor, bytes);
+        return _mm256_blendv_epi8(_mm256_set1_epi32(kE4m3Nan), bytes, finite);
+      }
       const __m256i bytes = encoder.scale_bytes(most);
       inverse = to_scales(_mm256_sub_epi32(_mm256_set1_epi32(254), bytes));
       return _mm256_blendv_epi8(_mm256_set1_epi32(255), bytes, finite);
     }
     __m256i encode(const Encoder& encoder, const float* x, bool alone) const {
       const __m256i kept = alone ? below_infinity(magnitudes(x)) : finite;
-      const __m256 u = _mm256_and_ps(_mm256_castsi256_ps(kept), _mm256_mul_ps(_mm256_loadu_ps(x), inverse));
+      const __m256 value = _mm256_loadu_ps(x);
+      const __m256 level = encoder.format.outer() ? _mm256_div_ps(value, divisor) : _mm256_mul_ps(value, inverse);
+      const __m256 u = _mm256_and_ps(_mm256_castsi256_ps(kept), level);
       return encoder.codes(encoder.levels.nearest(u));
     }
   };

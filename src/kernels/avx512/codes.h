@@ -1,6 +1,6 @@
 // Codes of keys and values (kernels/abi/attention.h): sixteen lanes of one row at a time, blocks going down the rows.
-// Reading takes 3 to 10 operations per 16 codes: a table of 16 in one register, or shifts that put exponent and mantissa
-// where a float has them.
+// Reading takes 3 to 10 operations per 16 codes: a table of 16 in one register, or shifts that put exponent and
+// mantissa where a float has them.
 //
 // Everything here has internal linkage on purpose: no other translation unit may end up with code compiled for AVX-512.
 #pragma once
@@ -88,23 +88,46 @@ inline __m512 to_scales(__m512i bytes) {
   return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_slli_epi32(bytes, 23), subnormal));
 }
 
+// E4M3 numbers are float16 numbers whose exponent has another bias.
+constexpr int kE4m3Shift = 7;
+constexpr float kE4m3Unit = 256;
+constexpr uint8_t kE4m3Nan = 127;
+
+// E4M3 numbers without sign, infinity for NaN.
+inline __m512 from_e4m3(__m128i bytes) {
+  const __m256i halves = _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), kE4m3Shift);
+  const __m512 numbers = _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(kE4m3Unit));
+  return _mm512_mask_mov_ps(numbers, _mm_cmpeq_epi8_mask(bytes, _mm_set1_epi8(kE4m3Nan)),
+                            _mm512_set1_ps(__builtin_inff()));
+}
+
 // Opens rows of codes into floats.
 template <class Codes>
 struct Opening {
   static constexpr int64_t kBytes = Codes::kBytes;
   Codes codes;
   __m512 unit, constant;
+  bool e4m3;
   explicit Opening(const StoredFormat& format)
       : codes(format),
         unit(_mm512_set1_ps(Codes::unit(format))),
-        constant(_mm512_set1_ps(format.rounding.constant * Codes::unit(format))) {}
+        constant(_mm512_set1_ps(format.rounding.constant * Codes::unit(format))),
+        e4m3(format.outer()) {}
 
-  // The scales of 16 lanes times the unit; null: the constant. 0 * infinity makes a block of NaN of zeros.
-  __m512 scales(const uint8_t* from) const {
+  // The scales of 16 lanes times the unit; null: the constant. 0 * infinity makes a block of NaN of zeros. `outer`:
+  // what multiplies E4M3 scales.
+  __m512 scales(const uint8_t* from, __m512 outer) const {
     if (from == nullptr) return constant;
-    return _mm512_mul_ps(to_scales(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))),
-                         unit);
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    const __m512 scale = e4m3 ? _mm512_mul_ps(from_e4m3(bytes), outer) : to_scales(_mm512_cvtepu8_epi32(bytes));
+    return _mm512_mul_ps(scale, unit);
   }
+  // The outer scales of 16 positions, or of 16 outputs of one.
+  __m512 outers(const uint8_t* from) const {
+    if (!e4m3) return unit;
+    return to_scales(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+  }
+  __m512 outer(const uint8_t* from) const { return e4m3 ? to_scales(_mm512_set1_epi32(*from)) : unit; }
   // Meanwhile as much is fetched from `ahead`, row for row.
   void rows(const uint8_t* from, const uint8_t* ahead, int64_t stride, __m512 scale, int64_t count, float* to,
             int64_t to_stride) const {
@@ -194,29 +217,62 @@ struct Encoder {
     return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_or_si128(v, _mm_srli_si128(v, 4))));
   }
 
-  // `scale` null: without scales of their own, and every number that is no number becomes 0 by itself.
+  // The exponent's byte of the outer scale that values of these largest magnitudes share.
+  __m512i outer_bytes(__m512i most) const {
+    const __m512 scale = _mm512_div_ps(_mm512_castsi512_ps(most), _mm512_set1_ps(format.rounding.greatest * 448));
+    const __m512i bits = _mm512_castps_si512(scale);
+    const __mmask16 above = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(static_cast<int>(kMantissa)));
+    __m512i e = _mm512_srli_epi32(bits, 23);
+    e = _mm512_mask_add_epi32(e, above, e, _mm512_set1_epi32(1));
+    e = _mm512_min_epi32(_mm512_max_epi32(e, _mm512_set1_epi32(27)), _mm512_set1_epi32(227));
+    const __mmask16 some = _mm512_test_epi32_mask(most, most) &
+                           _mm512_cmplt_epu32_mask(most, _mm512_set1_epi32(static_cast<int>(kInfinity)));
+    return _mm512_mask_mov_epi32(_mm512_set1_epi32(127), some, e);
+  }
+
+  // What values are divided by, of blocks with these largest magnitudes, and in `bytes` the scales themselves.
+  __m512 e4m3_scales(__m512i most, __m512 outer, __m512i& bytes) const {
+    const __m512 ratio =
+        _mm512_div_ps(_mm512_castsi512_ps(most), _mm512_mul_ps(_mm512_set1_ps(format.rounding.greatest), outer));
+    const __m512 limited = _mm512_min_ps(_mm512_max_ps(ratio, _mm512_set1_ps(0x1p-9f)), _mm512_set1_ps(448));
+    const Steps steps{_mm512_set1_epi32(-9 + 127), _mm512_set1_epi32(3)};
+    const __m512 rounded = _mm512_min_ps(to_multiple(limited, steps, false), _mm512_set1_ps(448));
+    const __m512 scale = _mm512_mask_mov_ps(_mm512_set1_ps(1), _mm512_test_epi32_mask(most, most), rounded);
+    const __m256i halves = _mm512_cvtps_ph(_mm512_mul_ps(scale, _mm512_set1_ps(1 / kE4m3Unit)), kNearest);
+    bytes = _mm512_cvtepu16_epi32(_mm256_srli_epi16(halves, kE4m3Shift));
+    return _mm512_mul_ps(scale, outer);
+  }
+
+  // `scale` null: without scales of their own, and every number that is no number becomes 0 by itself. `outer`: of
+  // E4M3 scales.
   void block(const float* x, int64_t x_stride, int64_t count, uint8_t* to, int64_t to_stride, uint8_t* scale,
-             __mmask16 lanes) const {
+             __m512 outer, __mmask16 lanes) const {
     const __m512i absolute = _mm512_set1_epi32(0x7FFFFFFF), infinity = _mm512_set1_epi32(static_cast<int>(kInfinity));
-    __m512 inverse = _mm512_set1_ps(1.0f / format.rounding.constant);
+    __m512 inverse = _mm512_set1_ps(1.0f / format.rounding.constant), divisor = outer;
     __mmask16 finite = 0xFFFF;
+    const bool e4m3 = format.outer();
     if (scale != nullptr) {
       __m512i most = _mm512_setzero_si512();
       for (int64_t i = 0; i < count; ++i)
         most =
             _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(_mm512_loadu_ps(x + i * x_stride)), absolute));
       finite = _mm512_cmplt_epu32_mask(most, infinity);
-      const __m512i bytes = scale_bytes(most);
-      _mm_mask_storeu_epi8(scale, lanes,
-                           _mm512_cvtepi32_epi8(_mm512_mask_mov_epi32(_mm512_set1_epi32(255), finite, bytes)));
-      inverse = to_scales(_mm512_sub_epi32(_mm512_set1_epi32(254), bytes));
+      __m512i bytes;
+      if (e4m3) {
+        divisor = e4m3_scales(most, outer, bytes);
+      } else {
+        bytes = scale_bytes(most);
+        inverse = to_scales(_mm512_sub_epi32(_mm512_set1_epi32(254), bytes));
+      }
+      const __m512i nan = _mm512_set1_epi32(e4m3 ? kE4m3Nan : 255);
+      _mm_mask_storeu_epi8(scale, lanes, _mm512_cvtepi32_epi8(_mm512_mask_mov_epi32(nan, finite, bytes)));
     }
     for (int64_t i = 0; i < count; ++i) {
       const __m512 value = _mm512_loadu_ps(x + i * x_stride);
       __mmask16 kept = finite;
       if (scale == nullptr)
         kept = _mm512_cmplt_epu32_mask(_mm512_and_si512(_mm512_castps_si512(value), absolute), infinity);
-      const __m512 u = _mm512_maskz_mul_ps(kept, value, inverse);
+      const __m512 u = e4m3 ? _mm512_maskz_div_ps(kept, value, divisor) : _mm512_maskz_mul_ps(kept, value, inverse);
       put(codes(levels.nearest(u)), to + i * to_stride, lanes);
     }
   }
