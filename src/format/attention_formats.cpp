@@ -1,5 +1,6 @@
 #include "format/attention_formats.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/checked.h"
@@ -21,14 +22,14 @@ bool represents_one(const NumberFormat& format) {
   return rounded == 1;
 }
 
-// Why a coded format cannot be this operand's; empty when it can.
-std::string objection(const NumberFormat& format, std::string_view operand) {
+// Why a coded format cannot be this operand's; empty when it can. `planned`: fractions may be found later.
+std::string objection(const NumberFormat& format, std::string_view operand, bool planned) {
   if (format.is_learned()) return "learned levels are for weights";
   if (format.is_integer())
     return "integers under a float scale are for linear layers; mxint8 and fixedN:fN are their kin here";
   if (format.is_profiled()) {
-    const std::string name = to_string(format);
-    return fmt::format("its fraction would be found while quantizing; say it, as in {}:f4", name);
+    if (planned) return "";
+    return fmt::format("its fraction would be found while quantizing; say it, as in {}:f4", to_string(format));
   }
   if (!serves_activations(format)) return "its scale needs a search";
   if (std::abs(format.fraction) > kMostFraction) return fmt::format("its fraction is beyond {}", kMostFraction);
@@ -51,6 +52,20 @@ double bits_of(const NumberFormat& format, int64_t count, int64_t shared) {
   return code + scales + (format.outer ? 8.0 / static_cast<double>(shared) : 0);
 }
 
+Result<NumberFormat> parse_operand(std::string_view operand, std::string_view text, std::string_view where,
+                                   bool planned) {
+  auto format = parse_format(text);
+  if (!format) return fail(ErrorCode::usage, "{}: \"{}\": {}", where, operand, format.error().message);
+  if (format->is_float()) {
+    if (format->levels == Levels::f32 || stored(operand)) return format;
+    return fail(ErrorCode::usage, "{}: \"{}\" is \"{}\"; expected f32 or a block format", where, operand, text);
+  }
+  if (operand == "p" && format->is_profiled()) format = with_fraction(*format, 1);
+  if (const std::string problem = objection(*format, operand, planned); !problem.empty())
+    return fail(ErrorCode::usage, "{}: \"{}\" cannot be \"{}\": {}", where, operand, text, problem);
+  return format;
+}
+
 }  // namespace
 
 AttentionFormats AttentionFormats::without_float_types() const {
@@ -69,15 +84,34 @@ NumberFormat& operand_of(AttentionFormats& formats, std::string_view name) {
 }
 
 Result<NumberFormat> parse_attention_format(std::string_view operand, std::string_view text, std::string_view where) {
-  const auto format = parse_format(text);
-  if (!format) return fail(ErrorCode::usage, "{}: \"{}\": {}", where, operand, format.error().message);
-  if (format->is_float()) {
-    if (format->levels == Levels::f32 || stored(operand)) return format;
-    return fail(ErrorCode::usage, "{}: \"{}\" is \"{}\"; expected f32 or a block format", where, operand, text);
-  }
-  if (const std::string problem = objection(*format, operand); !problem.empty())
-    return fail(ErrorCode::usage, "{}: \"{}\" cannot be \"{}\": {}", where, operand, text, problem);
-  return format;
+  return parse_operand(operand, text, where, false);
+}
+
+Result<NumberFormat> parse_planned_attention_format(std::string_view operand, std::string_view text,
+                                                    std::string_view where) {
+  return parse_operand(operand, text, where, true);
+}
+
+bool has_open_fractions(const AttentionFormats& formats) {
+  return formats.q.is_profiled() || formats.k.is_profiled() || formats.v.is_profiled();
+}
+
+AttentionFormats with_fractions(AttentionFormats formats, const AttentionMagnitudes& most) {
+  const auto close = [](NumberFormat& format, float magnitude) {
+    if (!format.is_profiled()) return;
+    format = with_fraction(format, magnitude);
+    format.fraction = std::clamp(format.fraction, -kMostFraction, kMostFraction);
+  };
+  close(formats.q, most.q);
+  close(formats.k, most.k);
+  close(formats.v, most.v);
+  return formats;
+}
+
+bool fulfils(const AttentionFormats& stored, const AttentionFormats& planned) {
+  return std::all_of(std::begin(kAttentionOperands), std::end(kAttentionOperands), [&](std::string_view name) {
+    return fulfils(operand_of(stored, name), operand_of(planned, name));
+  });
 }
 
 Result<AttentionFormats> with_cache(AttentionFormats formats, std::string_view text, std::string_view where) {
@@ -107,6 +141,17 @@ Json to_json(const AttentionFormats& formats) {
   Json out = Json::object();
   for (const std::string_view name : kAttentionOperands) out[std::string(name)] = to_string(operand_of(formats, name));
   return out;
+}
+
+Result<AttentionFormats> attention_from_json(const Json& source, const std::string& where) {
+  NIBBLE_TRY(JsonReader reader, JsonReader::open(source, where));
+  AttentionFormats formats;
+  for (const std::string_view name : kAttentionOperands) {
+    NIBBLE_TRY(const std::string text, reader.string(name));
+    NIBBLE_TRY(operand_of(formats, name), parse_attention_format(name, text, where));
+  }
+  NIBBLE_DO(reader.refuse_unknown());
+  return formats;
 }
 
 int cached_code_bits(const NumberFormat& format) { return format.bits <= 4 ? 4 : format.bits <= 6 ? format.bits : 8; }

@@ -166,6 +166,13 @@ NumberFormat with_fraction(NumberFormat format, float most) {
   return format;
 }
 
+bool fulfils(const NumberFormat& stored, const NumberFormat& planned) {
+  if (!planned.is_profiled()) return stored == planned;
+  NumberFormat expected = with_fraction(planned, 1);
+  expected.fraction = stored.fraction;
+  return stored == expected;
+}
+
 Grid choose_block_grid(std::span<const float> values, const NumberFormat& format, float outer) {
   const float absmax = absmax_of(values), scale = block_scale(format, absmax, outer);
   const Grid fitted = block_grid(format, scale, outer);

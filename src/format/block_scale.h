@@ -32,6 +32,8 @@ float token_outer_scale(const NumberFormat& format, float absmax);
 
 // Fixed point with the fraction that just holds values up to `most`: floor(log2((2^(bits-1) - 1) / most)).
 NumberFormat with_fraction(NumberFormat format, float most);
+// Whether a format that is stored is the one planned, but for a fraction that was to be found.
+bool fulfils(const NumberFormat& stored, const NumberFormat& planned);
 
 // The grid of one block of weights, by the format's rule.
 Grid choose_block_grid(std::span<const float> values, const NumberFormat& format, float outer);

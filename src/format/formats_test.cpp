@@ -187,6 +187,31 @@ TEST(AttentionFormats, AreRefusedWithTheReason) {
     EXPECT_TRUE(parse_attention_format("p", text, "here")) << text;
 }
 
+// 127 * 2^-N just holds the largest magnitude; probabilities are at most 1.
+TEST(AttentionFormats, FractionsFollowFromMagnitudes) {
+  EXPECT_EQ(to_string(*parse_attention_format("p", "fixed8", "here")), "fixed8:f6");
+  EXPECT_EQ(to_string(*parse_attention_format("p", "fixed4", "here")), "fixed4:f2");
+  AttentionFormats planned;
+  for (const char* name : {"q", "k", "v"})
+    operand_of(planned, name) = *parse_planned_attention_format(name, name[0] == 'v' ? "fixed6" : "fixed8", "here");
+  planned.p = *parse_planned_attention_format("p", "fixed8", "here");
+  EXPECT_TRUE(has_open_fractions(planned));
+  const AttentionFormats found = with_fractions(planned, {127.0f / 16, 127.5f / 16, 0});
+  EXPECT_EQ(dump_json(to_json(found)),
+            "{\"q\":\"fixed8:f4\",\"k\":\"fixed8:f3\",\"p\":\"fixed8:f6\",\"v\":\"fixed6:f0\"}");
+  EXPECT_FALSE(has_open_fractions(found));
+  EXPECT_EQ(with_fractions(planned, {1e-38f, 1, 1}).q.fraction, 100);
+  EXPECT_EQ(with_fractions(found, {9, 9, 9}), found);
+  EXPECT_TRUE(fulfils(found, planned) && fulfils(found, found));
+  EXPECT_FALSE(fulfils(planned, found));
+  AttentionFormats other = found;
+  other.v = *parse_attention_format("v", "fixed8:f0", "here");
+  EXPECT_FALSE(fulfils(other, planned));
+  const auto refused = parse_planned_attention_format("k", "bfp4:search", "here");
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("its scale needs a search"), std::string::npos);
+}
+
 TEST(AttentionFormats, CacheInOneWordOrTwo) {
   const auto both = with_cache({}, "bfp8/f16", "here");
   ASSERT_TRUE(both);

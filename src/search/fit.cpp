@@ -348,7 +348,7 @@ class Fitter {
   }
 
   Status read_caches() {
-    NIBBLE_TRY(const std::vector<AttentionFormats> attention, attention_of_recipe(options_.recipe, spec_));
+    NIBBLE_TRY(const std::vector<AttentionFormats> attention, closed_attention_of_recipe(options_.recipe, spec_));
     const auto add = [&](const std::string& format) -> Status {
       CacheOption option{format, attention, 0, 0};
       if (format.empty()) {
