@@ -1,5 +1,6 @@
 #include "format/attention_formats.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/checked.h"
@@ -17,20 +18,19 @@ bool along_positions(std::string_view operand) { return operand == "p" || operan
 bool represents_one(const NumberFormat& format) {
   const float one = 1;
   float rounded = 0;
-  round_row({&one, 1}, format, {&rounded, 1});
+  round_probabilities({&one, 1}, format, {&rounded, 1});
   return rounded == 1;
 }
 
-// Why a coded format cannot be this operand's; empty when it can.
-std::string objection(const NumberFormat& format, std::string_view operand) {
+// Why a coded format cannot be this operand's; empty when it can. `planned`: fractions may be found later.
+std::string objection(const NumberFormat& format, std::string_view operand, bool planned) {
   if (format.is_learned()) return "learned levels are for weights";
   if (format.is_integer())
     return "integers under a float scale are for linear layers; mxint8 and fixedN:fN are their kin here";
   if (format.is_profiled()) {
-    const std::string name = to_string(format);
-    return fmt::format("its fraction would be found while quantizing; say it, as in {}:f4", name);
+    if (planned) return "";
+    return fmt::format("its fraction would be found while quantizing; say it, as in {}:f4", to_string(format));
   }
-  if (format.outer) return "it has a scale of the whole matrix, which no token knows; mxfp4:b16 has none";
   if (!serves_activations(format)) return "its scale needs a search";
   if (std::abs(format.fraction) > kMostFraction) return fmt::format("its fraction is beyond {}", kMostFraction);
   if (!along_positions(operand)) return "";
@@ -42,12 +42,28 @@ std::string objection(const NumberFormat& format, std::string_view operand) {
   return "";
 }
 
-double bits_of(const NumberFormat& format, int64_t count) {
+// `shared`: numbers that share an outer scale.
+double bits_of(const NumberFormat& format, int64_t count, int64_t shared) {
   if (format.is_float()) return format.bits;
-  const double code = format.bits <= 4 ? 4 : 8;
+  const double code = cached_code_bits(format);
   if (format.sharing == Sharing::none) return code;
   const int64_t block = format.sharing == Sharing::group ? std::min(format.group, count) : count;
-  return code + 8.0 * static_cast<double>(ceil_div(count, block)) / static_cast<double>(count);
+  const double scales = 8.0 * static_cast<double>(ceil_div(count, block)) / static_cast<double>(count);
+  return code + scales + (format.outer ? 8.0 / static_cast<double>(shared) : 0);
+}
+
+Result<NumberFormat> parse_operand(std::string_view operand, std::string_view text, std::string_view where,
+                                   bool planned) {
+  auto format = parse_format(text);
+  if (!format) return fail(ErrorCode::usage, "{}: \"{}\": {}", where, operand, format.error().message);
+  if (format->is_float()) {
+    if (format->levels == Levels::f32 || stored(operand)) return format;
+    return fail(ErrorCode::usage, "{}: \"{}\" is \"{}\"; expected f32 or a block format", where, operand, text);
+  }
+  if (operand == "p" && format->is_profiled()) format = with_fraction(*format, 1);
+  if (const std::string problem = objection(*format, operand, planned); !problem.empty())
+    return fail(ErrorCode::usage, "{}: \"{}\" cannot be \"{}\": {}", where, operand, text, problem);
+  return format;
 }
 
 }  // namespace
@@ -68,15 +84,34 @@ NumberFormat& operand_of(AttentionFormats& formats, std::string_view name) {
 }
 
 Result<NumberFormat> parse_attention_format(std::string_view operand, std::string_view text, std::string_view where) {
-  const auto format = parse_format(text);
-  if (!format) return fail(ErrorCode::usage, "{}: \"{}\": {}", where, operand, format.error().message);
-  if (format->is_float()) {
-    if (format->levels == Levels::f32 || stored(operand)) return format;
-    return fail(ErrorCode::usage, "{}: \"{}\" is \"{}\"; expected f32 or a block format", where, operand, text);
-  }
-  if (const std::string problem = objection(*format, operand); !problem.empty())
-    return fail(ErrorCode::usage, "{}: \"{}\" cannot be \"{}\": {}", where, operand, text, problem);
-  return format;
+  return parse_operand(operand, text, where, false);
+}
+
+Result<NumberFormat> parse_planned_attention_format(std::string_view operand, std::string_view text,
+                                                    std::string_view where) {
+  return parse_operand(operand, text, where, true);
+}
+
+bool has_open_fractions(const AttentionFormats& formats) {
+  return formats.q.is_profiled() || formats.k.is_profiled() || formats.v.is_profiled();
+}
+
+AttentionFormats with_fractions(AttentionFormats formats, const AttentionMagnitudes& most) {
+  const auto close = [](NumberFormat& format, float magnitude) {
+    if (!format.is_profiled()) return;
+    format = with_fraction(format, magnitude);
+    format.fraction = std::clamp(format.fraction, -kMostFraction, kMostFraction);
+  };
+  close(formats.q, most.q);
+  close(formats.k, most.k);
+  close(formats.v, most.v);
+  return formats;
+}
+
+bool fulfils(const AttentionFormats& stored, const AttentionFormats& planned) {
+  return std::all_of(std::begin(kAttentionOperands), std::end(kAttentionOperands), [&](std::string_view name) {
+    return fulfils(operand_of(stored, name), operand_of(planned, name));
+  });
 }
 
 Result<AttentionFormats> with_cache(AttentionFormats formats, std::string_view text, std::string_view where) {
@@ -108,8 +143,22 @@ Json to_json(const AttentionFormats& formats) {
   return out;
 }
 
+Result<AttentionFormats> attention_from_json(const Json& source, const std::string& where) {
+  NIBBLE_TRY(JsonReader reader, JsonReader::open(source, where));
+  AttentionFormats formats;
+  for (const std::string_view name : kAttentionOperands) {
+    NIBBLE_TRY(const std::string text, reader.string(name));
+    NIBBLE_TRY(operand_of(formats, name), parse_attention_format(name, text, where));
+  }
+  NIBBLE_DO(reader.refuse_unknown());
+  return formats;
+}
+
+int cached_code_bits(const NumberFormat& format) { return format.bits <= 4 ? 4 : format.bits <= 6 ? format.bits : 8; }
+
 double cache_bits(const AttentionFormats& formats, int64_t head_dim) {
-  return (bits_of(formats.k, head_dim) + bits_of(formats.v, kMostPositionBlock)) / 2;
+  return (bits_of(formats.k, head_dim, head_dim) + bits_of(formats.v, kMostPositionBlock, formats.v.group * head_dim)) /
+         2;
 }
 
 double cache_bits(std::span<const AttentionFormats> blocks, int64_t head_dim) {

@@ -31,11 +31,23 @@ NumberFormat& operand_of(AttentionFormats& formats, std::string_view name);
 const NumberFormat& operand_of(const AttentionFormats& formats, std::string_view name);
 
 // The format of operand q, k, p or v; `where` starts the message of the `usage` error: what attention cannot decide
-// token by token (a scale of the whole matrix, a search, a fraction still to be found), blocks of positions that do not
-// divide a page, and probabilities in a format without 1.
+// token by token (a search, a fraction still to be found), blocks of positions that do not divide a page, and
+// probabilities in a format without 1. The fraction of probabilities follows from that 1 where it is not said.
 Result<NumberFormat> parse_attention_format(std::string_view operand, std::string_view text, std::string_view where);
+// The same in a recipe, where the fractions of q, k and v may be left to calibration text: "fixed8".
+Result<NumberFormat> parse_planned_attention_format(std::string_view operand, std::string_view text,
+                                                    std::string_view where);
 // "FORMAT" for both keys and values, or "KEYS/VALUES".
 Result<AttentionFormats> with_cache(AttentionFormats formats, std::string_view text, std::string_view where);
+
+// The largest magnitudes of queries and keys, rotated, and of values.
+struct AttentionMagnitudes {
+  float q = 0, k = 0, v = 0;
+};
+// Whether a fraction is still to be found, and the formats with the fractions that just hold these magnitudes.
+bool has_open_fractions(const AttentionFormats& formats);
+AttentionFormats with_fractions(AttentionFormats formats, const AttentionMagnitudes& most);
+bool fulfils(const AttentionFormats& stored, const AttentionFormats& planned);
 
 // "f32", or "KEYS/VALUES" where they differ.
 std::string cache_name(const AttentionFormats& formats);
@@ -43,9 +55,11 @@ std::string cache_name(const AttentionFormats& formats);
 std::string summary_of(std::span<const AttentionFormats> blocks);
 // {"q": FORMAT, "k": ...}, all four.
 Json to_json(const AttentionFormats& formats);
+Result<AttentionFormats> attention_from_json(const Json& source, const std::string& where);
 
-// Bits per cached number, scales included, of keys and values together, as the cache stores them: codes of up to 4 bits
-// take half a byte, others a byte.
+// What a cached code takes: 4, 5, 6 or 8 bits.
+int cached_code_bits(const NumberFormat& format);
+// Bits per cached number, scales included, of keys and values together, as the cache stores them.
 double cache_bits(const AttentionFormats& formats, int64_t head_dim);
 double cache_bits(std::span<const AttentionFormats> blocks, int64_t head_dim);  // the mean
 

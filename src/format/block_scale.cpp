@@ -166,6 +166,13 @@ NumberFormat with_fraction(NumberFormat format, float most) {
   return format;
 }
 
+bool fulfils(const NumberFormat& stored, const NumberFormat& planned) {
+  if (!planned.is_profiled()) return stored == planned;
+  NumberFormat expected = with_fraction(planned, 1);
+  expected.fraction = stored.fraction;
+  return stored == expected;
+}
+
 Grid choose_block_grid(std::span<const float> values, const NumberFormat& format, float outer) {
   const float absmax = absmax_of(values), scale = block_scale(format, absmax, outer);
   const Grid fitted = block_grid(format, scale, outer);
@@ -178,15 +185,36 @@ Grid choose_block_grid(std::span<const float> values, const NumberFormat& format
   return format.outer ? searched_e4m3(values, format, outer, scale) : searched_power(values, format, scale);
 }
 
-void round_row(std::span<const float> x, const NumberFormat& format, std::span<float> y) {
+namespace {
+
+template <class Scale>
+void round_blocks(std::span<const float> x, const NumberFormat& format, float outer, std::span<float> y,
+                  const Scale& scale_of) {
   const auto size = static_cast<size_t>(std::max<int64_t>(1, format.group_size(static_cast<int64_t>(x.size()))));
-  const float outer = token_outer_scale(format, absmax_of(x));
   for (size_t begin = 0; begin < x.size(); begin += size) {
     const auto block = x.subspan(begin, std::min(size, x.size() - begin));
-    const float scale = block_scale(format, absmax_of(block), outer);
+    const float scale = scale_of(absmax_of(block));
     const Grid grid = block_grid(format, scale, outer);
     for (size_t i = 0; i < block.size(); ++i) y[begin + i] = std::isnan(scale) ? scale : grid.round(block[i]);
   }
+}
+
+}  // namespace
+
+void round_row(std::span<const float> x, const NumberFormat& format, std::span<float> y) {
+  round_row(x, format, token_outer_scale(format, absmax_of(x)), y);
+}
+
+void round_row(std::span<const float> x, const NumberFormat& format, float outer, std::span<float> y) {
+  round_blocks(x, format, outer, y, [&](float absmax) { return block_scale(format, absmax, outer); });
+}
+
+void round_probabilities(std::span<const float> x, const NumberFormat& format, std::span<float> y) {
+  if (!format.outer) return round_row(x, format, y);
+  round_blocks(x, format, kProbabilityOuter, y, [](float absmax) {
+    if (!std::isfinite(absmax)) return std::numeric_limits<float>::quiet_NaN();
+    return absmax == 0 ? 1 : ratio_scale(absmax, kProbabilityLevel, kProbabilityOuter);
+  });
 }
 
 }  // namespace nibble

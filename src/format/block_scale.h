@@ -32,11 +32,21 @@ float token_outer_scale(const NumberFormat& format, float absmax);
 
 // Fixed point with the fraction that just holds values up to `most`: floor(log2((2^(bits-1) - 1) / most)).
 NumberFormat with_fraction(NumberFormat format, float most);
+// Whether a format that is stored is the one planned, but for a fraction that was to be found.
+bool fulfils(const NumberFormat& stored, const NumberFormat& planned);
 
 // The grid of one block of weights, by the format's rule.
 Grid choose_block_grid(std::span<const float> values, const NumberFormat& format, float outer);
 
 // One row of activations rounded to a block format: the definition of what kernels do. y may be x.
 void round_row(std::span<const float> x, const NumberFormat& format, std::span<float> y);
+// The same where the outer scale is not that of a row.
+void round_row(std::span<const float> x, const NumberFormat& format, float outer, std::span<float> y);
+
+// Probabilities over their greatest, which is 1. Where scales are E4M3 numbers the outer one needs no data, and a
+// block's largest value becomes the level 4, not 6: so 1 is 2^-10 * 2^8 * 4, while no E4M3 number is a sixth of a power
+// of two.
+inline constexpr float kProbabilityOuter = 0x1p-10f, kProbabilityLevel = 4;
+void round_probabilities(std::span<const float> x, const NumberFormat& format, std::span<float> y);
 
 }  // namespace nibble

@@ -213,6 +213,29 @@ TEST(BlockFormats, OneStaysOneAtEveryWidthAndRule) {
   }
 }
 
+// A row of probabilities contains a 1, and it stays one.
+TEST(BlockFormats, ProbabilitiesKeepTheirOne) {
+  for (const char* name : {"nvfp4", "bfp4", "mxfp4", "bm6", "fixed8:f6"}) {
+    std::vector<float> p(32, .3f), y(32);
+    p[5] = 1;
+    p[20] = 0x1p-9f;
+    round_probabilities(p, format(name), y);
+    EXPECT_EQ(y[5], 1) << name;
+    EXPECT_NEAR(y[0], .3f, .06f) << name;
+  }
+  // A scale that a row's greatest value chooses does not have a sixth of it.
+  std::vector<float> ones(16, 1.0f), y(16);
+  round_row(ones, format("nvfp4"), y);
+  EXPECT_NE(y[0], 1);
+  // No block of probabilities depends on another: small ones have the levels of large ones.
+  std::vector<float> small(32, 1.0f), alone(16, 0x1p-12f), rounded(32);
+  std::fill(small.begin() + 16, small.end(), 0x1p-12f);
+  round_probabilities(small, format("nvfp4"), rounded);
+  round_probabilities(alone, format("nvfp4"), alone);
+  EXPECT_EQ(rounded[16], 0x1p-12f);
+  EXPECT_EQ(alone[0], 0x1p-12f);
+}
+
 TEST(BlockFormats, ThePaperRuleReproducesItsQuirks) {
   std::vector<float> ones(16, 1.0f), y(16);
   round_row(ones, format("bfp6:b16:paper"), y);

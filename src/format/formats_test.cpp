@@ -166,7 +166,7 @@ TEST(AttentionFormats, AreRefusedWithTheReason) {
   const struct {
     const char *operand, *text, *reason;
   } wrong[] = {
-      {"k", "int8:token", "for linear layers"},           {"v", "nvfp4", "a scale of the whole matrix"},
+      {"k", "int8:token", "for linear layers"},           {"v", "nvfp4:4over6", "its scale needs a search"},
       {"q", "fixed8", "say it, as in fixed8:f4"},         {"k", "bfp4:search", "its scale needs a search"},
       {"k", "bm8:b16:paper", "its scale needs a search"}, {"q", "f16", "expected f32 or a block format"},
       {"p", "bf16", "expected f32 or a block format"},    {"v", "bfp4:b48", "must divide a page of 64"},
@@ -183,8 +183,33 @@ TEST(AttentionFormats, AreRefusedWithTheReason) {
   }
   for (const char* text : {"f32", "bfp4:b48", "bfp2:row", "fixed8:f7", "e3m2", "bl8:b128"})
     EXPECT_TRUE(parse_attention_format("q", text, "here")) << text;
-  for (const char* text : {"fixed8:f6", "e4m3", "dmf8", "mxint8", "bl4", "bfp2", "mxfp4:b64", "bm6e2"})
+  for (const char* text : {"fixed8:f6", "e4m3", "dmf8", "mxint8", "bl4", "bfp2", "mxfp4:b64", "bm6e2", "nvfp4"})
     EXPECT_TRUE(parse_attention_format("p", text, "here")) << text;
+}
+
+// 127 * 2^-N just holds the largest magnitude; probabilities are at most 1.
+TEST(AttentionFormats, FractionsFollowFromMagnitudes) {
+  EXPECT_EQ(to_string(*parse_attention_format("p", "fixed8", "here")), "fixed8:f6");
+  EXPECT_EQ(to_string(*parse_attention_format("p", "fixed4", "here")), "fixed4:f2");
+  AttentionFormats planned;
+  for (const char* name : {"q", "k", "v"})
+    operand_of(planned, name) = *parse_planned_attention_format(name, name[0] == 'v' ? "fixed6" : "fixed8", "here");
+  planned.p = *parse_planned_attention_format("p", "fixed8", "here");
+  EXPECT_TRUE(has_open_fractions(planned));
+  const AttentionFormats found = with_fractions(planned, {127.0f / 16, 127.5f / 16, 0});
+  EXPECT_EQ(dump_json(to_json(found)),
+            "{\"q\":\"fixed8:f4\",\"k\":\"fixed8:f3\",\"p\":\"fixed8:f6\",\"v\":\"fixed6:f0\"}");
+  EXPECT_FALSE(has_open_fractions(found));
+  EXPECT_EQ(with_fractions(planned, {1e-38f, 1, 1}).q.fraction, 100);
+  EXPECT_EQ(with_fractions(found, {9, 9, 9}), found);
+  EXPECT_TRUE(fulfils(found, planned) && fulfils(found, found));
+  EXPECT_FALSE(fulfils(planned, found));
+  AttentionFormats other = found;
+  other.v = *parse_attention_format("v", "fixed8:f0", "here");
+  EXPECT_FALSE(fulfils(other, planned));
+  const auto refused = parse_planned_attention_format("k", "bfp4:search", "here");
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("its scale needs a search"), std::string::npos);
 }
 
 TEST(AttentionFormats, CacheInOneWordOrTwo) {
@@ -192,8 +217,11 @@ TEST(AttentionFormats, CacheInOneWordOrTwo) {
   ASSERT_TRUE(both);
   EXPECT_EQ(cache_name(*both), "bfp8:b16/f16");
   EXPECT_DOUBLE_EQ(cache_bits(*both, 64), (8.5 + 16) / 2);
-  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "bfp6:b32", "here"), 40), (8 + 2 * 8.0 / 40 + 8.25) / 2);
+  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "bfp6:b32", "here"), 40), (6 + 2 * 8.0 / 40 + 6.25) / 2);
+  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "bfp5", "here"), 64), 5.5);
+  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "bfp7/bfp3", "here"), 64), (8.5 + 4.5) / 2);
   EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "mxfp4", "here"), 64), 4.25);
+  EXPECT_DOUBLE_EQ(cache_bits(*with_cache({}, "nvfp4", "here"), 64), 4.5 + (8.0 / 64 + 8.0 / (16 * 64)) / 2);
   EXPECT_TRUE(with_cache({}, "bf16", "here")->plain());
   for (const char* text : {"", "/", "f16/", "bfp8/bfp8/bfp8", "bfp8,bfp8"})
     EXPECT_FALSE(with_cache({}, text, "here")) << text;

@@ -42,7 +42,7 @@ StoredFormat stored_as(const NumberFormat& format, int64_t count) {
     out.as = stored_floats(format.levels);
     return out;
   }
-  out.code_bits = format.bits <= 4 ? 4 : 8;
+  out.code_bits = cached_code_bits(format);
   out.rounding = rounding_of(format);
   out.block = format.sharing == Sharing::none ? 0 : format.group_size(count);
   if (format.levels == Levels::minifloat) {
@@ -59,6 +59,15 @@ StoredFormat stored_as(const NumberFormat& format, int64_t count) {
 int64_t bytes_of(const StoredFormat& format, int64_t count) {
   if (format.codes()) return count * format.code_bits / 8;
   return count * (format.as == Stored::f32 ? 4 : 2);
+}
+
+RoundArgs rounding_of_probabilities(const NumberFormat& format) {
+  RoundArgs args = rounding_of(format);
+  if (args.scale != BlockScale::e4m3) return args;
+  args.outer = kProbabilityOuter;
+  args.greatest = kProbabilityLevel;
+  args.least = -kProbabilityLevel;
+  return args;
 }
 
 CacheType type_of(Stored as) {
@@ -106,12 +115,15 @@ AttentionPlan::AttentionPlan(const AttentionFormats& formats, int64_t head_dim)
       key_(stored_as(formats.k, head_dim)),
       value_(stored_as(formats.v, kPagePositions)),
       q_(rounding_of(formats.q)),
-      p_(rounding_of(formats.p)) {
+      p_(rounding_of_probabilities(formats.p)) {
   if (formats.plain() && key_.as == value_.as) type_ = type_of(key_.as);
   values_ = round_up(bytes_of(key_, kPagePositions * head_dim_), 64);
   key_scales_ = values_ + round_up(bytes_of(value_, kPagePositions * value_stride_), 64);
-  value_scales_ = key_scales_ + (key_.block > 0 ? kPagePositions * ceil_div(head_dim_, key_.block) : 0);
-  end_ = value_scales_ + (value_.block > 0 ? round_up(kPagePositions / value_.block * value_stride_, 64) : 0);
+  key_outers_ = key_scales_ + (key_.block > 0 ? kPagePositions * ceil_div(head_dim_, key_.block) : 0);
+  value_scales_ = key_outers_ + (key_.outer() ? kPagePositions : 0);
+  const int64_t value_blocks = value_.block > 0 ? kPagePositions / value_.block : 0;
+  value_outers_ = value_scales_ + value_blocks * value_stride_;
+  end_ = round_up(value_outers_ + (value_.outer() ? value_blocks : 0), 64);
 }
 
 CachedHead AttentionPlan::head(std::byte* const* pages, int64_t at) const {
@@ -124,6 +136,8 @@ CachedHead AttentionPlan::head(std::byte* const* pages, int64_t at) const {
   head.values = at + values_;
   head.key_scales = at + key_scales_;
   head.value_scales = at + value_scales_;
+  head.key_outers = at + key_outers_;
+  head.value_outers = at + value_outers_;
   head.key_format = &key_;
   head.value_format = &value_;
   head.q = formats_.q.is_block() ? &q_ : nullptr;

@@ -20,7 +20,7 @@ class AttentionPlan {
   CacheType type() const { return type_; }
   // Positions that share a value's scale; 0 where a query reads every value as it is stored.
   int64_t value_block() const { return value_.codes() ? value_.block : 0; }
-  // The part of a page that one head takes, in bytes, all multiples of 64.
+  // The part of a page that one head takes, in bytes: a multiple of 64.
   int64_t part_bytes() const { return end_; }
 
   // That head, its part beginning `at` in every page. Valid while this is.
@@ -32,7 +32,7 @@ class AttentionPlan {
   int64_t head_dim_, value_stride_;
   StoredFormat key_, value_;
   RoundArgs q_{}, p_{};
-  int64_t values_ = 0, key_scales_ = 0, value_scales_ = 0, end_ = 0;
+  int64_t values_ = 0, key_scales_ = 0, key_outers_ = 0, value_scales_ = 0, value_outers_ = 0, end_ = 0;
 };
 
 }  // namespace nibble

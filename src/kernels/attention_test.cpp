@@ -44,7 +44,7 @@ AttentionFormats formats_of(const char* q, const char* k, const char* p, const c
           *parse_attention_format("p", p, "test"), *parse_attention_format("v", v, "test")};
 }
 
-// What the rows of a type are run with: every kind of code in 4 and 8 bits, blocks shorter and longer than a panel.
+// What the rows of a type are run with: every kind of code in all widths, blocks shorter and longer than a panel.
 std::vector<AttentionFormats> formats_of(CacheType type) {
   if (type == CacheType::f32) return {{}};
   if (type == CacheType::f16) return {formats_of("f32", "f16", "f32", "f16")};
@@ -62,6 +62,11 @@ std::vector<AttentionFormats> formats_of(CacheType type) {
       formats_of("f32", "bl4", "bfp4", "f32"),
       formats_of("bfp3", "bf16", "f32", "bfp2:b2"),
       formats_of("bfp5", "f32", "f32", "f32"),
+      formats_of("f32", "bl6", "f32", "bfp5"),
+      formats_of("f32", "bfp5:b32", "f32", "bl6:b32"),
+      formats_of("fixed6:f3", "fixed6:f3", "bm6", "mxfp6e3m2:b16"),
+      formats_of("nvfp4", "nvfp4", "nvfp4", "nvfp4"),
+      formats_of("f32", "nvfp4:b32", "nvfp4:b8", "nvfp4:b64"),
   };
 }
 
@@ -245,9 +250,18 @@ std::vector<float> defined(const Attended& attended, const AttentionFormats& for
   }
   for (int step = 8; step > 0; step /= 2)
     for (int i = 0; i < step; ++i) sums[i] += sums[i + step];
-  p = rounded(p, formats.p);
+  if (formats.p.is_block()) round_probabilities(p, formats.p, p);
   const bool blocks = formats.v.is_block() && formats.v.sharing == Sharing::group;
   const int64_t block = blocks ? formats.v.group : 1, closed = blocks ? t / block * block : t + 1;
+  // What the E4M3 scales of a block of values are multiplied with belongs to all outputs.
+  const auto rounded_block = [&](std::vector<float> v, int64_t begin) {
+    if (!blocks) return rounded(std::move(v), formats.v);
+    float most = 0;
+    for (int64_t i = begin * head_dim; i < (begin + static_cast<int64_t>(v.size())) * head_dim; ++i)
+      most = std::max(most, std::fabs(bf16_to_f32(f32_to_bf16(attended.values[static_cast<size_t>(i)]))));
+    round_row(v, formats.v, token_outer_scale(formats.v, most), v);
+    return v;
+  };
   std::vector<float> y;
   for (int64_t d = 0; d < head_dim; ++d) {
     const auto value = [&](int64_t j) { return attended.values[static_cast<size_t>(j * head_dim + d)]; };
@@ -258,7 +272,7 @@ std::vector<float> defined(const Attended& attended, const AttentionFormats& for
       if (j % block == 0) {
         v.clear();
         for (int64_t i = j; i < j + block && i < closed; ++i) v.push_back(blocks ? half(i) : value(i));
-        v = rounded(v, formats.v);
+        v = rounded_block(v, j);
       }
       a = std::fma(p[static_cast<size_t>(j)], j < closed ? v[static_cast<size_t>(j % block)] : half(j), a);
     }

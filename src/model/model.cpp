@@ -17,28 +17,17 @@ Result<std::optional<std::string>> quantization_method(const Json& config, const
   return method;
 }
 
-Result<AttentionFormats> read_attention(const Json& source, const std::string& where) {
-  NIBBLE_TRY(JsonReader reader, JsonReader::open(source, where));
-  AttentionFormats formats;
-  for (const std::string_view name : kAttentionOperands) {
-    NIBBLE_TRY(const std::string text, reader.string(name));
-    NIBBLE_TRY(operand_of(formats, name), parse_attention_format(name, text, where));
-  }
-  NIBBLE_DO(reader.refuse_unknown());
-  return formats;
-}
-
 Result<std::vector<AttentionFormats>> read_blocks(const Json& source, size_t blocks, const std::string& where) {
   std::vector<AttentionFormats> out(blocks);
   if (!source.is_array()) {
-    NIBBLE_TRY(const AttentionFormats formats, read_attention(source, where));
+    NIBBLE_TRY(const AttentionFormats formats, attention_from_json(source, where));
     out.assign(blocks, formats);
     return out;
   }
   if (source.size() != blocks)
     return fail(ErrorCode::corrupt, "{} has {} entries for {} blocks", where, source.size(), blocks);
   for (size_t i = 0; i < blocks; ++i) {
-    NIBBLE_TRY(out[i], read_attention(source[i], fmt::format("{}[{}]", where, i)));
+    NIBBLE_TRY(out[i], attention_from_json(source[i], fmt::format("{}[{}]", where, i)));
   }
   return out;
 }

@@ -36,7 +36,7 @@ int64_t peak_resident_bytes() {
 struct Preparation {
   std::unique_ptr<ModelSource> source;
   std::vector<std::vector<SitePlan>> plans;
-  std::vector<AttentionFormats> attention;  // by block
+  std::vector<AttentionFormats> attention;  // by block; of those that are done with their fractions
   Needs needs;
   int64_t length = 0;
   int64_t tokens = 0;     // of text that runs through the blocks
@@ -132,7 +132,7 @@ Result<Preparation> prepare(const QuantizeOptions& options, int threads) {
   NIBBLE_DO(check_budgets(out.plans, out.source->spec()));
   NIBBLE_TRY(out.attention, attention_of_recipe(options.recipe, out.source->spec()));
   NIBBLE_TRY(out.length, sample_length(options, out.source->spec()));
-  out.observed = observes(out.plans);
+  out.observed = observes(out.plans) || std::any_of(out.attention.begin(), out.attention.end(), has_open_fractions);
   NIBBLE_TRY(out.sensitivities, sensitivities_of(options, *out.source, out.plans));
   out.tokens = options.samples * out.length * (int{!options.calibration.empty()} + int{!options.validation.empty()});
   NIBBLE_TRY(out.needs, needs_of(options, *out.source, out.plans, out.length, threads));
@@ -263,6 +263,9 @@ Status Run::take_up() {
   if (earlier->blocks_done > spec().layers)
     return fail(ErrorCode::corrupt, "{}: \"blocks_done\" is {}, but the model has {} blocks",
                 (folder() / kRecordName).string(), earlier->blocks_done, spec().layers);
+  if (!written_ && static_cast<int64_t>(earlier->attention.size()) != earlier->blocks_done)
+    return fail(ErrorCode::corrupt, "{}: \"attention\" has {} entries for {} blocks", (folder() / kRecordName).string(),
+                earlier->attention.size(), earlier->blocks_done);
   if (!options_.recipe.model_steps.empty()) {
     NIBBLE_TRY(ChannelOrder order, read_order(folder(), spec()));
     if (order.empty())
@@ -271,6 +274,7 @@ Status Run::take_up() {
     prepared_.source = reordered(std::move(prepared_.source), std::move(order));
   }
   record_ = std::move(*earlier);
+  std::copy(record_.attention.begin(), record_.attention.end(), prepared_.attention.begin());
   resumed_ = true;
   meter_.start_from(prepared_.first_pass(options_) + prepared_.work_on(static_cast<size_t>(record_.blocks_done)));
   return {};
@@ -374,12 +378,14 @@ Status Run::quantize_one(int64_t index) {
   const Streams text{calibration_stream_ ? &*calibration_stream_ : nullptr,
                      validation_stream_ ? &*validation_stream_ : nullptr};
   const SensitivityFile* sensitivities = prepared_.sensitivities ? &*prepared_.sensitivities : nullptr;
-  NIBBLE_TRY(BlockResult block, quantize_block(spec(), plan, index, std::move(original), text, sensitivities,
-                                               record_.left_over, isa_, pool_, [&](size_t site) {
-                                                 meter_.advance(prepared_.work_on(static_cast<size_t>(index), site),
-                                                                fmt::format("block {} of {}, {}", index + 1,
-                                                                            spec().layers, plan[site].site.name));
-                                               }));
+  const auto told = [&](size_t site) {
+    meter_.advance(prepared_.work_on(static_cast<size_t>(index), site),
+                   fmt::format("block {} of {}, {}", index + 1, spec().layers, plan[site].site.name));
+  };
+  AttentionFormats& attention = prepared_.attention[static_cast<size_t>(index)];
+  NIBBLE_TRY(BlockResult block, quantize_block(spec(), plan, attention, index, std::move(original), text, sensitivities,
+                                               record_.left_over, isa_, pool_, told));
+  attention = block.attention;
   NIBBLE_DO(write_shard(block_tensors(block.weights, index), index + 1));
   NIBBLE_DO(advance_prompt(index, block.weights));
   for (Role role : kAllRoles)
@@ -388,6 +394,7 @@ Status Run::quantize_one(int64_t index) {
   record_.reports.insert(record_.reports.end(), block.reports.begin(), block.reports.end());
   record_.sites.insert(record_.sites.end(), block.sites.begin(), block.sites.end());
   if (calibration_) NIBBLE_DO(write_statistics_piece(folder(), index, block.absmax));
+  record_.attention.push_back(attention);
   record_.left_over = block.left_over;
   record_.blocks_done = index + 1;
   NIBBLE_DO(write_record(folder(), record_));

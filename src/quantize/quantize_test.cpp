@@ -18,6 +18,7 @@
 #include "core/testing.h"
 #include "model/channel_order.h"
 #include "model/model.h"
+#include "quantize/observe/projections.h"
 #include "quantize/pipeline/record.h"
 #include "quantize/pipeline/samples.h"
 #include "quantize/pipeline/statistics_file.h"
@@ -402,6 +403,14 @@ TEST_F(Quantize, ARecordOfMoreBlocksThanThereAreIsCorrupt) {
   EXPECT_EQ(report.error().code, ErrorCode::corrupt);
   EXPECT_NE(report.error().message.find("\"blocks_done\" is 4, but the model has 3 blocks"), std::string::npos)
       << report.error().message;
+  record["blocks_done"] = 1;
+  record["attention"] = Json::array();
+  testing::put(file, dump_json(record));
+  testing::expect_error(run(stopped), ErrorCode::corrupt, "\"attention\" has 0 entries for 1 blocks");
+  record["attention"].push_back({{"q", "int8"}});
+  testing::put(file, dump_json(record));
+  testing::expect_error(run(stopped), ErrorCode::corrupt, "resume.json", "\"attention\"",
+                        "integers under a float scale");
 }
 
 TEST_F(Quantize, AnotherVersionsUnfinishedRunIsNotGoneOnWith) {
@@ -536,6 +545,66 @@ TEST_F(Quantize, BitsHandedOnSurviveAnInterruption) {
   again.resume = true;
   ASSERT_TRUE(run(again, 1));
   EXPECT_EQ(hashes(again.output), hashes(whole.output));
+}
+
+// Fixed point in attention: the fractions of each block are found on the text, and survive an interruption.
+TEST_F(Quantize, FractionsOfAttentionAreFoundOnTheText) {
+  QuantizeOptions whole = options("fixed-w8a8", "whole");
+  const std::vector<std::string> sets = {"attention.q=fixed8", "attention.k=fixed8", "attention.p=fixed8",
+                                         "attention.v=fixed6"};
+  whole.recipe = *customise(whole.recipe, sets, {});
+  ASSERT_TRUE(run(whole));
+  const auto source = open_model(whole.output);
+  ASSERT_TRUE(source) << source.error().message;
+  const auto attention = attention_of(**source);
+  ASSERT_TRUE(attention) << attention.error().message;
+  const auto planned = attention_of_recipe(whole.recipe, (*source)->spec());
+  for (size_t block = 0; block < kLayers; ++block) {
+    EXPECT_TRUE(fulfils((*attention)[block], (*planned)[block]));
+    EXPECT_FALSE(has_open_fractions((*attention)[block]));
+  }
+  EXPECT_EQ(to_string((*attention)[0].p), "fixed8:f6");
+  ThreadPool pool(1);
+  EXPECT_TRUE(Model::load(whole.output, {}, pool));
+  for (int calls : {1, 6, 9}) {
+    QuantizeOptions again = whole;
+    again.output = folder_ / fmt::format("stopped-{}", calls);
+    ASSERT_TRUE(run_and_die(again, calls));
+    again.resume = true;
+    ASSERT_TRUE(run(again, 2));
+    EXPECT_EQ(hashes(again.output), hashes(whole.output)) << calls;
+  }
+  whole.output = folder_ / "without";
+  whole.calibration = {};
+  testing::expect_error(run(whole), ErrorCode::usage, "recipe fixed-w8a8 needs calibration text");
+  testing::expect_error(closed_attention_of_recipe(whole.recipe, (*source)->spec()), ErrorCode::usage,
+                        "k fixed8:tensor", "say them here, as in fixed8:f4");
+}
+
+// What the kernels round: queries and keys after rotation, by the angles of each token's own position.
+TEST(ObserveProjections, FindsTheLargestMagnitudes) {
+  Spec spec;
+  spec.heads = 2;
+  spec.kv_heads = 1;
+  spec.head_dim = 4;
+  spec.positions = Positions::rotary;
+  PositionTables positions;
+  positions.reserve(spec, 3);
+  std::vector<float> q(6 * 8, 0.5f), k(6 * 4, 0.25f), v(6 * 4, 0.125f);
+  q[5 * 8 + 4] = 3;  // second sample, position 2, second head: turned with its zero partner
+  q[5 * 8 + 6] = 0;
+  v[7] = -9;
+  ThreadPool pool(2);
+  AttentionMagnitudes most{0, 0, 1};
+  observe_projections(spec, {q.data(), k.data(), v.data(), 8, 4, 4}, positions, 2, 3, most, pool);
+  const float angle = 2;  // of the first pair
+  EXPECT_NEAR(most.q, 3 * std::max(std::fabs(std::cos(angle)), std::fabs(std::sin(angle))), 1e-6f);
+  EXPECT_LE(most.k, 0.25f * std::sqrt(2.0f) + 1e-6f);
+  EXPECT_GT(most.k, 0.25f);
+  EXPECT_EQ(most.v, 9);
+  spec.positions = Positions::none;
+  observe_projections(spec, {q.data(), k.data(), v.data(), 8, 4, 4}, positions, 2, 3, most, pool);
+  EXPECT_EQ(most.q, 3);
 }
 
 // By either name, and nothing but their ratios count.

@@ -142,11 +142,9 @@ struct BlockRun {
   // ws.mixed [M][heads * head_dim] from q, k and v and what the sequences hold already. From here on tokens do not see
   // each other: those that nobody wants are dropped.
   void attend() {
-    const int64_t kv_width = spec.kv_heads * spec.head_dim;
     ws.mixed.reserve(m * attention_width());
-    nibble::attend(spec, layer, segments,
-                   {ws.q.data(), ws.k.data(), ws.v.data(), attention_width(), kv_width, kv_width}, ws.positions, isa,
-                   ws.attention_scratch, ws.mixed.data(), pool);
+    nibble::attend(spec, layer, segments, projections_of(spec, ws), ws.positions, isa, ws.attention_scratch,
+                   ws.mixed.data(), pool);
     if (wanted == nullptr) return;
     keep_wanted(hidden, spec.hidden);
     keep_wanted(ws.mixed.data(), attention_width());
@@ -235,6 +233,11 @@ void forward_stage(const Spec& spec, const PackedBlock& block, size_t stage, int
   if (m == 0) return;
   place_tokens(spec, segments, workspace);
   BlockRun{spec, block, layer, segments, hidden, isa, workspace, pool, nullptr, m}.stage(stage);
+}
+
+Projections projections_of(const Spec& spec, const Workspace& workspace) {
+  const int64_t q_width = spec.heads * spec.head_dim, kv_width = spec.kv_heads * spec.head_dim;
+  return {workspace.q.data(), workspace.k.data(), workspace.v.data(), q_width, kv_width, kv_width};
 }
 
 const float* stage_input(const Spec& spec, const PackedBlock& block, size_t stage, const float* hidden, int64_t m,

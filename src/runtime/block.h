@@ -75,6 +75,8 @@ StageParts parts_of_stage(const Spec& spec, size_t stage);
 
 void forward_stage(const Spec& spec, const PackedBlock& block, size_t stage, int64_t layer,
                    std::span<const Segment> segments, float* hidden, Isa isa, Workspace& workspace, ThreadPool& pool);
+// What the stage of the queries has left.
+Projections projections_of(const Spec& spec, const Workspace& workspace);
 // The input of a stage's site, [M][width], before it is quantized. Valid until the workspace is used.
 const float* stage_input(const Spec& spec, const PackedBlock& block, size_t stage, const float* hidden, int64_t m,
                          Isa isa, Workspace& workspace, ThreadPool& pool);

@@ -366,7 +366,7 @@ TEST(Model, CacheInBlocksIsSmall) {
   const int64_t values = spec.layers * spec.kv_heads * spec.head_dim * 64;
   EXPECT_EQ(floats.bytes(), 2 * values * 4);
   EXPECT_EQ(blocks.bytes(), values * 17 / 16 + values * 17 / 32 + 2 * 2 * values / 64 * 32);
-  const auto refused = Model::load(RandomSource(spec), {"nvfp4", std::nullopt}, pool);
+  const auto refused = Model::load(RandomSource(spec), {"nvfp4:4over6", std::nullopt}, pool);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::usage);
 }

@@ -113,7 +113,7 @@ Status FitBudget::price_measured(const Log& log, Space& space) {
 
 Status FitBudget::read_caches() {
   const Spec& spec = candidates_->spec;
-  NIBBLE_TRY(const std::vector<AttentionFormats> attention, attention_of_recipe(options_->recipe, spec));
+  NIBBLE_TRY(const std::vector<AttentionFormats> attention, closed_attention_of_recipe(options_->recipe, spec));
   const auto add = [&](const std::string& format) -> Status {
     CacheOption option{format, attention, 0, 0};
     if (format.empty()) {

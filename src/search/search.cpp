@@ -44,7 +44,7 @@ Result<int64_t> bits_beside_linears(const ModelSource& source) {
 Result<Unchosen> unchosen_of(const ModelSource& source, const SearchOptions& options) {
   Unchosen out;
   NIBBLE_TRY(const Recipe recipe, parse_recipe(options.recipe, "the recipe"));
-  NIBBLE_TRY(const std::vector<AttentionFormats> attention, attention_of_recipe(recipe, source.spec()));
+  NIBBLE_TRY(const std::vector<AttentionFormats> attention, closed_attention_of_recipe(recipe, source.spec()));
   out.cache_bits = cache_bits(attention, source.spec().head_dim);
   out.attention = attention;
   if (options.budget.memory) {

@@ -5,6 +5,7 @@
 #include "checkpoint/manifest.h"
 #include "eval/verify/checks.h"
 #include "eval/verify/manifest_form.h"
+#include "format/block_scale.h"
 #include "model/families.h"
 #include "model/storage.h"
 #include "quantize/pipeline/record.h"
@@ -61,6 +62,13 @@ std::string described(const std::string& weights, const std::string& activations
                      rotation > 0 ? fmt::format(", rotated by {}", rotation) : "");
 }
 
+// The format that the recipe plans, with the fraction that was found for it where it left that open.
+std::string planned_name(const NumberFormat& planned, const Json& entry, const char* key) {
+  if (const auto listed = parse_format(entry.value(key, "")); listed && fulfils(*listed, planned))
+    return to_string(*listed);
+  return to_string(planned);
+}
+
 // What the site's steps that look at no statistics decide.
 int64_t rotation_of(const SitePlan& plan) {
   ThreadPool pool(1);
@@ -83,9 +91,12 @@ Status compare_plan(const ModelSource& source, const Json& quantization) {
     NIBBLE_TRY(const std::vector<SitePlan> sites, plan_block(*recipe, source.spec(), block));
     for (const SitePlan& site : sites)
       for (const LinearPlan& linear : site.linears)
-        if (linear.quantized())
+        if (linear.quantized()) {
+          const Json entry = quantization["linears"].value(linear.name, Json::object());
           planned[linear.name] =
-              described(to_string(linear.weights), to_string(linear.activations), linear.sparse24, rotation_of(site));
+              described(planned_name(linear.weights, entry, "weights"),
+                        planned_name(linear.activations, entry, "activations"), linear.sparse24, rotation_of(site));
+        }
   }
   std::map<std::string, std::string> listed;
   for (const auto& item : quantization["linears"].items())
@@ -102,7 +113,7 @@ Status compare_plan(const ModelSource& source, const Json& quantization) {
   for (int64_t block = 0; block < source.spec().layers; ++block) {
     NIBBLE_TRY(const AttentionFormats wanted, attention_of_block(*recipe, source.spec(), block));
     const AttentionFormats& found = attention[static_cast<size_t>(block)];
-    if (found != wanted)
+    if (!fulfils(found, wanted))
       return corrupt(fmt::format("{}: attention of block {} is {}, the recipe says {}", where, block,
                                  dump_json(to_json(found)), dump_json(to_json(wanted))));
   }

@@ -9,8 +9,11 @@
 //   keys    blocks along head_dim:   key_scales [panel][ceil(head_dim / block)][16]
 //   values  blocks along positions:  value_scales [64 / block][value_stride]; a block's codes and scales are there once
 //           all its positions are
-// Sixteen codes take 16 bytes, or 8 where they have up to 4 bits: byte i holds code i low and code i + 8 high. Scale
-// byte e stands for 2^(e - 127), 255 for NaN.
+// and with E4M3 scales outer ones, a byte each: key_outers [panel][16], of a position; value_outers [64 / block]
+// Sixteen codes of 7 or 8 bits take 16 bytes. Of shorter ones 8 bytes hold the upper 4 bits (all, where there are no
+// more), byte i those of code i low and of code i + 8 high; the bits below follow, of 5-bit codes in 2 bytes, bit i
+// that of code i, and of 6-bit codes in 4 bytes, byte i % 4 with those of code i at bit 2 * (i / 4). Scale byte e
+// stands for 2^(e - 127), 255 for NaN; an E4M3 scale is that number, 127 for NaN, and its outer scale 2^(e - 127).
 // Lanes and positions that nothing was stored in may hold anything: no result reads them.
 //
 // Attention of one query at position t, for the head's keys k and values v (the definition; every kernel computes
@@ -21,7 +24,8 @@
 //   s[j] = scale * a + bias[j];  a = 0, for d ascending a = fma(q[d], k[j][d], a)           for j in [0, t]
 //   p[j] = e(s[j] - max s)
 //   total: 16 sums over the p[j] of equal j % 16, j ascending; then lane l += lane l + 8, + 4, + 2, + 1
-//   p'   p rounded to its format in blocks of positions that begin at multiples of their size and end at t
+//   p'   p rounded to its format in blocks of positions that begin at multiples of their size and end at t; with E4M3
+//        scales `outer` is 2^-10 and `greatest` 4, so that 1 is 2^-10 * 2^8 * 4
 //   y[d] = a / total;            a = 0, for j ascending a = fma(p'[j], v[j][d], a)
 //   e(x) = 2^n * polynomial(r) with n = nearest integer (ties to even) to x * 1.44269504f,
 //          r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x)), by Horner and fma with coefficients 1/5040, 1/720,
@@ -29,19 +33,20 @@
 // Keys are rotated and then rounded to their format, each by itself. Values in blocks are first rounded to bfloat16;
 // v[j] is the block format's where the block of j ends before the one that t is in, and that bfloat16 number in t's own
 // block: nothing that a query reads depends on a later token. Values in a format with one scale for all have no blocks.
+// The t of E4M3 scales belongs to one position's key, and to one block of values: all its positions and all outputs.
 // Since nothing in it depends on other queries, the result depends neither on threads nor on how queries are grouped,
 // how a prompt was cut into chunks, or what else is in the batch.
 //
 // Rotation of a row x of head_dim values (rotary embedding), with h = head_dim / 2:
 //   x[i] = fma(x[i], cos[i], -(x[i + h] * sin[i]));   x[i + h] = fma(x[i + h], cos[i], x[i] * sin[i])
 //
-// Codes of a block of values x: with the scale 2^e of kernels/abi/token.h, but e = 0 for a block of zeros and e at most
-// `most_exponent`, and u the level that x / 2^e becomes there, the code is
+// Codes of a block of values x: with the scale s of kernels/abi/token.h, but where it is 2^e e = 0 for a block of zeros
+// and e at most `most_exponent`, and u the level that x / s becomes there, the code is
 //   integers    u, two's complement
 //   minifloats  the sign, and of the float16 number |u| / unit the bits from half_shift on
 //   powers      the sign, and the exponent's bits of the float32 number |u|, less 127 - 2^(bits - 1) + 1 (but 0 for 0)
-// A block with a NaN or an infinity has codes of 0; without blocks that number alone has. A code is read as 2^e *
-// level, rounded once.
+// A block with a NaN or an infinity has codes of 0; without blocks that number alone has. A code is read as s * level,
+// rounded once.
 #pragma once
 
 #include <cstddef>
@@ -61,7 +66,7 @@ enum class Stored : uint8_t { f32, f16, bf16, integers, minifloats, powers };
 struct StoredFormat {
   Stored as = Stored::f32;
   // Of codes only:
-  int code_bits = 0;      // what one takes: 4 or 8
+  int code_bits = 0;      // what one takes: 4, 5, 6 or 8
   int64_t block = 0;      // codes that share a scale, of values a divisor of 64; 0: all have rounding.constant
   RoundArgs rounding{};   // x, y, count and block are not read
   int most_exponent = 0;  // of a scale
@@ -70,6 +75,7 @@ struct StoredFormat {
   float levels[16] = {};  // of codes of up to 4 bits
 
   bool codes() const { return as >= Stored::integers; }
+  bool outer() const { return rounding.scale == BlockScale::e4m3; }
 };
 
 // Keys and values of one layer and head of one sequence. Formats and rounding are for CacheType::mixed.
@@ -78,7 +84,7 @@ struct CachedHead {
   int64_t head_dim, value_stride;
   std::byte* const* pages;  // pages[p] holds positions 64 p .. 64 p + 63 of everything
   int64_t keys, values;     // where in each page this head's begin, in bytes; multiples of 64
-  int64_t key_scales, value_scales;
+  int64_t key_scales, value_scales, key_outers, value_outers;
   const StoredFormat *key_format, *value_format;
   const RoundArgs *q, *p;  // null: not rounded; x, y and count are not read; the block of p divides 64
   // Values in blocks: of the last incomplete run of tail_rows positions (a multiple of all blocks, at most 64), as

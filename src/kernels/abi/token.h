@@ -99,7 +99,8 @@ using QuantizeKernel = void (*)(const QuantizeArgs&);
 //   power      2^e with e = exponent of the block's largest |x|, less `shift`, one more where the 23 bits of its
 //              mantissa are at least up_from, one less where they are below down_below; -127 <= e <= 127
 //   e4m3       the block's largest |x| over greatest * t as an E4M3 number of at least 2^-9 (1 for a block of zeros),
-//              times t: the row's largest |x| over 448 * greatest, rounded up to a power of two of -100 .. 100
+//              times t: `outer`, or where that is 0 the row's largest |x| over 448 * greatest, rounded up to a power of
+//              two of -100 .. 100 (1 for a row of zeros, or with a NaN or an infinity)
 // and u = x / s becomes the nearest level:
 //   to_even, away   |u| of exponent e to a multiple of 2^(max(e, least_exponent) - mantissa_bits), ties so; then at
 //   least
@@ -120,6 +121,7 @@ struct RoundArgs {
   float constant;
   int shift;
   uint32_t up_from, down_below;
+  float outer;
   uint16_t* y;
 };
 using RoundKernel = void (*)(const RoundArgs&);
@@ -131,7 +133,7 @@ using RoundKernel = void (*)(const RoundArgs&);
 //   e4m3    the scale of a record is the E4M3 number (1 for a block of zeros) and that of the row 2^-shift times t
 // A row with a NaN or an infinity has the scale NaN.
 struct EncodeArgs {
-  RoundArgs rounding;  // `y` is not used; blocks are a multiple of 16 values, up to 256
+  RoundArgs rounding;  // `y` is not used, `outer` is 0; blocks are a multiple of 16 values, up to 256
   int shift;
   uint8_t* records;  // [ceil(count / block)][block + sizeof(BlockTail)]
   float* scale;      // of the row

@@ -271,15 +271,17 @@ struct MixedCache {
       const uint8_t* scale = format.block == 0 ? nullptr : page + head.key_scales + panel * blocks * kKeyPanel;
       const uint8_t* ahead = after(j, head.keys, last, kHalfPage / kKeyPanel * width * row_bytes);
       float* to = room;
-      for (int64_t p = 0; p < kHalfPage / kKeyPanel; ++p)
+      for (int64_t p = 0; p < kHalfPage / kKeyPanel; ++p) {
+        const auto outers = opening.outers(page + head.key_outers + (panel + p) * kKeyPanel);
         for (int64_t d = 0; d < width; d += block) {
           const int64_t count = smaller(block, width - d);
-          opening.rows(codes, ahead, row_bytes, opening.scales(scale), count, to, kKeyPanel);
+          opening.rows(codes, ahead, row_bytes, opening.scales(scale, outers), count, to, kKeyPanel);
           codes += count * row_bytes;
           ahead += count * row_bytes;
           to += count * kKeyPanel;
           if (scale != nullptr) scale += kKeyPanel;
         }
+      }
     });
     return {room, room};
   }
@@ -295,12 +297,13 @@ struct MixedCache {
       const uint8_t* const codes = page + head.values + in_page * stride;
       const uint8_t* const ahead = after(j, head.values, last, kHalfPage * stride);
       for (int64_t i = 0; i < kHalfPage; i += run) {
-        const uint8_t* const scales =
-            format.block == 0 ? nullptr : page + head.value_scales + (in_page + i) / format.block * width;
+        const int64_t number = format.block == 0 ? 0 : (in_page + i) / format.block;
+        const uint8_t* const scales = format.block == 0 ? nullptr : page + head.value_scales + number * width;
+        const auto outer = opening.outer(page + head.value_outers + number);
         for (int64_t d = 0; d < width; d += 16) {
           const int64_t at = i * stride + d / 16 * row_bytes;
-          opening.rows(codes + at, ahead + at, stride, opening.scales(scales == nullptr ? nullptr : scales + d), run,
-                       room + i * width + d, width);
+          opening.rows(codes + at, ahead + at, stride, opening.scales(scales == nullptr ? nullptr : scales + d, outer),
+                       run, room + i * width + d, width);
         }
       }
     });
@@ -624,6 +627,13 @@ void store_tokens(const CacheStoreArgs& args) {
   store_value_floats<Cache>(args);
 }
 
+// Lane by lane, as bits: of rows of 8, `stride` apart.
+__m256i largest_magnitudes(const float* x, int64_t rows, int64_t stride) {
+  __m256i most = _mm256_setzero_si256();
+  for (int64_t i = 0; i < rows; ++i) most = _mm256_max_epi32(most, Encoder::Half::magnitudes(x + i * stride));
+  return most;
+}
+
 // Panel by panel: the tokens' lanes of a panel of floats, then block by block its codes.
 void store_key_codes(const CacheStoreArgs& args) {
   const CachedHead& head = args.cache;
@@ -639,11 +649,19 @@ void store_key_codes(const CacheStoreArgs& args) {
     for (int64_t i = token; i < end; ++i) store_keys<F32>(args, i, panel + lane + i - token);
     const __m128i lanes = byte_lanes(lane, lane + end - token);
     auto* const page = reinterpret_cast<uint8_t*>(head.pages[position / kPagePositions]);
+    Lanes outers = {_mm256_set1_ps(1), _mm256_set1_ps(1)};
+    if (format.outer()) {
+      const __m256i low = encoder.outer_bytes(largest_magnitudes(panel, width, kKeyPanel)),
+                    high = encoder.outer_bytes(largest_magnitudes(panel + 8, width, kKeyPanel));
+      auto* const to = page + head.key_outers + number * kKeyPanel;
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), blended(load_16(to), low_bytes(low, high), lanes));
+      outers = {to_scales(low), to_scales(high)};
+    }
     for (int64_t d = 0; d < width; d += block)
       encoder.block(panel + d * kKeyPanel, kKeyPanel, smaller(block, width - d),
                     page + head.keys + (number * width + d) * row_bytes, row_bytes,
                     format.block == 0 ? nullptr : page + head.key_scales + (number * blocks + d / block) * kKeyPanel,
-                    lanes);
+                    outers, lanes);
   }
 }
 
@@ -661,13 +679,23 @@ void store_value_codes(const CacheStoreArgs& args) {
       for (int64_t i = 0; i < 16; i += 8)
         _mm256_store_ps(strip + i, _mm256_maskload_ps(from + i, first_lanes(head.head_dim - d - i)));
       encoder.block(strip, 16, 1, page + head.values + position % kPagePositions * row_bytes + d / 16 * strip_bytes, 0,
-                    nullptr, byte_lanes(0, 16));
+                    nullptr, {_mm256_setzero_ps(), _mm256_setzero_ps()}, byte_lanes(0, 16));
     }
   }
 }
 
+// In every lane.
+__m256i greatest_lane(__m256i v) {
+  v = _mm256_max_epi32(v, _mm256_permute2x128_si256(v, v, 1));
+  v = _mm256_max_epi32(v, _mm256_shuffle_epi32(v, 0x4E));
+  return _mm256_max_epi32(v, _mm256_shuffle_epi32(v, 0xB1));
+}
+
+// Zeros behind the head's values.
 __m256 value_numbers(const CacheStoreArgs& args, int64_t j, int64_t d) {
-  if (j < args.position) return load_bf16(tail_row(args.cache, j) + d);
+  if (j < args.position)
+    return _mm256_and_ps(_mm256_castsi256_ps(first_lanes(args.cache.head_dim - d)),
+                         load_bf16(tail_row(args.cache, j) + d));
   return to_bf16_number(args.values + (j - args.position) * args.value_stride + d, args.cache.head_dim - d);
 }
 
@@ -684,9 +712,17 @@ void store_value_blocks(const CacheStoreArgs& args) {
     for (int64_t i = 0; i < block; ++i)
       for (int64_t d = 0; d < width; d += 8)
         _mm256_store_ps(args.scratch + i * width + d, value_numbers(args, begin + i, d));
+    __m256 outer = _mm256_set1_ps(1);
+    if (format.outer()) {
+      const __m256i bytes = encoder.outer_bytes(greatest_lane(largest_magnitudes(args.scratch, block * width / 8, 8)));
+      page[head.value_outers + in_page / block] =
+          static_cast<uint8_t>(_mm_cvtsi128_si32(_mm256_castsi256_si128(bytes)));
+      outer = to_scales(bytes);
+    }
     for (int64_t d = 0; d < width; d += 16)
       encoder.block(args.scratch + d, width, block, page + head.values + in_page * row_bytes + d / 16 * strip_bytes,
-                    row_bytes, page + head.value_scales + in_page / block * width + d, byte_lanes(0, 16));
+                    row_bytes, page + head.value_scales + in_page / block * width + d, {outer, outer},
+                    byte_lanes(0, 16));
   }
 }
 

@@ -263,15 +263,17 @@ struct MixedCache {
       const uint8_t* scale = format.block == 0 ? nullptr : page + head.key_scales + panel * blocks * kKeyPanel;
       const uint8_t* ahead = after(j, head.keys, last, kHalfPage / kKeyPanel * width * row_bytes);
       float* to = room;
-      for (int64_t p = 0; p < kHalfPage / kKeyPanel; ++p)
+      for (int64_t p = 0; p < kHalfPage / kKeyPanel; ++p) {
+        const auto outers = opening.outers(page + head.key_outers + (panel + p) * kKeyPanel);
         for (int64_t d = 0; d < width; d += block) {
           const int64_t count = smaller(block, width - d);
-          opening.rows(codes, ahead, row_bytes, opening.scales(scale), count, to, kKeyPanel);
+          opening.rows(codes, ahead, row_bytes, opening.scales(scale, outers), count, to, kKeyPanel);
           codes += count * row_bytes;
           ahead += count * row_bytes;
           to += count * kKeyPanel;
           if (scale != nullptr) scale += kKeyPanel;
         }
+      }
     });
     return {room, room};
   }
@@ -287,12 +289,13 @@ struct MixedCache {
       const uint8_t* const codes = page + head.values + in_page * stride;
       const uint8_t* const ahead = after(j, head.values, last, kHalfPage * stride);
       for (int64_t i = 0; i < kHalfPage; i += run) {
-        const uint8_t* const scales =
-            format.block == 0 ? nullptr : page + head.value_scales + (in_page + i) / format.block * width;
+        const int64_t number = format.block == 0 ? 0 : (in_page + i) / format.block;
+        const uint8_t* const scales = format.block == 0 ? nullptr : page + head.value_scales + number * width;
+        const auto outer = opening.outer(page + head.value_outers + number);
         for (int64_t d = 0; d < width; d += 16) {
           const int64_t at = i * stride + d / 16 * row_bytes;
-          opening.rows(codes + at, ahead + at, stride, opening.scales(scales == nullptr ? nullptr : scales + d), run,
-                       room + i * width + d, width);
+          opening.rows(codes + at, ahead + at, stride, opening.scales(scales == nullptr ? nullptr : scales + d, outer),
+                       run, room + i * width + d, width);
         }
       }
     });
@@ -617,6 +620,15 @@ void store_tokens(const CacheStoreArgs& args) {
   store_value_floats<Cache>(args);
 }
 
+// Lane by lane, as bits: of `rows` rows of 16.
+__m512i largest_magnitudes(const float* x, int64_t rows) {
+  __m512i most = _mm512_setzero_si512();
+  for (int64_t i = 0; i < rows; ++i)
+    most = _mm512_max_epu32(
+        most, _mm512_and_si512(_mm512_castps_si512(_mm512_load_ps(x + 16 * i)), _mm512_set1_epi32(0x7FFFFFFF)));
+  return most;
+}
+
 // Panel by panel: the tokens' lanes of a panel of floats, then block by block its codes.
 void store_key_codes(const CacheStoreArgs& args) {
   const CachedHead& head = args.cache;
@@ -632,11 +644,17 @@ void store_key_codes(const CacheStoreArgs& args) {
     for (int64_t i = token; i < end; ++i) store_keys<F32>(args, i, panel + lane + i - token);
     const auto lanes = static_cast<__mmask16>(first_lanes(end - token) << lane);
     auto* const page = reinterpret_cast<uint8_t*>(head.pages[position / kPagePositions]);
+    __m512 outers = _mm512_set1_ps(1);
+    if (format.outer()) {
+      const __m512i bytes = encoder.outer_bytes(largest_magnitudes(panel, width));
+      _mm_mask_storeu_epi8(page + head.key_outers + number * kKeyPanel, lanes, _mm512_cvtepi32_epi8(bytes));
+      outers = to_scales(bytes);
+    }
     for (int64_t d = 0; d < width; d += block)
       encoder.block(panel + d * kKeyPanel, kKeyPanel, smaller(block, width - d),
                     page + head.keys + (number * width + d) * row_bytes, row_bytes,
                     format.block == 0 ? nullptr : page + head.key_scales + (number * blocks + d / block) * kKeyPanel,
-                    lanes);
+                    outers, lanes);
   }
 }
 
@@ -653,13 +671,15 @@ void store_value_codes(const CacheStoreArgs& args) {
       _mm512_store_ps(
           strip, _mm512_maskz_loadu_ps(first_lanes(head.head_dim - d), args.values + token * args.value_stride + d));
       encoder.block(strip, 16, 1, page + head.values + position % kPagePositions * row_bytes + d / 16 * strip_bytes, 0,
-                    nullptr, 0xFFFF);
+                    nullptr, _mm512_setzero_ps(), 0xFFFF);
     }
   }
 }
 
+// Zeros behind the head's values.
 __m512 value_numbers(const CacheStoreArgs& args, int64_t j, int64_t d) {
-  if (j < args.position) return load_bf16(tail_row(args.cache, j) + d);
+  if (j < args.position)
+    return _mm512_maskz_mov_ps(first_lanes(args.cache.head_dim - d), load_bf16(tail_row(args.cache, j) + d));
   return to_bf16_number(args.values + (j - args.position) * args.value_stride + d, args.cache.head_dim - d);
 }
 
@@ -676,9 +696,16 @@ void store_value_blocks(const CacheStoreArgs& args) {
     for (int64_t i = 0; i < block; ++i)
       for (int64_t d = 0; d < width; d += 16)
         _mm512_store_ps(args.scratch + i * width + d, value_numbers(args, begin + i, d));
+    __m512 outer = _mm512_set1_ps(1);
+    if (format.outer()) {
+      const __m512i lanes = largest_magnitudes(args.scratch, block * width / 16);
+      const __m512i bytes = encoder.outer_bytes(_mm512_set1_epi32(static_cast<int>(_mm512_reduce_max_epu32(lanes))));
+      page[head.value_outers + in_page / block] = static_cast<uint8_t>(_mm512_cvtsi512_si32(bytes));
+      outer = to_scales(bytes);
+    }
     for (int64_t d = 0; d < width; d += 16)
       encoder.block(args.scratch + d, width, block, page + head.values + in_page * row_bytes + d / 16 * strip_bytes,
-                    row_bytes, page + head.value_scales + in_page / block * width + d, 0xFFFF);
+                    row_bytes, page + head.value_scales + in_page / block * width + d, outer, 0xFFFF);
   }
 }
 

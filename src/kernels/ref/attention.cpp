@@ -39,34 +39,64 @@ int code_of(float level, const StoredFormat& format) {
 
 float level_of_code(int code, const StoredFormat& format) {
   if (format.code_bits == 4) return format.levels[code];
-  if (format.as == Stored::integers) return static_cast<float>(static_cast<int8_t>(code));
-  const float sign = code >= 128 ? -1.0f : 1.0f;
-  const int magnitude = code & 127;
+  const int magnitudes = 1 << (format.code_bits - 1);
+  if (format.as == Stored::integers) return static_cast<float>(code >= magnitudes ? code - 2 * magnitudes : code);
+  const float sign = code >= magnitudes ? -1.0f : 1.0f;
+  const int magnitude = code & (magnitudes - 1);
   if (format.as == Stored::minifloats)
     return sign * (format.unit * f16_to_f32(static_cast<uint16_t>(magnitude << format.half_shift)));
-  return magnitude == 0 ? sign * 0.0f : sign * std::ldexp(1.0f, magnitude - 127);
+  return magnitude == 0 ? sign * 0.0f : sign * std::ldexp(1.0f, magnitude - magnitudes + 1);
 }
 
-// Code `at` of groups of 16.
+// A run of bits of a code: `bits` of them at bit `shift` of a byte.
+struct BitField {
+  int64_t byte;
+  int64_t shift, bits;
+
+  int mask() const { return (1 << bits) - 1; }
+  int get(const std::byte* from) const { return static_cast<int>(from[byte]) >> shift & mask(); }
+  void put(std::byte* to, int value) const {
+    const int others = static_cast<int>(to[byte]) & ~(mask() << shift);
+    to[byte] = static_cast<std::byte>(others | (value & mask()) << shift);
+  }
+};
+
+// Code `at` of groups of 16: its upper bits, and those below them.
+BitField upper_bits(int64_t at, int64_t bits) {
+  if (bits == 8) return {at, 0, 8};
+  return {at / 16 * 2 * bits + at % 8, at % 16 / 8 * 4, 4};
+}
+BitField lower_bits(int64_t at, int64_t bits) {
+  const int64_t begin = at / 16 * 2 * bits + 8, i = at % 16;
+  return bits == 5 ? BitField{begin + i / 8, i % 8, 1} : BitField{begin + i % 4, i / 4 * 2, 2};
+}
+
 int get_code(const std::byte* from, int64_t at, int bits) {
-  if (bits == 8) return static_cast<int>(from[at]);
-  const int byte = static_cast<int>(from[at / 16 * 8 + at % 8]);
-  return at % 16 < 8 ? byte & 15 : byte >> 4;
+  const int upper = upper_bits(at, bits).get(from);
+  if (bits == 4 || bits == 8) return upper;
+  const BitField lower = lower_bits(at, bits);
+  return upper << lower.bits | lower.get(from);
 }
 
 void put_code(std::byte* to, int64_t at, int bits, int code) {
-  if (bits == 8) {
-    to[at] = static_cast<std::byte>(code);
-    return;
-  }
-  std::byte& byte = to[at / 16 * 8 + at % 8];
-  byte = at % 16 < 8 ? (byte & std::byte{0xF0}) | static_cast<std::byte>(code)
-                     : (byte & std::byte{0x0F}) | static_cast<std::byte>(code << 4);
+  if (bits == 4 || bits == 8) return upper_bits(at, bits).put(to, code);
+  const BitField lower = lower_bits(at, bits);
+  upper_bits(at, bits).put(to, code >> lower.bits);
+  lower.put(to, code);
 }
 
 float scale_of(std::byte byte) {
   const int exponent = static_cast<int>(byte);
   return exponent == 255 ? std::numeric_limits<float>::quiet_NaN() : std::ldexp(1.0f, exponent - 127);
+}
+std::byte byte_of(float power) { return static_cast<std::byte>(std::ilogb(power) + 127); }
+
+// E4M3 numbers are float16 numbers whose exponent has another bias.
+constexpr int kE4m3Shift = 7;
+constexpr float kE4m3Unit = 256;
+float e4m3_of(std::byte byte) {
+  if (byte == std::byte{127}) return std::numeric_limits<float>::quiet_NaN();
+  return kE4m3Unit * f16_to_f32(static_cast<uint16_t>(static_cast<int>(byte) << kE4m3Shift));
 }
 
 // --- a head's part of the pages -----------------------------------------------------------------------------------
@@ -99,18 +129,24 @@ struct Cached {
   std::byte& value_scale(int64_t j, int64_t d) const {
     return page(j)[head.value_scales + j % kPagePositions / values.block * head.value_stride + d];
   }
+  std::byte& key_outer(int64_t j) const { return page(j)[head.key_outers + j % kPagePositions]; }
+  std::byte& value_outer(int64_t j) const { return page(j)[head.value_outers + j % kPagePositions / values.block]; }
+
+  static float scale(const StoredFormat& format, std::byte of_block, std::byte outer) {
+    return format.outer() ? e4m3_of(of_block) * scale_of(outer) : scale_of(of_block);
+  }
 
   float key(int64_t j, int64_t d) const {
     const std::byte* from = page(j) + head.keys;
     if (!keys.codes()) return float_of(keys.as, from, key_at(j, d));
-    const float scale = keys.block == 0 ? keys.rounding.constant : scale_of(key_scale(j, d));
-    return scale * level_of_code(get_code(from, key_at(j, d), keys.code_bits), keys);
+    const float by = keys.block == 0 ? keys.rounding.constant : scale(keys, key_scale(j, d), key_outer(j));
+    return by * level_of_code(get_code(from, key_at(j, d), keys.code_bits), keys);
   }
   float value(int64_t j, int64_t d) const {
     const std::byte* from = page(j) + head.values;
     if (!values.codes()) return float_of(values.as, from, value_at(j, d));
-    const float scale = values.block == 0 ? values.rounding.constant : scale_of(value_scale(j, d));
-    return scale * level_of_code(get_code(from, value_at(j, d), values.code_bits), values);
+    const float by = values.block == 0 ? values.rounding.constant : scale(values, value_scale(j, d), value_outer(j));
+    return by * level_of_code(get_code(from, value_at(j, d), values.code_bits), values);
   }
 
   // Values that share no scale with others, or float ones.
@@ -125,16 +161,26 @@ struct Cached {
   }
 };
 
-// Chooses the scale byte of a block and gives every value's code to `put`.
+// Chooses the scale byte of a block and gives every value's code to `put`. `outer`: of E4M3 scales.
 template <class Put>
-std::byte encode_block(const StoredFormat& format, const float* x, int64_t count, const Put& put) {
+std::byte encode_block(const StoredFormat& format, const float* x, int64_t count, float outer, const Put& put) {
   const float most = absmax_of(x, count);
+  if (std::isnan(most)) {
+    for (int64_t i = 0; i < count; ++i) put(i, 0);
+    return static_cast<std::byte>(format.outer() ? 127 : 255);
+  }
+  const auto put_codes = [&](float scale) {
+    for (int64_t i = 0; i < count; ++i) put(i, code_of(level_of(x[i] / scale, format.rounding), format));
+  };
+  if (format.outer()) {
+    const float scale = most == 0 ? 1 : to_e4m3(most / (format.rounding.greatest * outer));
+    put_codes(scale * outer);
+    return static_cast<std::byte>(f32_to_f16(scale / kE4m3Unit) >> kE4m3Shift);
+  }
   int exponent = 0;
   if (most > 0) exponent = std::min(scale_exponent(format.rounding, most), format.most_exponent);
-  const float scale = std::ldexp(1.0f, exponent);
-  for (int64_t i = 0; i < count; ++i)
-    put(i, std::isnan(most) ? 0 : code_of(level_of(x[i] / scale, format.rounding), format));
-  return static_cast<std::byte>(std::isnan(most) ? 255 : exponent + 127);
+  put_codes(std::ldexp(1.0f, exponent));
+  return static_cast<std::byte>(exponent + 127);
 }
 
 // --- attention ----------------------------------------------------------------------------------------------------
@@ -228,13 +274,16 @@ void store_keys(const CacheStoreArgs& args, const Cached& cached, int64_t token)
     for (int64_t d = 0; d < head_dim; ++d) cached.store_key(position, d, key(d));
     return;
   }
+  for (int64_t d = 0; d < head_dim; ++d) args.scratch[d] = key(d);
+  const float outer = outer_scale(cached.keys.rounding, absmax_of(args.scratch, head_dim));
+  if (cached.keys.outer()) cached.key_outer(position) = byte_of(outer);
   for (int64_t begin = 0; begin < head_dim; begin += cached.keys.block) {
     const int64_t count = std::min(cached.keys.block, head_dim - begin);
-    for (int64_t i = 0; i < count; ++i) args.scratch[i] = key(begin + i);
-    cached.key_scale(position, begin) = encode_block(cached.keys, args.scratch, count, [&](int64_t i, int code) {
-      put_code(cached.page(position) + args.cache.keys, cached.key_at(position, begin + i), cached.keys.code_bits,
-               code);
-    });
+    cached.key_scale(position, begin) =
+        encode_block(cached.keys, args.scratch + begin, count, outer, [&](int64_t i, int code) {
+          put_code(cached.page(position) + args.cache.keys, cached.key_at(position, begin + i), cached.keys.code_bits,
+                   code);
+        });
   }
 }
 
@@ -244,17 +293,25 @@ uint16_t half_of(const CacheStoreArgs& args, int64_t j, int64_t d) {
   return args.cache.tail[j % args.cache.tail_rows * args.cache.value_stride + d];
 }
 
+// The block that begins at position `begin`.
+void store_value_block(const CacheStoreArgs& args, const Cached& cached, int64_t begin) {
+  const int64_t block = cached.values.block, head_dim = args.cache.head_dim;
+  float* const x = args.scratch;  // [head_dim][block]
+  for (int64_t d = 0; d < head_dim; ++d)
+    for (int64_t i = 0; i < block; ++i) x[d * block + i] = bf16_to_f32(half_of(args, begin + i, d));
+  const float outer = outer_scale(cached.values.rounding, absmax_of(x, head_dim * block));
+  if (cached.values.outer()) cached.value_outer(begin) = byte_of(outer);
+  for (int64_t d = 0; d < head_dim; ++d)
+    cached.value_scale(begin, d) = encode_block(cached.values, x + d * block, block, outer, [&](int64_t i, int code) {
+      put_code(cached.page(begin) + args.cache.values, cached.value_at(begin + i, d), cached.values.code_bits, code);
+    });
+}
+
 // Those blocks that end with the tokens given.
 void store_value_blocks(const CacheStoreArgs& args, const Cached& cached) {
   const int64_t block = cached.values.block, end = (args.position + args.count) / block * block;
-  float* const x = args.scratch;
   for (int64_t begin = args.position / block * block; begin < end; begin += block)
-    for (int64_t d = 0; d < args.cache.head_dim; ++d) {
-      for (int64_t i = 0; i < block; ++i) x[i] = bf16_to_f32(half_of(args, begin + i, d));
-      cached.value_scale(begin, d) = encode_block(cached.values, x, block, [&](int64_t i, int code) {
-        put_code(cached.page(begin) + args.cache.values, cached.value_at(begin + i, d), cached.values.code_bits, code);
-      });
-    }
+    store_value_block(args, cached, begin);
 }
 
 void store_tail(const CacheStoreArgs& args) {

@@ -29,18 +29,10 @@ float to_power(float a, int least_exponent) {
   return std::ldexp(1.0f, exponent_of(a) + int{mantissa_of(a) > kRootOfTwo});
 }
 
-float to_e4m3(float scale) {
-  constexpr float kLeast = 0x1p-9f, kMost = 448;
-  return std::min(to_multiple(std::clamp(scale, kLeast, kMost), Rounding::to_even, 3, -6), kMost);
-}
-
 // What the scales of a row's blocks are multiplied with.
 float row_scale(const RoundArgs& args) {
   if (args.scale != BlockScale::e4m3) return 1;
-  const float most = absmax_of(args.x, args.count);
-  if (!(most > 0)) return 1;
-  const float scale = most / (args.greatest * 448);
-  return std::ldexp(1.0f, std::clamp(exponent_of(scale) + int{mantissa_of(scale) != 0}, -100, 100));
+  return args.outer > 0 ? args.outer : outer_scale(args, absmax_of(args.x, args.count));
 }
 
 float block_scale(const RoundArgs& args, float most, float of_row) {
@@ -84,6 +76,17 @@ float absmax_of(const float* x, int64_t count) {
     most = std::max(most, std::fabs(x[i]));
   }
   return most;
+}
+
+float to_e4m3(float scale) {
+  constexpr float kLeast = 0x1p-9f, kMost = 448;
+  return std::min(to_multiple(std::clamp(scale, kLeast, kMost), Rounding::to_even, 3, -6), kMost);
+}
+
+float outer_scale(const RoundArgs& args, float most) {
+  if (!(most > 0)) return 1;
+  const float scale = most / (args.greatest * 448);
+  return std::ldexp(1.0f, std::clamp(exponent_of(scale) + int{mantissa_of(scale) != 0}, -100, 100));
 }
 
 float level_of(float u, const RoundArgs& args) {

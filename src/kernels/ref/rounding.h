@@ -11,6 +11,10 @@ namespace nibble::ref {
 float level_of(float u, const RoundArgs& args);
 // The exponent of BlockScale::power for the largest magnitude of a block.
 int scale_exponent(const RoundArgs& args, float most);
+// The E4M3 number that a scale becomes, of 2^-9 .. 448.
+float to_e4m3(float scale);
+// `t` of BlockScale::e4m3 for the largest magnitude of all that shares it.
+float outer_scale(const RoundArgs& args, float most);
 // NaN when a value is NaN or infinite.
 float absmax_of(const float* x, int64_t count);
 

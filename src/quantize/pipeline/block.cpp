@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "measure/statistics.h"
+#include "quantize/observe/projections.h"
 #include "quantize/pipeline/estimate.h"
 #include "quantize/pipeline/run_error.h"
 #include "quantize/solve/clip.h"
@@ -55,9 +56,11 @@ Result<LinearWeight> converted(const FloatLayer& layer, Levels levels) {
 
 class BlockQuantizer {
  public:
-  BlockQuantizer(const Spec& spec, int64_t index, BlockWeights original, const Streams& streams,
-                 const SensitivityFile* sensitivities, double left_over, Isa isa, ThreadPool& pool)
+  BlockQuantizer(const Spec& spec, const AttentionFormats& attention, int64_t index, BlockWeights original,
+                 const Streams& streams, const SensitivityFile* sensitivities, double left_over, Isa isa,
+                 ThreadPool& pool)
       : spec_(spec), index_(index), streams_(streams), sensitivities_(sensitivities), isa_(isa), pool_(pool) {
+    result_.attention = attention;
     result_.weights = std::move(original);
     result_.left_over = left_over;
   }
@@ -101,7 +104,10 @@ class BlockQuantizer {
     return {};
   }
 
-  BlockResult take() { return std::move(result_); }
+  BlockResult take() {
+    result_.attention = with_fractions(result_.attention, projected_);
+    return std::move(result_);
+  }
 
  private:
   bool measures(const SitePlan& plan) const {
@@ -130,7 +136,12 @@ class BlockQuantizer {
       if (seen && statistics & kMoments) observe_moments(x, length, width, out.moments, pool_);
       if (seen && statistics & kRows) out.rows.add(x, length);
     };
-    NIBBLE_DO(stream.reach(index_, *packed_, at, &tap, pool_));
+    const ProjectionTap projected = [&](const Projections& from, const PositionTables& positions, int64_t samples,
+                                        int64_t length) {
+      observe_projections(spec_, from, positions, samples, length, projected_, pool_);
+    };
+    const bool looks = &stream == streams_.calibration && has_open_fractions(result_.attention);
+    NIBBLE_DO(stream.reach(index_, *packed_, at, &tap, pool_, looks ? &projected : nullptr));
     return seen;
   }
 
@@ -274,16 +285,17 @@ class BlockQuantizer {
   Isa isa_;
   ThreadPool& pool_;
   BlockResult result_;
+  AttentionMagnitudes projected_;      // of the calibration text, where fractions are open
   std::optional<PackedBlock> packed_;  // float, as far as quantized: what the text runs through
 };
 
 }  // namespace
 
-Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan, int64_t index,
-                                   BlockWeights original, const Streams& streams, const SensitivityFile* sensitivities,
-                                   double left_over, Isa isa, ThreadPool& pool,
-                                   const std::function<void(size_t)>& told) {
-  BlockQuantizer quantizer(spec, index, std::move(original), streams, sensitivities, left_over, isa, pool);
+Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan,
+                                   const AttentionFormats& attention, int64_t index, BlockWeights original,
+                                   const Streams& streams, const SensitivityFile* sensitivities, double left_over,
+                                   Isa isa, ThreadPool& pool, const std::function<void(size_t)>& told) {
+  BlockQuantizer quantizer(spec, attention, index, std::move(original), streams, sensitivities, left_over, isa, pool);
   NIBBLE_DO(quantizer.prepare());
   for (size_t site = 0; site < plan.size(); ++site) {
     NIBBLE_DO(quantizer.quantize_site(plan[site], site));

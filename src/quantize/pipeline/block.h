@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "format/attention_formats.h"
 #include "quantize/observe/sensitivity.h"
 #include "quantize/pipeline/hidden_stream.h"
 #include "quantize/quantize.h"
@@ -28,14 +29,15 @@ struct BlockResult {
   // channels, all in one array.
   std::vector<SiteReport> sites;
   std::vector<float> absmax;
-  double left_over = 0;  // SiteWork::left_over after the last site
+  double left_over = 0;        // SiteWork::left_over after the last site
+  AttentionFormats attention;  // with the fractions that calibration text gives
 };
 
 // `told` is called after each site with its number. `sensitivities`: null where no step reads any.
-// `left_over`: of the block before.
-Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan, int64_t index,
-                                   BlockWeights original, const Streams& streams, const SensitivityFile* sensitivities,
-                                   double left_over, Isa isa, ThreadPool& pool,
-                                   const std::function<void(size_t)>& told);
+// `left_over`: of the block before. `attention`: as planned; open fractions need calibration text.
+Result<BlockResult> quantize_block(const Spec& spec, const std::vector<SitePlan>& plan,
+                                   const AttentionFormats& attention, int64_t index, BlockWeights original,
+                                   const Streams& streams, const SensitivityFile* sensitivities, double left_over,
+                                   Isa isa, ThreadPool& pool, const std::function<void(size_t)>& told);
 
 }  // namespace nibble

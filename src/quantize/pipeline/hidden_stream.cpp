@@ -185,11 +185,12 @@ void HiddenStream::remove_parts(int64_t index, unsigned parts) const {
     if (parts & part.part) std::filesystem::remove(path(index, part.name), ignored);
 }
 
-Status HiddenStream::reach(int64_t index, const PackedBlock& block, size_t site, const SampleTap* tap,
-                           ThreadPool& pool) {
+Status HiddenStream::reach(int64_t index, const PackedBlock& block, size_t site, const SampleTap* tap, ThreadPool& pool,
+                           const ProjectionTap* projected) {
   const size_t sites = sites_of(spec_).size();
   const StageParts ran = site > 0 ? parts_of_stage(spec_, site - 1) : StageParts{};
   const unsigned looked_at = site < sites && tap != nullptr ? parts_of_stage(spec_, site).input : 0;
+  const bool projects = projected != nullptr && site > 0 && sites_of(spec_)[site - 1].roles[0] == Role::q;
   if (site == 0) inside_ = false;  // whatever an earlier attempt at the block left
   Files files(*this);
   NIBBLE_DO(files.open(index, ran.input | ran.reads | (looked_at & ~ran.writes)));
@@ -203,6 +204,7 @@ Status HiddenStream::reach(int64_t index, const PackedBlock& block, size_t site,
     files.load(first, count);
     float* const hidden = buffer(kHiddenPart);
     if (site > 0) forward_stage(spec_, block, site - 1, 0, segments, hidden, isa_, workspace_, pool);
+    if (projects) (*projected)(projections_of(spec_, workspace_), workspace_.positions, count, samples_->length);
     NIBBLE_DO(files.save(count));
     if (looked_at == 0) return {};
     const float* const x = stage_input(spec_, block, site, hidden, count * samples_->length, isa_, workspace_, pool);

@@ -20,6 +20,10 @@ namespace nibble {
 // Sees what each sample brings to a site: x [length][width], samples in order.
 using SampleTap = std::function<void(const float* x, int64_t length, int64_t width)>;
 
+// Sees what the projections of `samples` samples of `length` tokens bring to attention.
+using ProjectionTap =
+    std::function<void(const Projections& from, const PositionTables& positions, int64_t samples, int64_t length)>;
+
 class HiddenStream {
  public:
   // `samples` must outlive the stream. `chunk`: samples in memory at a time.
@@ -30,8 +34,9 @@ class HiddenStream {
   Status embed(const Embedder& embedder, ThreadPool& pool);
   // Runs all samples to the input of site `site` of sites_of(spec), whose turn it is: through the linears of the site
   // before it, as they are in `block` by now. With as many as there are sites: to the end of the block. `tap` may be
-  // null.
-  Status reach(int64_t index, const PackedBlock& block, size_t site, const SampleTap* tap, ThreadPool& pool);
+  // null, and `projected`, which is called where the site before holds the queries.
+  Status reach(int64_t index, const PackedBlock& block, size_t site, const SampleTap* tap, ThreadPool& pool,
+               const ProjectionTap* projected = nullptr);
   // The whole block at once, with attention in these formats.
   Status advance(int64_t index, const PackedBlock& block, const AttentionFormats& attention, ThreadPool& pool);
   // The states before block `index`, of all samples. For short streams.

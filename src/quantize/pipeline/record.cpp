@@ -10,7 +10,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kRecordVersion = 4;
+constexpr int64_t kRecordVersion = 5;
 constexpr int64_t kMostBytes = INT64_MAX;
 
 // The files of a model folder that can change the result: weights, configuration and tokenizer.
@@ -174,6 +174,8 @@ Status write_record(const fs::path& folder, const Record& record) {
   for (const LinearReport& report : record.reports) out["reports"].push_back(to_json(report));
   out["sites"] = Json::array();
   for (const SiteReport& report : record.sites) out["sites"].push_back(to_json(report));
+  out["attention"] = Json::array();
+  for (const AttentionFormats& block : record.attention) out["attention"].push_back(to_json(block));
   return write_durably(folder / kRecordName, dump_json(out));
 }
 
@@ -200,10 +202,12 @@ Result<std::optional<Record>> read_record(const fs::path& folder) {
   NIBBLE_TRY(record.tensor_bytes, reader.integer("tensor_bytes", 0, kMostBytes));
   NIBBLE_TRY(record.left_over, reader.number("left_over", -1e18, 1e18));
   NIBBLE_DO(read_shards(reader.find("weight_map"), record, path.string()));
-  for (const char* key : {"reports", "sites"})
+  for (const char* key : {"reports", "sites", "attention"})
     if (reader.find(key) == nullptr) return fail(ErrorCode::corrupt, "{}: \"{}\" is missing", path.string(), key);
   NIBBLE_DO(read_array(value, "reports", record.reports, path.string(), report_from_json));
   NIBBLE_DO(read_array(value, "sites", record.sites, path.string(), site_from_json));
+  if (const Status read = read_array(value, "attention", record.attention, path.string(), attention_from_json); !read)
+    return fail(ErrorCode::corrupt, "{}", read.error().message);
   NIBBLE_DO(reader.refuse_unknown());
   return record;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/cpu.h"
+#include "format/attention_formats.h"
 #include "model/model.h"
 #include "quantize/pipeline/samples.h"
 #include "quantize/quantize.h"
@@ -24,7 +25,8 @@ struct Record {
   int64_t tensor_bytes = 0;
   std::vector<LinearReport> reports;
   std::vector<SiteReport> sites;
-  double left_over = 0;  // SiteWork::left_over after the last of these blocks
+  double left_over = 0;                     // SiteWork::left_over after the last of these blocks
+  std::vector<AttentionFormats> attention;  // of these blocks, with their fractions
 };
 
 inline constexpr const char* kRecordName = "resume.json";

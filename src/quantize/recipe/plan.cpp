@@ -212,7 +212,7 @@ Status apply_attention(const Json& entry, AttentionFormats& formats, const std::
   if (!entry.contains("attention")) return {};
   for (const auto& item : entry["attention"].items()) {
     NIBBLE_TRY(operand_of(formats, item.key()),
-               parse_attention_format(item.key(), item.value().get<std::string>(), where));
+               parse_planned_attention_format(item.key(), item.value().get<std::string>(), where));
   }
   return {};
 }
@@ -235,6 +235,15 @@ Result<std::vector<AttentionFormats>> attention_of_recipe(const Recipe& recipe, 
     out.push_back(formats);
   }
   return out;
+}
+
+Result<std::vector<AttentionFormats>> closed_attention_of_recipe(const Recipe& recipe, const Spec& spec) {
+  NIBBLE_TRY(std::vector<AttentionFormats> out, attention_of_recipe(recipe, spec));
+  if (std::none_of(out.begin(), out.end(), has_open_fractions)) return out;
+  return fail(ErrorCode::usage,
+              "recipe {}: attention in {} takes fractions from calibration text while a model is quantized; say them "
+              "here, as in fixed8:f4",
+              recipe.name, summary_of(out));
 }
 
 bool LinearPlan::reads_sensitivities() const {

@@ -41,9 +41,11 @@ struct SitePlan {
 // linear with steps or formats that do not fit together.
 Result<std::vector<SitePlan>> plan_block(const Recipe& recipe, const Spec& spec, int64_t block);
 
-// What attention of a block is computed in.
+// What attention of a block is computed in; fractions may be open (has_open_fractions).
 Result<AttentionFormats> attention_of_block(const Recipe& recipe, const Spec& spec, int64_t block);
 // Of all blocks, in order.
 Result<std::vector<AttentionFormats>> attention_of_recipe(const Recipe& recipe, const Spec& spec);
+// The same where no calibration text will find fractions: `usage` where one is open.
+Result<std::vector<AttentionFormats>> closed_attention_of_recipe(const Recipe& recipe, const Spec& spec);
 
 }  // namespace nibble

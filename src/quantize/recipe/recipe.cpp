@@ -49,7 +49,7 @@ Status read_attention(JsonReader& reader, Json& canonical) {
   for (const std::string_view operand : kAttentionOperands) {
     NIBBLE_TRY(const std::string text, attention.string(operand, ""));
     if (text.empty()) continue;
-    NIBBLE_TRY(const NumberFormat format, parse_attention_format(operand, text, where));
+    NIBBLE_TRY(const NumberFormat format, parse_planned_attention_format(operand, text, where));
     formats[std::string(operand)] = to_string(format);
   }
   NIBBLE_DO(attention.refuse_unknown());
