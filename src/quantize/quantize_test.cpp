@@ -577,8 +577,8 @@ TEST_F(Quantize, FractionsOfAttentionAreFoundOnTheText) {
   whole.output = folder_ / "without";
   whole.calibration = {};
   testing::expect_error(run(whole), ErrorCode::usage, "recipe fixed-w8a8 needs calibration text");
-  testing::expect_error(closed_attention_of_recipe(whole.recipe, (*source)->spec()), ErrorCode::usage,
-                        "k fixed8:tensor", "say them here, as in fixed8:f4");
+  testing::expect_error(closed_attention_of_recipe(whole.recipe, (*source)->spec()), ErrorCode::usage, "k fixed8, p",
+                        "say them here, as in fixed8:f4");
 }
 
 // What the kernels round: queries and keys after rotation, by the angles of each token's own position.
@@ -588,6 +588,7 @@ TEST(ObserveProjections, FindsTheLargestMagnitudes) {
   spec.kv_heads = 1;
   spec.head_dim = 4;
   spec.positions = Positions::rotary;
+  spec.max_positions = 3;
   PositionTables positions;
   positions.reserve(spec, 3);
   std::vector<float> q(6 * 8, 0.5f), k(6 * 4, 0.25f), v(6 * 4, 0.125f);
