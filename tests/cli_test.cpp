@@ -480,6 +480,12 @@ TEST(Cli, FitsAModelIntoABudget) {
   const Arguments no_budget = {"quantize",       model(),     "-o",       fresh("fit"), "--recipe",
                                "rtn-w4a16-g128", "--palette", "int3:g32", "--json"};
   expect_error(nibble_run(no_budget), 2, "--palette is part of a fit");
+  for (const auto& [own, instead] :
+       {std::pair("cmpq", "--recipe cmpq --palette channels"), {"slim-llm", "a fit takes formats with fixed bits"}}) {
+    const Arguments measured = {"quantize", model(),  "-o", fresh("fit"), "--recipe",
+                                own,        "--bits", "3",  "--measure",  "--json"};
+    expect_error(nibble_run(measured), 2, instead);
+  }
 }
 
 // The effective weights, run as an ordinary float model, must score like the weight-only quantized model itself.

@@ -593,6 +593,50 @@ TEST(Verify, AnOlderManifestCanBeRead) {
   EXPECT_TRUE(verdict.passed) << verdict.reason;
 }
 
+// The recipe leaves fractions open, of inputs and of attention; what was found for them is no difference, all else is.
+TEST(Verify, FractionsThatWereFoundAreWhatTheRecipeSays) {
+  const fs::path plain = workplace() / "plain", folder = workplace() / "fractions";
+  must(testing::write_tiny_model(plain));
+  QuantizeRequest request;
+  request.model = plain;
+  request.output = folder;
+  request.recipe = "fixed-w8a8";
+  request.sets = {"attention.k=fixed8", "activations=fixed8"};
+  request.calibration = {fs::path(NIBBLE_SOURCE_DIR) / "models/demo/calibration.txt"};
+  request.samples = 4;
+  request.length = 32;
+  must(quantize(request));
+  const Verdict honest = judged(folder);
+  EXPECT_TRUE(honest.passed) << honest.reason;
+
+  // Six bits for eight, with the fraction as it is.
+  const auto fewer_bits = [](Json& format) {
+    const auto found = format.get<std::string>();
+    EXPECT_TRUE(found.starts_with("fixed8:f")) << found;
+    format = "fixed6" + found.substr(6);
+  };
+  const auto expect_named = [&](const std::function<void(Json&)>& edit, const std::string& named) {
+    const Patient patient(folder);
+    patient.edit_json("config.json", [&](Json& config) { edit(config["quantization_config"]); });
+    patient.forge_manifest();
+    const Verdict verdict = judged(patient.path());
+    EXPECT_EQ(found_by(verdict), "files (3)");
+    EXPECT_NE(verdict.reason.find(named), std::string::npos) << verdict.reason;
+  };
+  expect_named(
+      [&](Json& quantization) {
+        Json& attention = quantization["attention"];
+        fewer_bits((attention.is_array() ? attention[0] : attention)["k"]);
+      },
+      "attention of block 0 is ");
+  expect_named(
+      [&](Json& quantization) {
+        for (const char* role : {"q", "k", "v"})
+          fewer_bits(quantization["linears"][std::string("blocks.1.") + role]["activations"]);
+      },
+      "blocks.1.k is stored as fixed8:f");
+}
+
 TEST(Verify, LimitsOfTheCallerDecide) {
   VerifyRequest request;
   request.candidate = honest();

@@ -251,9 +251,11 @@ def up_to(bench, name, bits, method):
     weights = next(word for word in sets if word.startswith("weights="))
     dense, _ = bench.quantize(name, "rtn-w4a16-g128", "--set", weights)
     shape = bench.nibble("inspect", dense)
-    linears = [t for t in shape["linears"] if t["bits"] < 16]
-    rows = sum(t["rows"] for t in linears) / sum(t["rows"] * t["columns"] for t in linears)
-    share = max(0, (bits - shape["quantized_bits_per_weight"]) / 32 - rows)
+    linears = [t["shape"] for t in shape["tensors"] if len(t["shape"]) == 2 and t["bits_per_weight"] < 16]
+    rows = sum(n for n, _ in linears) / sum(n * k for n, k in linears)
+    share = (bits - shape["quantized_bits_per_weight"]) / 32 - rows
+    if share < 1e-4:
+        return (f"{label}, nothing apart", recipe.replace("-3", "-3-dense"), *sets)
     return (label, recipe, *sets, "--set", f"apart.effect={share / 9:.6f}", "--set", f"apart.magnitude={share * 8 / 9:.6f}")
 
 

@@ -169,7 +169,8 @@ void add_fit_options(CLI::App& command, FitSettings& settings) {
          "SIZE|auto");
   budget("--size", settings.size, "Budget: bytes of the weight files", "SIZE");
   budget("--bits", settings.bits,
-         "Budget: average stored bits of a weight of the blocks' linears; with --recipe cmpq and no --palette its own",
+         "Budget: average stored bits of a weight of the blocks' linears; with a recipe that gives bits itself "
+         "(cmpq, slim-llm) and no --palette its own",
          "X");
   add("--context", request.context, "--fit: tokens of a sequence; 0: min(4096, the model's positions)", "N")
       ->capture_default_str();

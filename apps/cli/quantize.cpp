@@ -123,6 +123,15 @@ Result<QuantizeOutcome> quantize_with_progress(const Options& options, const Ses
   return quantize(request);
 }
 
+// What a fit takes, for somebody who gave one of its options beside a recipe that has an average of its own.
+Result<const char*> fit_instead_of(const std::string& recipe) {
+  const auto text = recipe_text(recipe);
+  if (!text) return error_of(text);
+  if (Json::parse(*text).value("weights", "").starts_with("code:col"))
+    return "a fit of bits by channel is asked for with --recipe cmpq --palette channels";
+  return "a fit takes formats with fixed bits, as with --recipe gptq-w4a16-g128 --palette int-g128";
+}
+
 // --bits for a recipe that gives bits to channels: its own average, and no fit. False for all else.
 Result<bool> set_bits(Options& options) {
   if (!options.fit.asks_for_own_bits() || options.request.recipe.empty()) return false;
@@ -134,11 +143,13 @@ Result<bool> set_bits(Options& options) {
   if (!(bits >= 1 && bits <= 16))
     return failure(ErrorCode::usage, fmt::format("--bits is {}; recipe {} takes 1 to 16", bits, recipe));
   for (const CLI::Option* option : options.fit.others)
-    if (option->count() > 0)
+    if (option->count() > 0) {
+      const auto instead = fit_instead_of(recipe);
+      if (!instead) return error_of(instead);
       return failure(ErrorCode::usage, fmt::format("{} is part of a fit, but --bits is the average of recipe {} "
-                                                   "itself; a fit of bits by channel is asked for "
-                                                   "with --recipe cmpq --palette channels",
-                                                   option->get_name(), recipe));
+                                                   "itself; {}",
+                                                   option->get_name(), recipe, *instead));
+    }
   for (const std::string& set : options.request.sets)
     for (const std::string& setting : *settings)
       if (set.substr(0, set.find('=')) == setting.substr(0, setting.find('=')))

@@ -156,9 +156,14 @@ Result<AttentionFormats> attention_from_json(const Json& source, const std::stri
 
 int cached_code_bits(const NumberFormat& format) { return format.bits <= 4 ? 4 : format.bits <= 6 ? format.bits : 8; }
 
+double key_bits(const NumberFormat& format, int64_t head_dim) { return bits_of(format, head_dim, head_dim); }
+
+double value_bits(const NumberFormat& format, int64_t head_dim) {
+  return bits_of(format, kMostPositionBlock, format.group * head_dim);
+}
+
 double cache_bits(const AttentionFormats& formats, int64_t head_dim) {
-  return (bits_of(formats.k, head_dim, head_dim) + bits_of(formats.v, kMostPositionBlock, formats.v.group * head_dim)) /
-         2;
+  return (key_bits(formats.k, head_dim) + value_bits(formats.v, head_dim)) / 2;
 }
 
 double cache_bits(std::span<const AttentionFormats> blocks, int64_t head_dim) {

@@ -59,7 +59,9 @@ Result<AttentionFormats> attention_from_json(const Json& source, const std::stri
 
 // What a cached code takes: 4, 5, 6 or 8 bits.
 int cached_code_bits(const NumberFormat& format);
-// Bits per cached number, scales included, of keys and values together, as the cache stores them.
+// Bits per cached number, scales included, as the cache stores them; of keys and values together.
+double key_bits(const NumberFormat& format, int64_t head_dim);
+double value_bits(const NumberFormat& format, int64_t head_dim);
 double cache_bits(const AttentionFormats& formats, int64_t head_dim);
 double cache_bits(std::span<const AttentionFormats> blocks, int64_t head_dim);  // the mean
 

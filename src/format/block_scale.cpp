@@ -187,15 +187,18 @@ Grid choose_block_grid(std::span<const float> values, const NumberFormat& format
 
 namespace {
 
+// Levels are at most `greatest`.
 template <class Scale>
-void round_blocks(std::span<const float> x, const NumberFormat& format, float outer, std::span<float> y,
+void round_blocks(std::span<const float> x, const NumberFormat& format, float outer, float greatest, std::span<float> y,
                   const Scale& scale_of) {
   const auto size = static_cast<size_t>(std::max<int64_t>(1, format.group_size(static_cast<int64_t>(x.size()))));
   for (size_t begin = 0; begin < x.size(); begin += size) {
     const auto block = x.subspan(begin, std::min(size, x.size() - begin));
     const float scale = scale_of(absmax_of(block));
     const Grid grid = block_grid(format, scale, outer);
-    for (size_t i = 0; i < block.size(); ++i) y[begin + i] = std::isnan(scale) ? scale : grid.round(block[i]);
+    const float most = greatest * scale * outer;
+    for (size_t i = 0; i < block.size(); ++i)
+      y[begin + i] = std::isnan(scale) ? scale : std::clamp(grid.round(block[i]), -most, most);
   }
 }
 
@@ -206,12 +209,13 @@ void round_row(std::span<const float> x, const NumberFormat& format, std::span<f
 }
 
 void round_row(std::span<const float> x, const NumberFormat& format, float outer, std::span<float> y) {
-  round_blocks(x, format, outer, y, [&](float absmax) { return block_scale(format, absmax, outer); });
+  constexpr float kAny = std::numeric_limits<float>::max();
+  round_blocks(x, format, outer, kAny, y, [&](float absmax) { return block_scale(format, absmax, outer); });
 }
 
 void round_probabilities(std::span<const float> x, const NumberFormat& format, std::span<float> y) {
   if (!format.outer) return round_row(x, format, y);
-  round_blocks(x, format, kProbabilityOuter, y, [](float absmax) {
+  round_blocks(x, format, kProbabilityOuter, kProbabilityLevel, y, [](float absmax) {
     if (!std::isfinite(absmax)) return std::numeric_limits<float>::quiet_NaN();
     return absmax == 0 ? 1 : ratio_scale(absmax, kProbabilityLevel, kProbabilityOuter);
   });

@@ -234,6 +234,10 @@ TEST(BlockFormats, ProbabilitiesKeepTheirOne) {
   round_probabilities(alone, format("nvfp4"), alone);
   EXPECT_EQ(rounded[16], 0x1p-12f);
   EXPECT_EQ(alone[0], 0x1p-12f);
+  // Where the least scale is still too large a fourth of it, 1.4 * 2^-9 of it gets level 4, the most that kernels know.
+  std::vector<float> least(16, 1.4f * 0x1p-17f);
+  round_probabilities(least, format("nvfp4"), least);
+  EXPECT_EQ(least[0], 0x1p-17f);
 }
 
 TEST(BlockFormats, ThePaperRuleReproducesItsQuirks) {

@@ -139,6 +139,18 @@ Result<Preparation> prepare(const QuantizeOptions& options, int threads) {
   return out;
 }
 
+// Of the blocks that are done, of which there are no more than planned ones.
+Status check_attention(const Record& record, const std::vector<AttentionFormats>& planned, const fs::path& file) {
+  if (static_cast<int64_t>(record.attention.size()) != record.blocks_done)
+    return fail(ErrorCode::corrupt, "{}: \"attention\" has {} entries for {} blocks", file.string(),
+                record.attention.size(), record.blocks_done);
+  for (size_t block = 0; block < record.attention.size(); ++block)
+    if (!fulfils(record.attention[block], planned[block]))
+      return fail(ErrorCode::corrupt, "{}: attention of block {} is {}, the recipe says {}", file.string(), block,
+                  dump_json(to_json(record.attention[block])), dump_json(to_json(planned[block])));
+  return {};
+}
+
 // One run. The functions are its stages, in order.
 class Run {
  public:
@@ -263,9 +275,7 @@ Status Run::take_up() {
   if (earlier->blocks_done > spec().layers)
     return fail(ErrorCode::corrupt, "{}: \"blocks_done\" is {}, but the model has {} blocks",
                 (folder() / kRecordName).string(), earlier->blocks_done, spec().layers);
-  if (!written_ && static_cast<int64_t>(earlier->attention.size()) != earlier->blocks_done)
-    return fail(ErrorCode::corrupt, "{}: \"attention\" has {} entries for {} blocks", (folder() / kRecordName).string(),
-                earlier->attention.size(), earlier->blocks_done);
+  if (!written_) NIBBLE_DO(check_attention(*earlier, prepared_.attention, folder() / kRecordName));
   if (!options_.recipe.model_steps.empty()) {
     NIBBLE_TRY(ChannelOrder order, read_order(folder(), spec()));
     if (order.empty())

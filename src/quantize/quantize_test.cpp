@@ -411,6 +411,10 @@ TEST_F(Quantize, ARecordOfMoreBlocksThanThereAreIsCorrupt) {
   testing::put(file, dump_json(record));
   testing::expect_error(run(stopped), ErrorCode::corrupt, "resume.json", "\"attention\"",
                         "integers under a float scale");
+  record["attention"][0] = {{"q", "f32"}, {"k", "fixed8:f4"}, {"p", "f32"}, {"v", "f32"}};
+  testing::put(file, dump_json(record));
+  testing::expect_error(run(stopped), ErrorCode::corrupt, "resume.json", "attention of block 0 is", "fixed8:f4",
+                        "the recipe says");
 }
 
 TEST_F(Quantize, AnotherVersionsUnfinishedRunIsNotGoneOnWith) {

@@ -113,7 +113,7 @@ Status FitBudget::price_measured(const Log& log, Space& space) {
 
 Status FitBudget::read_caches() {
   const Spec& spec = candidates_->spec;
-  NIBBLE_TRY(const std::vector<AttentionFormats> attention, closed_attention_of_recipe(options_->recipe, spec));
+  NIBBLE_TRY(const std::vector<AttentionFormats> attention, attention_of_recipe(options_->recipe, spec));
   const auto add = [&](const std::string& format) -> Status {
     CacheOption option{format, attention, 0, 0};
     if (format.empty()) {
@@ -123,6 +123,9 @@ Status FitBudget::read_caches() {
         NIBBLE_TRY(block, with_cache(block, format, "--cache"));
       }
       option.name = cache_name(option.attention[0]);
+    }
+    if (std::any_of(option.attention.begin(), option.attention.end(), has_open_fractions)) {
+      NIBBLE_DO(closed_attention_of_recipe(options_->recipe, spec));  // says why
     }
     option.bytes = cache_bytes(spec, option.attention, options_->context, options_->batch);
     caches_.push_back(std::move(option));

@@ -127,7 +127,7 @@ Json override_of(const std::string& name, const Formats& formats) {
 Status expect_formats(const Json& source, const Spec& spec, const std::vector<std::pair<std::string, Formats>>& formats,
                       const std::vector<AttentionFormats>& attention) {
   NIBBLE_TRY(const Recipe recipe, parse_recipe(source, "the recipe that was found"));
-  NIBBLE_TRY(const std::vector<AttentionFormats> planned, attention_of_recipe(recipe, spec));
+  NIBBLE_TRY(const std::vector<AttentionFormats> planned, closed_attention_of_recipe(recipe, spec));
   NIBBLE_CHECK(attention.empty() || planned == attention);
   auto next = formats.begin();
   for (int64_t block = 0; block < spec.layers; ++block) {

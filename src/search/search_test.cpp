@@ -191,7 +191,7 @@ TEST_F(SearchOfAModel, MemoryCountsTheChosenCache) {
   const int64_t weights = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96), rows = 2 * (64 + 32 + 32 + 64 + 96 + 96 + 64);
   const int64_t cached = 2 * 2 * 32 * 32;  // layers, keys and values, their width, tokens
   EXPECT_EQ(space.cost(space.pools[0], space.uniform(0, 0, 0)), 800 + 8 * weights + 32 * rows + cached * 9 / 2);
-  EXPECT_EQ(space.cost(space.pools[0], space.uniform(0, 0, 1)), 800 + 8 * weights + 32 * rows + cached * 17 / 2);
+  EXPECT_EQ(space.cost(space.pools[0], space.uniform(0, 0, 1)), 800 + 8 * weights + 32 * rows + cached * 13 / 2);
 }
 
 TEST_F(SearchOfAModel, CountsWhatIsStored) {

@@ -146,13 +146,6 @@ Variable activations_of(const Spec& spec, const Palette& palette, int64_t block,
   return out;
 }
 
-// What the cache stores of `columns` numbers that share scales as the format says: codes of up to 4 bits take half a
-// byte, others a byte.
-int64_t cached_bits(const NumberFormat& format, int64_t columns) {
-  if (format.is_float()) return columns * format.bits;
-  return columns * (format.bits <= 4 ? 4 : 8) + stored_bits(format, 1, columns) - columns * format.bits;
-}
-
 // Of one token, with `length` in the sequence. Queries, keys: rows of head_dim. A value shares its scales with those of
 // other tokens, so its bits are a mean; so are those of the probabilities of all positions before a token and its own.
 Variable attention_of(const Spec& spec, const Palette& palette, int64_t block, std::string_view operand,
@@ -166,11 +159,15 @@ Variable attention_of(const Spec& spec, const Palette& palette, int64_t block, s
   const int64_t row = operand == "p" ? (budget.length + 1) / 2 : operand == "v" ? budget.length : spec.head_dim;
   const int64_t heads = out.cached ? spec.kv_heads : spec.heads;
   out.values = heads * (operand == "p" ? row : spec.head_dim);
-  for (const NumberFormat& format : palette.attention) {
-    const int64_t bits = budget.memory && out.cached ? cached_bits(format, row) : input_bits(format, row);
-    out.bits.push_back(
-        std::llround(static_cast<double>(bits) / static_cast<double>(row) * static_cast<double>(out.values)));
-  }
+  const auto bits_of_value = [&](const NumberFormat& format) {
+    if (budget.memory && operand == "k") return key_bits(format, spec.head_dim);
+    if (budget.memory && operand == "v") return value_bits(format, spec.head_dim);
+    int64_t bits = input_bits(format, row);
+    if (format.outer) bits -= kOuterBits - (operand == "p" ? 0 : 8);  // a power of two here; a constant for p
+    return static_cast<double>(bits) / static_cast<double>(row);
+  };
+  for (const NumberFormat& format : palette.attention)
+    out.bits.push_back(std::llround(bits_of_value(format) * static_cast<double>(out.values)));
   return out;
 }
 

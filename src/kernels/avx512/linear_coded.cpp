@@ -112,7 +112,7 @@ struct Few {
       int64_t k = unit;
       for (int64_t i = 0; i < kBits; ++i) {
         unrolled<P>([&](auto p) __attribute__((always_inline)) {
-          _mm_prefetch(reinterpret_cast<const char*>(at[p] + kAhead + 64 * i), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(at[p] + kAhead + 64 * i), _MM_HINT_T1);
         });
         if (!kColumns && i % 2 == 0)
           for (int p = 0; p < P; ++p) scales[p] = block_scales(dense, smaller(panel + p, args.panel_end - 1), k);

@@ -53,7 +53,7 @@ inline __m512i broadcast4(const uint8_t* codes) {
 // effect.
 template <int P>
 [[gnu::always_inline]] inline void prefetch(const uint8_t* weights) {
-  if constexpr (P > 1) return _mm_prefetch(reinterpret_cast<const char*>(weights + 4096), _MM_HINT_T0);
+  if constexpr (P > 1) return _mm_prefetch(reinterpret_cast<const char*>(weights + 4096), _MM_HINT_T1);
   const auto at = reinterpret_cast<uintptr_t>(weights);
   const uintptr_t page = (at >> 6 & 15) << 12, line = (at >> 10 & 63) << 6;
   const uintptr_t ahead = (at & ~uintptr_t{0xFFFF}) + 0x10000 + page + line;

@@ -146,7 +146,7 @@ struct Few {
     const bool over = at[0] + kAhead >= codes(0) + dense.panel_bytes;
     const int64_t ahead = kAhead + (over ? (P - 1) * dense.panel_bytes : 0);
     unrolled<P * kLines>([&](auto i) __attribute__((always_inline)) {
-      _mm_prefetch(reinterpret_cast<const char*>(at[i / kLines] + ahead + i % kLines * 64), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(at[i / kLines] + ahead + i % kLines * 64), _MM_HINT_T1);
     });
   }
 

@@ -232,22 +232,20 @@ struct Opening {
     return (_mm_cmpge_epu8_mask(scales, first) & _mm_cmple_epu8_mask(scales, last)) == 0xFFFF;
   }
 
-  // scales_at(dense, panel, k): of a block.
+  // A unit whose levels are multiplied with scales_at(dense, panel, k) of its blocks.
   template <class Levels, class ScalesAt>
-  void matrix(const Levels& levels, const uint8_t* units, int64_t begin, int64_t end, uint16_t* out,
-              const ScalesAt& scales_at) const {
-    const KeepingSubnormals mode;
-    each_unit<Levels::kWidth>(units, begin, end, out, [&](const uint8_t* from, int64_t k, uint16_t* to) {
-      const __m512 scales[2] = {scales_at(dense, panel, k), scales_at(dense, panel, k + 16)};
-      open_scaled(
-          levels, from, [&](int64_t t, int64_t) __attribute__((always_inline)) { return scales[t / 8]; }, to);
-    });
+  void scaled_unit(const Levels& levels, const uint8_t* from, int64_t k, uint16_t* to,
+                   const ScalesAt& scales_at) const {
+    const __m512 scales[2] = {scales_at(dense, panel, k), scales_at(dense, panel, k + 16)};
+    open_scaled(
+        levels, from, [&](int64_t t, int64_t) __attribute__((always_inline)) { return scales[t / 8]; }, to);
   }
 
   template <int kBits>
   void matrix(const uint8_t* units, int64_t begin, int64_t end, uint16_t* out) const {
     const TableLevels<kBits> levels(dense);
     if (dense.scales != nullptr) {
+      const KeepingSubnormals mode;
       each_unit<kBits>(units, begin, end, out, [&](const uint8_t* from, int64_t k, uint16_t* to) {
         unrolled<kBits>([&](auto i) __attribute__((always_inline)) {
           _mm_prefetch(reinterpret_cast<const char*>(from + kAhead + 64 * i), _MM_HINT_T0);
@@ -255,7 +253,7 @@ struct Opening {
         __m512i exponents[2];
         const bool lower = plain_exponents(k, exponents[0]), upper = plain_exponents(k + 16, exponents[1]);
         if (lower && upper) return open_plain(levels, from, exponents, to);
-        matrix(levels, from, k, k + kUnitInputs, to, block_scales);
+        scaled_unit(levels, from, k, to, block_scales);
       });
       return;
     }
@@ -282,7 +280,10 @@ struct Opening {
   void wide_units(const uint8_t* from, int64_t begin, int64_t end, uint16_t* to) const {
     if (!dense.integer_codes) return matrix<8>(from, begin, end, to);
     if (dense.tables_of == CodedTables::columns) return integer_columns(from, begin, end, to);
-    matrix(IntegerLevels(), from, begin, end, to, integer_scales);
+    const KeepingSubnormals mode;
+    each_unit<8>(from, begin, end, to, [&](const uint8_t* unit, int64_t k, uint16_t* out) {
+      scaled_unit(IntegerLevels(), unit, k, out, integer_scales);
+    });
   }
 };
 

@@ -114,16 +114,19 @@ Status check_blocks(const LinearPlan& plan, int64_t inputs, const Recipe& recipe
 }
 
 // Integers times integers: the sum of what shares a scale must fit 32 bits. By column, scales belong to the input.
+// Columns that a recipe keeps count, too, though packing takes them apart: how many there are is not known yet.
 Status check_sums(const LinearPlan& plan, int64_t inputs, const std::string& where) {
   if (!plan.activations.is_integer()) return {};
   const NumberFormat& weights = plan.weights;
   const int64_t most = most_summed_inputs(weights, weights.bits == 0 ? kMostWidth : weights.bits, plan.activations);
   const int64_t summed = weights.sharing == Sharing::column ? inputs : std::min(weights.group_size(inputs), inputs);
   if (summed <= most) return {};
+  const bool has_groups = !weights.is_learned() || weights.bits != 0;  // learned levels with open bits have none
   return fail(ErrorCode::usage,
               "{}: sums over {} of its {} inputs may exceed 32 bits with weights {} and activations {}; expected {} "
-              "inputs at most, groups of so many, or activations bf16",
-              where, summed, inputs, to_string(weights), to_string(plan.activations), most);
+              "inputs at most, {}or activations {}",
+              where, summed, inputs, to_string(weights), to_string(plan.activations), most,
+              has_groups ? "groups of so many, " : "", weights.is_integer() ? "f32" : "bf16");
 }
 
 // Of weights that leave it open how many bits a column has: a step must say it, of columns that stay what they are.

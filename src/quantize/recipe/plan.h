@@ -38,7 +38,8 @@ struct SitePlan {
 };
 
 // The sites of one block in execution order. `usage` errors: exceptions that conflict within a site, or that leave a
-// linear with steps or formats that do not fit together.
+// linear with steps or formats that do not fit together, or with integer products whose sum may exceed 32 bits (columns
+// that the recipe keeps count, too).
 Result<std::vector<SitePlan>> plan_block(const Recipe& recipe, const Spec& spec, int64_t block);
 
 // What attention of a block is computed in; fractions may be open (has_open_fractions).

@@ -222,7 +222,7 @@ TEST(Recipe, GroupsOfAPatternAreMultiplesOfFour) {
             "groups, so that no four columns have two scales");
 }
 
-// What cannot be loaded is not computed: 65,793 x 255 x 128 is the last below 2^31.
+// What cannot be loaded is not computed: 65,793 x 255 x 128 is the last below 2^31, with offsets 33,025 x 255 x 255.
 TEST(Recipe, SumsOfIntegersMustFit) {
   Spec wide = tiny();
   const auto plan_with = [&](const std::vector<std::string>& sets) {
@@ -231,18 +231,32 @@ TEST(Recipe, SumsOfIntegersMustFit) {
   wide.ffn = 65793;
   EXPECT_TRUE(plan_with({}));
   wide.ffn = 65794;
-  for (const char* weights : {"code:col", "code3:col", "code4:row", "int8:row"}) {
-    const auto refused = plan_with({fmt::format("weights={}", weights)});
-    ASSERT_FALSE(refused) << weights;
+  struct Case {
+    const char* weights;
+    int most;
+    const char* instead;
+  };
+  for (const Case& c : {Case{"code:col", 65793, "or activations bf16"},
+                        {"code3:col", 65793, "groups of so many, or activations bf16"},
+                        {"code4:row", 65793, "groups of so many, or activations bf16"},
+                        {"int8:row", 65793, "groups of so many, or activations f32"},
+                        {"int8:row:asym", 33025, "groups of so many, or activations f32"}}) {
+    const auto refused = plan_with({fmt::format("weights={}", c.weights)});
+    ASSERT_FALSE(refused) << c.weights;
     EXPECT_EQ(refused.error().code, ErrorCode::usage);
     EXPECT_EQ(refused.error().message,
               fmt::format("recipe cmpq-a8, blocks.2.down: sums over 65794 of its 65794 inputs may exceed 32 bits with "
-                          "weights {} and activations int8:token; expected 65793 inputs at most, groups of so many, or "
-                          "activations bf16",
-                          weights));
+                          "weights {} and activations int8:token; expected {} inputs at most, {}",
+                          c.weights, c.most, c.instead));
   }
   EXPECT_TRUE(plan_with({"weights=int8:g128"}));
   EXPECT_TRUE(plan_with({"activations=bf16"}));
+  EXPECT_TRUE(plan_with({"weights=int8:row", "activations=f32"}));
+  EXPECT_TRUE(plan_with({"weights=int8:row:asym", "activations=f32"}));
+  wide.ffn = 33025;
+  EXPECT_TRUE(plan_with({"weights=int8:row:asym"}));
+  wide.ffn = 33026;
+  EXPECT_FALSE(plan_with({"weights=int8:row:asym"}));
 }
 
 TEST(Recipe, FloatLinearsOfASiteDoNotConflict) {

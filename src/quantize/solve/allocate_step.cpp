@@ -38,12 +38,11 @@ class Allocate final : public Step {
   bool gives_bits(const NumberFormat& weights) const override { return weights.is_learned() && weights.bits == 0; }
 
   double open_bits(const SiteWork& site) const override {
-    const double weights = sum_of_rows(site) * static_cast<double>(site.inputs);
-    if (options_.stored) return options_.bits * weights;
+    if (options_.stored) return given(site);
     const double part = options_.bits - std::floor(options_.bits);  // of the channels, in the wider tables
     const int width = static_cast<int>(options_.bits);
     const double tables = (1 - part) * bits_of_table(width) + part * bits_of_table(width + 1) + 8;
-    return options_.bits * weights + tables * static_cast<double>(site.inputs) + stored_beside(site);
+    return given(site) + tables * static_cast<double>(dense_count(site)) + stored_beside(site);
   }
 
   double least_open_bits(const SiteWork& site) const override { return least_bits(site); }
@@ -55,8 +54,8 @@ class Allocate final : public Step {
 
   Status check_open(const SiteWork& site) const override {
     if (site.open.empty()) return {};
-    const double least = least_bits(site), weights = sum_of_rows(site) * static_cast<double>(site.inputs);
-    if (options_.bits * weights >= least) return {};
+    const double least = least_bits(site), weights = weights_of(site);
+    if (given(site) >= least) return {};
     return fail(ErrorCode::usage,
                 "{}: {} bits a weight are too few for {}; the least is {:.3f}: {} a channel, and what "
                 "is stored beside",
@@ -94,10 +93,13 @@ class Allocate final : public Step {
     }
     return bits;
   }
-  // For the widths: what the site is given, less what does not depend on them.
-  double budget_of(const SiteWork& site) const {
-    return options_.bits * sum_of_rows(site) * static_cast<double>(site.inputs) - other_bits(site);
+  // What the bits are an average over: all weights, or where codes alone count those that have codes.
+  double weights_of(const SiteWork& site) const {
+    return sum_of_rows(site) * static_cast<double>(options_.stored ? site.inputs : dense_count(site));
   }
+  double given(const SiteWork& site) const { return options_.bits * weights_of(site); }
+  // For the widths: what the site is given, less what does not depend on them.
+  double budget_of(const SiteWork& site) const { return given(site) - other_bits(site); }
   double other_bits(const SiteWork& site) const { return options_.stored ? stored_beside(site) : 0; }
   double least_bits(const SiteWork& site) const {
     return other_bits(site) + static_cast<double>(dense_count(site)) * channel_bits(site).stored[options_.least];
