@@ -3,10 +3,11 @@
 
 accuracy.py SHARED > docs/accuracy.md
 accuracy.py SHARED --page blocks > docs/accuracy-blocks.md
-accuracy.py SHARED --page levels --fisher FOLDER     the tables of docs/learned-levels.md; FOLDER: what tools/fisher.py wrote, MODEL.safetensors
-accuracy.py SHARED --page channels                   those of its section on bits by channel
-accuracy.py SHARED --page groups                     and of those on bits by group
+Those of docs/learned-levels.md:
 accuracy.py SHARED --page budgets                    every method at the same stored bits
+accuracy.py SHARED --page channels                   bits by channel
+accuracy.py SHARED --page groups                     bits by group
+accuracy.py SHARED --page levels [--fisher FOLDER]   levels by row; FOLDER: what tools/fisher.py wrote, MODEL.safetensors
 SHARED holds models/ (checkpoints), models/eval/wikitext2_test_200k.txt and data/text/{c4,wikitext2-train-1MB}.txt.
 The quantized models are kept in build/accuracy/ and made again on every run.
 """
@@ -152,28 +153,19 @@ def solver_worth(bench):
     print(table(["model", "q", "k", "v", "o", "gate", "up", "down", "largest", "below 1"], rows))
 
 
-# What learned levels are compared with, at the stored bits that they come to.
+# Learned levels by row: what weighting, weights apart and GPTQ are worth.
 LEVELS_BYTES = 30000
 LEVELS = [
-    ("int2:g32:asym, GPTQ", "gptq-w4a16-g128", "--set", "weights=int2:g32:asym"),
-    ("gptqt-2", "gptqt-2"),
-    ("int3:g64:asym, nearest", "rtn-w4a16-g128", "--set", "weights=int3:g64:asym"),
-    ("int3:g64:asym, GPTQ", "gptq-w4a16-g128", "--set", "weights=int3:g64:asym"),
-    ("int3:g32:asym, GPTQ", "gptq-w4a16-g128", "--set", "weights=int3:g32:asym"),
-    ("gptqt-3", "gptqt-3"),
     ("code3:row, unweighted", "squeezellm-3-dense", "--set", "levels.weighted_by=none"),
     ("squeezellm-3-dense", "squeezellm-3-dense"),
     ("squeezellm-3-dense+gptq", "squeezellm-3-dense+gptq"),
+    ("gptqt-3", "gptqt-3"),
     ("squeezellm-3", "squeezellm-3"),
     ("squeezellm-fisher-3", "squeezellm-fisher-3"),
     ("squeezellm-3+gptq", "squeezellm-3+gptq"),
-    ("int4:g128:asym, nearest", "rtn-w4a16-g128", "--set", "weights=int4:g128:asym"),
-    ("int4:g128:asym, GPTQ", "gptq-w4a16-g128"),
-    ("int4:g32:asym, GPTQ", "gptq-w4a16-g128", "--set", "weights=int4:g32:asym"),
     ("squeezellm-4", "squeezellm-4"),
     ("squeezellm-4+gptq", "squeezellm-4+gptq"),
 ]
-
 
 
 def bits_by_channel(bits, *more, label=None, recipe="cmpq"):
@@ -287,15 +279,9 @@ def budgets(bench):
 
 
 def levels(bench, fisher):
-    for name in MODELS:
-        recipes = []
-        for label, recipe, *more in LEVELS:
-            if "fisher" in recipe:
-                if fisher is None:
-                    continue
-                more = [*more, "--sensitivity", fisher / f"{name}.safetensors"]
-            recipes.append((label, recipe, *more))
-        print(f"### {name}\n\n{table(HEADER, bench.rows(name, recipes))}\n", flush=True)
+    recipes = [row for row in LEVELS if fisher or "fisher" not in row[1]]
+    options = lambda name, recipe: ("--sensitivity", fisher / f"{name}.safetensors") if "fisher" in recipe else ()
+    side_by_side(bench, lambda name: [(*row, *options(name, row[1])) for row in recipes], lambda label: True)
 
 
 def page_of(nibble, recipe):
@@ -361,4 +347,5 @@ kept columns and their indices of the quantized linears; "bits, all" every byte 
 embeddings included.""")
 
 
-main()
+if __name__ == "__main__":
+    main()

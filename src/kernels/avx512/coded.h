@@ -43,7 +43,8 @@ template <int kBits, int T>
     __m512i upper = vector_of(unit, 4 + T / kInWord);
     if constexpr (kShift > 0) upper = _mm512_srli_epi16(upper, kShift);
     if constexpr (kShift < 0) upper = _mm512_slli_epi16(upper, -kShift);
-    return _mm512_ternarylogic_epi32(_mm512_set1_epi16(15), single_code_words<4, T>(unit), upper, 0xCA);
+    const __m512i lower = single_code_words<4, T>(unit);
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi16(15), lower, upper, 0xCA);
   } else {
     constexpr int kInWord = 16 / kBits;
     const __m512i words = vector_of(unit, T / kInWord);
