@@ -132,21 +132,25 @@ struct Cached {
   std::byte& key_outer(int64_t j) const { return page(j)[head.key_outers + j % kPagePositions]; }
   std::byte& value_outer(int64_t j) const { return page(j)[head.value_outers + j % kPagePositions / values.block]; }
 
-  static float scale(const StoredFormat& format, std::byte of_block, std::byte outer) {
-    return format.outer() ? e4m3_of(of_block) * scale_of(outer) : scale_of(of_block);
+  // What the codes of a key, and of a value, are multiplied with. Outer scales have a place in NVFP4 pages alone.
+  float unit_of_key(int64_t j, int64_t d) const {
+    if (keys.block == 0) return keys.rounding.constant;
+    return keys.outer() ? e4m3_of(key_scale(j, d)) * scale_of(key_outer(j)) : scale_of(key_scale(j, d));
+  }
+  float unit_of_value(int64_t j, int64_t d) const {
+    if (values.block == 0) return values.rounding.constant;
+    return values.outer() ? e4m3_of(value_scale(j, d)) * scale_of(value_outer(j)) : scale_of(value_scale(j, d));
   }
 
   float key(int64_t j, int64_t d) const {
     const std::byte* from = page(j) + head.keys;
     if (!keys.codes()) return float_of(keys.as, from, key_at(j, d));
-    const float by = keys.block == 0 ? keys.rounding.constant : scale(keys, key_scale(j, d), key_outer(j));
-    return by * level_of_code(get_code(from, key_at(j, d), keys.code_bits), keys);
+    return unit_of_key(j, d) * level_of_code(get_code(from, key_at(j, d), keys.code_bits), keys);
   }
   float value(int64_t j, int64_t d) const {
     const std::byte* from = page(j) + head.values;
     if (!values.codes()) return float_of(values.as, from, value_at(j, d));
-    const float by = values.block == 0 ? values.rounding.constant : scale(values, value_scale(j, d), value_outer(j));
-    return by * level_of_code(get_code(from, value_at(j, d), values.code_bits), values);
+    return unit_of_value(j, d) * level_of_code(get_code(from, value_at(j, d), values.code_bits), values);
   }
 
   // Values that share no scale with others, or float ones.
