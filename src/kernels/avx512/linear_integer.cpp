@@ -52,12 +52,11 @@ inline __m512i broadcast4(const uint8_t* codes) {
 // bits 10..15 the line in it. Inlined always: the compiler takes a function that only prefetches for one without
 // effect.
 template <int P>
-[[gnu::always_inline]] inline void prefetch(const uint8_t* weights) {
+[[gnu::always_inline]] inline void prefetch(const uint8_t* weights, int64_t distance) {
   if constexpr (P > 1) return _mm_prefetch(reinterpret_cast<const char*>(weights + 4096), _MM_HINT_T1);
-  const auto at = reinterpret_cast<uintptr_t>(weights);
+  const auto at = reinterpret_cast<uintptr_t>(weights) + static_cast<uintptr_t>(distance);
   const uintptr_t page = (at >> 6 & 15) << 12, line = (at >> 10 & 63) << 6;
-  const uintptr_t ahead = (at & ~uintptr_t{0xFFFF}) + 0x10000 + page + line;
-  _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+  _mm_prefetch(reinterpret_cast<const char*>((at & ~uintptr_t{0xFFFF}) + page + line), _MM_HINT_T1);
 }
 
 template <int M, int P>
@@ -79,7 +78,7 @@ struct W4 {
     for (int64_t step = 0; step < group.steps; ++step, weights += 64, codes += 4) {
       __m512i both[P], low[P];
       for (int p = 0; p < P; ++p) {
-        prefetch<P>(weights + p * group.stride);
+        prefetch<P>(weights + p * group.stride, 0x10000);
         both[p] = load_weights(weights + p * group.stride);
         low[p] = _mm512_and_si512(both[p], low_bits);
       }
@@ -107,10 +106,11 @@ struct W8 {
     clear<M, 2 * P>(acc);
     const uint8_t* weights = group.weights;
     const uint8_t* codes = group.codes;
+    const int64_t distance = group.stride <= 0x10000 ? 2 * group.stride : 0x10000;
     for (int64_t step = 0; step < group.steps; ++step, weights += 64, codes += 4) {
       __m512i w[2 * P];
       for (int p = 0; p < 2 * P; ++p) {
-        prefetch<P>(weights + p * group.stride);
+        prefetch<P>(weights + p * group.stride, distance);
         w[p] = load_weights(weights + p * group.stride);
       }
       unrolled<M>([&](auto i) __attribute__((always_inline)) {
@@ -212,12 +212,24 @@ struct Integer {
     FloatTile<M, 2 * P> f{};
     for (int64_t g = 0; g < dense.groups; ++g) {
       IntegerTile<M, 2 * P> acc;
+      ask_for_groups<2 * P>(dense, panel + 2 * P, g);
       Weights::template dot<M, P>(group, acc);
       fold<M, 2 * P>(args, m, panel, g, Weights::kExcess, acc, f);
       group.weights += group_bytes;
       group.codes += dense.group_steps * 4;
     }
     finish<M, 2 * P>(args, m, panel, f);
+  }
+
+  // What scales and corrects a group of the panels to come: a few lines beside pages of weights.
+  template <int P>
+  [[gnu::always_inline]] static void ask_for_groups(const PackedDense& dense, int64_t panel, int64_t g) {
+    const int64_t entry = dense.compact ? 2 : 4;
+    for (int p = 0; p < P; ++p) {
+      const int64_t at = ((panel + p) * dense.groups + g) * kLanes;
+      _mm_prefetch(static_cast<const char*>(dense.scales) + at * entry, _MM_HINT_T1);
+      _mm_prefetch(static_cast<const char*>(dense.sums) + at * entry, _MM_HINT_T1);
+    }
   }
 
   // Output lines lie a row apart, where no prefetcher looks; asked for before the multiplications they wait for.
