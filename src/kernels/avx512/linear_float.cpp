@@ -26,16 +26,18 @@ inline __m512i load_halves(const uint16_t* p) {
 struct F16 {
   using Value = uint16_t;
   static constexpr bool kUnpacks = true, kPairs = false, kCoded = false;
+  static __m512 load(const uint16_t* from) { return load_f16(from); }
   static void unpack(const uint16_t* from, int64_t inputs, float* to) {
-    for (int64_t i = 0; i < inputs * kLanes; i += kLanes) _mm512_store_ps(to + i, load_f16(from + i));
+    for (int64_t i = 0; i < inputs * kLanes; i += kLanes) _mm512_store_ps(to + i, load(from + i));
   }
 };
 
 struct Bf16 {
   using Value = uint16_t;
   static constexpr bool kUnpacks = true, kPairs = false, kCoded = false;
+  static __m512 load(const uint16_t* from) { return widen(load_halves(from)); }
   static void unpack(const uint16_t* from, int64_t inputs, float* to) {
-    for (int64_t i = 0; i < inputs * kLanes; i += kLanes) _mm512_store_ps(to + i, widen(load_halves(from + i)));
+    for (int64_t i = 0; i < inputs * kLanes; i += kLanes) _mm512_store_ps(to + i, load(from + i));
   }
 };
 
@@ -95,6 +97,40 @@ class Flushing {
 
  private:
   unsigned before_;
+};
+
+// One tile of tokens: weights of 16 bits are read once, from memory, and become float32 on the way. The fewer tokens,
+// the more panels side by side, so that enough independent sums hide the latency of their additions.
+template <class Weights>
+struct Few {
+  template <int M, int P>
+  [[gnu::noinline]] static void tile(const LinearArgs& args, int64_t panel) {
+    const int64_t k = args.dense.k, panel_values = k * kLanes, stride = args.x_stride;
+    const uint16_t* weights = static_cast<const uint16_t*>(args.dense.codes) + panel * panel_values;
+    const float* first = args.x + args.m_begin * stride;
+    const float* x[4] = {first, first + 3 * stride, first + 6 * stride, first + 9 * stride};
+    FloatTile<M, P> y, acc;
+    begin_outputs<M, P>(args, args.m_begin, panel, y);
+    unrolled<M * P>([&](auto at) __attribute__((always_inline)) { acc[at / P][at % P] = y[at / P][at % P]; });
+    const auto multiply_input = [&]() __attribute__((always_inline)) {
+      __m512 w[P];
+      for (int p = 0; p < P; ++p) w[p] = Weights::load(weights + p * panel_values);
+      unrolled<M>([&](auto i) __attribute__((always_inline)) {
+        const __m512 value = _mm512_set1_ps(x[i / 3][i % 3 * stride]);
+        unrolled<P>([&](auto p) __attribute__((always_inline)) { multiply_add(acc[i][p], value, w[p]); });
+      });
+      unrolled<(M + 2) / 3>([&](auto i) __attribute__((always_inline)) { ++x[i]; });
+      weights += kLanes;
+    };
+    for (int64_t line = 0; line < k / 2; ++line) {
+      for (int p = 0; p < P; ++p) ask_ahead<(P > 2)>(weights + p * panel_values, kSixteenPages);
+      multiply_input();
+      multiply_input();
+    }
+    if (k % 2 == 1) multiply_input();
+    unrolled<M * P>([&](auto at) __attribute__((always_inline)) { y[at / P][at % P] = acc[at / P][at % P]; });
+    store_outputs<M, P>(args, args.m_begin, panel, y);
+  }
 };
 
 // Outputs that are computed together: their accumulators (264 KiB) and a block of their tokens' input (200 KiB) stay in
@@ -256,11 +292,33 @@ struct Float {
   }
 };
 
+// Tiles of P panels as long as there are that many, for all tokens, kFewest to kMost; the next panel.
+template <class Weights, int P, int kFewest, int kMost>
+int64_t run_strips(const LinearArgs& args, int64_t panel) {
+  if constexpr (kMost > kFewest) {
+    if (args.m_end - args.m_begin < kMost) return run_strips<Weights, P, kFewest, kMost - 1>(args, panel);
+  }
+  for (; panel + P <= args.panel_end; panel += P) Few<Weights>::template tile<kMost, P>(args, panel);
+  return panel;
+}
+
+template <class Weights>
+void run(const LinearArgs& args) {
+  const int64_t tokens = args.m_end - args.m_begin;
+  if (tokens > kBlockTokens) return Float<Weights>::run(args);
+  if (tokens <= 0) return;
+  int64_t panel = args.panel_begin;
+  if (tokens <= 3) panel = run_strips<Weights, 8, 1, 3>(args, panel);
+  if (tokens <= 6) panel = run_strips<Weights, 4, 1, 6>(args, panel);
+  if (tokens > 6) panel = run_strips<Weights, 2, 7, kBlockTokens>(args, panel);
+  run_strips<Weights, 1, 1, kBlockTokens>(args, panel);
+}
+
 }  // namespace
 
 void linear_f32(const LinearArgs& args) { Float<F32>::run(args); }
-void linear_f16(const LinearArgs& args) { Float<F16>::run(args); }
-void linear_bf16(const LinearArgs& args) { Float<Bf16>::run(args); }
+void linear_f16(const LinearArgs& args) { run<F16>(args); }
+void linear_bf16(const LinearArgs& args) { run<Bf16>(args); }
 void linear_bf16_pairs(const LinearArgs& args) {
   const Flushing flushing;
   Float<Pairs>::run(args);

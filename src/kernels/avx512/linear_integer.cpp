@@ -46,19 +46,6 @@ inline __m512i broadcast4(const uint8_t* codes) {
   asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
 }
 
-// Weights of few tokens come from memory. Several streams side by side are asked for 4 KiB ahead. One stream alone gets
-// half of what a core can read, since its prefetcher stops at the end of every page: its lines are asked for 64 KiB
-// ahead in an order that goes through sixteen pages side by side, bits 6..9 of the address selecting the page and
-// bits 10..15 the line in it. Inlined always: the compiler takes a function that only prefetches for one without
-// effect.
-template <int P>
-[[gnu::always_inline]] inline void prefetch(const uint8_t* weights, int64_t distance) {
-  if constexpr (P > 1) return _mm_prefetch(reinterpret_cast<const char*>(weights + 4096), _MM_HINT_T1);
-  const auto at = reinterpret_cast<uintptr_t>(weights) + static_cast<uintptr_t>(distance);
-  const uintptr_t page = (at >> 6 & 15) << 12, line = (at >> 10 & 63) << 6;
-  _mm_prefetch(reinterpret_cast<const char*>((at & ~uintptr_t{0xFFFF}) + page + line), _MM_HINT_T1);
-}
-
 template <int M, int P>
 [[gnu::always_inline]] inline void clear(IntegerTile<M, P>& acc) {
   unrolled<M * P>([&](auto at) __attribute__((always_inline)) { acc[at / P][at % P] = _mm512_setzero_si512(); });
@@ -78,7 +65,7 @@ struct W4 {
     for (int64_t step = 0; step < group.steps; ++step, weights += 64, codes += 4) {
       __m512i both[P], low[P];
       for (int p = 0; p < P; ++p) {
-        prefetch<P>(weights + p * group.stride, 0x10000);
+        ask_ahead<(P > 1)>(weights + p * group.stride, kSixteenPages);
         both[p] = load_weights(weights + p * group.stride);
         low[p] = _mm512_and_si512(both[p], low_bits);
       }
@@ -106,11 +93,12 @@ struct W8 {
     clear<M, 2 * P>(acc);
     const uint8_t* weights = group.weights;
     const uint8_t* codes = group.codes;
-    const int64_t distance = group.stride <= 0x10000 ? 2 * group.stride : 0x10000;
+    // Not where the other panel is read.
+    const int64_t distance = group.stride <= kSixteenPages ? 2 * group.stride : kSixteenPages;
     for (int64_t step = 0; step < group.steps; ++step, weights += 64, codes += 4) {
       __m512i w[2 * P];
       for (int p = 0; p < 2 * P; ++p) {
-        prefetch<P>(weights + p * group.stride, distance);
+        ask_ahead<(P > 1)>(weights + p * group.stride, distance);
         w[p] = load_weights(weights + p * group.stride);
       }
       unrolled<M>([&](auto i) __attribute__((always_inline)) {
