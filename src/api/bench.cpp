@@ -121,10 +121,11 @@ class Timing {
       double seconds = 0, least = 0;
       for (int64_t at = 0; at < tokens; at += kChunk) {
         const int64_t count = std::min(kChunk, tokens - at);
-        roof_.probe(count);
+        const bench::Pass pass{count, 1, at + count};
+        roof_.probe(pass);
         NIBBLE_TRY(const double taken, passes_.pass(1, at, count));
         seconds += taken;
-        least += roof_.least_seconds({count, 1, at + count});
+        least += roof_.least_seconds(pass);
       }
       series.pass.add(seconds);
       series.least = least;
@@ -137,14 +138,15 @@ class Timing {
     const std::string what = fmt::format("decode, {} sequences after {} tokens", batch, context);
     return repeat(what, [&](Series& series) -> Result<double> {
       NIBBLE_DO(passes_.fill(batch, context));
+      const bench::Pass pass{batch, batch, batch * (context + steps / 2)};
       double seconds = 0;
       for (int64_t step = 0; step < steps; ++step) {
-        roof_.probe(batch);
+        roof_.probe(pass);
         NIBBLE_TRY(const double taken, passes_.pass(batch, context + step, 1));
         seconds += taken;
         series.pass.add(taken);
       }
-      series.least = roof_.least_seconds({batch, batch, batch * (context + steps / 2)});
+      series.least = roof_.least_seconds(pass);
       return static_cast<double>(batch * steps) / seconds;
     });
   }

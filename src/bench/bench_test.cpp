@@ -8,9 +8,11 @@
 #include "bench/cases.h"
 #include "bench/layers.h"
 #include "bench/machine.h"
+#include "bench/model.h"
 #include "bench/plot.h"
 #include "bench/roof.h"
 #include "bench/roofline.h"
+#include "runtime/random_source.h"
 
 namespace nibble::bench {
 namespace {
@@ -36,6 +38,19 @@ TEST(Roof, Middle) {
   EXPECT_EQ(middle({}), 0);
   EXPECT_EQ(middle(std::vector<double>{3, 1, 2}), 2);
   EXPECT_EQ(middle(std::vector<double>{4, 1, 2, 3}), 2);
+}
+
+TEST(ModelRoof, BehindTheLastAttentionOnlyWantedTokensCount) {
+  ThreadPool pool(1);
+  Spec spec = small_spec();
+  spec.layers = 1;
+  const Model model = *Model::load(RandomSource(spec), {}, pool);
+  Machine machine(model.isa(), 1 << 20, pool);
+  const ModelRoof roof(model, machine);
+  constexpr int64_t kMany = 1 << 20;  // so that bytes do not count
+  const int64_t before = (48 + 24 + 24) * 40, behind = 40 * 48 + 3 * 72 * 40, head = 61 * 40;
+  EXPECT_NEAR(roof.least_seconds({kMany, kMany, 0}) / roof.least_seconds({kMany, 1, 0}),
+              static_cast<double>(before + behind + head) / static_cast<double>(before), 1e-3);
 }
 
 TEST(Rates, ForgetsWhatIsOldButNotTheBest) {

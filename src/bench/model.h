@@ -13,21 +13,22 @@ struct Pass {
 };
 
 // Operations are those of the linear layers, 2 N K for each token, at the peak of the unit that each layer's kernel
-// uses; bytes are the packed weights, read once, and the cached keys and values. Attention's own operations, norms and
-// the like are not counted: they are what keeps a model below its roof.
+// uses; behind the last block's attention only tokens whose logits are wanted go on. Bytes are the packed weights, read
+// once, and the cached keys and values. Attention's own operations, norms and the like are not counted: they are what
+// keeps a model below its roof.
 class ModelRoof {
  public:
   // Both must outlive this.
   ModelRoof(const Model& model, Machine& machine) : model_(model), machine_(machine) {}
 
-  // Probes memory and the units that a pass of that many tokens uses.
-  void probe(int64_t tokens);
+  // Probes memory and the units that the pass uses.
+  void probe(const Pass& pass);
   // By what was probed of late.
   double least_seconds(const Pass& pass) const;
 
  private:
   template <class Visit>
-  void each_linear(Visit visit) const;
+  void each_linear(const Pass& pass, Visit visit) const;  // visit(layer, tokens)
   double cache_bytes_per_position() const;
 
   const Model& model_;
