@@ -542,6 +542,7 @@ TEST(CliErrors, Usage) {
   expect_error(nibble_run({"bench", model(), "--quick", "--json"}), 2, "--roofline");
   expect_error(nibble_run({"bench", model(), "--batch", "0", "--json"}), 2, "batch");
   expect_error(nibble_run({"bench", model(), "--roofline", "--json"}), 2, "excludes");
+  expect_error(nibble_run({"bench", "--roofline", "--activations", "bf16", "--json"}), 2, "excludes");
   expect_error(nibble_run({"bench", "--roofline", "--kernels", "no_such*", "--json"}), 2, "no_such");
   expect_error(nibble_run({"bench", "--roofline", "--shapes", "4096", "--json"}), 2, "4096");
   expect_error(nibble_run({"bench", "--roofline", "--quick", "--svg", fresh("no") + "/x.svg", "--json"}), 7, "x.svg");

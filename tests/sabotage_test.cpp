@@ -7,7 +7,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <functional>
+#include <fstream>
+#include <fstream>
 #include <future>
 
 #include "checkpoint/manifest.h"
@@ -591,6 +592,33 @@ TEST(Verify, AnOlderManifestCanBeRead) {
   });
   const Verdict verdict = judged(patient.path());
   EXPECT_TRUE(verdict.passed) << verdict.reason;
+}
+
+// The head alone in 8 bits, also where it was the embedding, in a folder that reads the same without this program.
+TEST(Verify, AHeadOfItsOwnIsWhatTheRecipeSays) {
+  for (const bool tied : {false, true}) {
+    const fs::path plain = workplace() / (tied ? "tied" : "untied"),
+                   folder = workplace() / (tied ? "tied-8" : "untied-8");
+    must(testing::write_tiny_model(plain, {.tied_head = tied}));
+    const fs::path recipe = workplace() / "head.json";
+    std::ofstream(recipe) << R"({"name": "head", "weights": "int4:g16", "activations": "f32",
+      "head": {"weights": "int8:row"}, "steps": [{"id": "solve", "round": {}}]})";
+    QuantizeRequest request;
+    request.model = plain;
+    request.output = folder;
+    request.recipe = recipe.string();
+    must(quantize(request));
+    const Verdict honest = judged(folder, plain);
+    EXPECT_TRUE(honest.passed) << honest.reason;
+    EXPECT_EQ(must(read_json(folder / "config.json"))["tie_word_embeddings"], false);
+
+    const Patient patient(folder);
+    patient.edit_json("config.json", [](Json& config) { config["quantization_config"]["recipe"].erase("head"); });
+    patient.forge_manifest();
+    const Verdict verdict = judged(patient.path());
+    EXPECT_EQ(found_by(verdict), "files (3)");
+    EXPECT_NE(verdict.reason.find("head is stored as int8:row"), std::string::npos) << verdict.reason;
+  }
 }
 
 // The recipe leaves fractions open, of inputs and of attention; what was found for them is no difference, all else is.

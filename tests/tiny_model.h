@@ -17,6 +17,7 @@ namespace nibble::testing {
 struct TinyShape {
   int64_t hidden = 64, layers = 2, heads = 4, kv_heads = 2, ffn = 128, vocabulary = 258, positions = 64;
   bool attention_bias = false;
+  bool tied_head = false;
 };
 
 // The 256 characters by which byte-level BPE spells bytes: printable ones stand for themselves, the others for
@@ -84,7 +85,7 @@ inline Json tiny_config(const TinyShape& shape) {
           {"vocab_size", shape.vocabulary},
           {"rms_norm_eps", 1e-5},
           {"rope_theta", 10000.0},
-          {"tie_word_embeddings", false},
+          {"tie_word_embeddings", shape.tied_head},
           {"attention_bias", shape.attention_bias},
           {"bos_token_id", 256},
           {"eos_token_id", 257},
@@ -132,7 +133,7 @@ inline Status write_tiny_model(const std::filesystem::path& folder, const TinySh
     matrix(at + "mlp.down_proj.weight", shape.hidden, shape.ffn);
   }
   weights.add("model.norm.weight", {shape.hidden}, 1, 0.2f);
-  matrix("lm_head.weight", shape.vocabulary, shape.hidden);
+  if (!shape.tied_head) matrix("lm_head.weight", shape.vocabulary, shape.hidden);
   NIBBLE_DO(weights.write(folder / "model.safetensors"));
   NIBBLE_DO(write_durably(folder / "tokenizer.json", dump_json(tiny_tokenizer())));
   return write_durably(folder / "config.json", dump_json(tiny_config(shape), 2));

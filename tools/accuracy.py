@@ -23,6 +23,7 @@ from nibble_cli import Nibble, table
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "accuracy"
 MODELS = ["tiny-llama", "tiny-llama-outlier", "tiny-opt", "tiny-opt-outlier", "tiny-falcon"]
+BESIDE = ["tiny-llama", "tiny-opt-outlier", "tiny-falcon"]  # a family each, one with loud channels
 ABLATED = ["tiny-llama-outlier", "tiny-opt-outlier"]
 SAMPLES, LENGTH, WINDOW = 32, 256, 256
 
@@ -221,6 +222,8 @@ BUDGETS = {2.5: ("int2:g48:asym", "bfp2:b16"), 3: ("int2:g24:asym", "bfp2:b8"), 
 def methods(bits):
     integers, block = BUDGETS[bits]
     wide = bits > 3
+    # Tables of 2 bits leave these models no room for weights apart.
+    apart, bare = ((), "") if bits > 2.5 else (ALONE, ", nothing apart")
     return [
         with_sets(f"{integers}, nearest", "rtn-w4a16-g128", f"weights={integers}"),
         with_sets(f"{integers}, GPTQ", "gptq-w4a16-g128", f"weights={integers}"),
@@ -229,8 +232,8 @@ def methods(bits):
         with_sets("SliM-LLM", "slim-llm", f"weights=int:g{128 if wide else 64}:asym", f"widths.bits={bits}"),
         ("SqueezeLLM", "squeezellm-3", "--set", f"weights=code{3 if wide else 2}:row"),
         ("SqueezeLLM, GPTQ", "squeezellm-3+gptq", "--set", f"weights=code{3 if wide else 2}:row"),
-        bits_by_channel(bits, "widths.by=norm", label="CMPQ, published rule"),
-        bits_by_channel(bits, label="CMPQ, least cost"),
+        bits_by_channel(bits, "widths.by=norm", *apart, label=f"CMPQ, published rule{bare}"),
+        bits_by_channel(bits, *apart, label=f"CMPQ, least cost{bare}"),
         bits_by_channel(bits, *ALONE, recipe="cmpq+gptq", label="CMPQ, nothing apart, GPTQ"),
     ]
 
@@ -258,30 +261,30 @@ def beginning(bench):
     return bench
 
 
-def side_by_side(bench, recipes_of, says_bits):
+def side_by_side(bench, recipes_of, says_bits, models=MODELS):
     """Models side by side, their KL first, with the stored bits that recipes come to where `says_bits(label)`.
     recipes_of(name): (label, recipe, options ...) for a model, as many and in the same order for all."""
     rows = []
-    for of_models in zip(*(bench.rows(name, recipes_of(name))[1:] for name in MODELS)):
+    for of_models in zip(*(bench.rows(name, recipes_of(name))[1:] for name in models)):
         label, bits = of_models[0][0], [row[1] for row in of_models]
         if says_bits(label):
             between = f"{min(bits)} to {max(bits)}" if min(bits) != max(bits) else bits[0]
             label = f"{label}: {between} bits"
         rows.append([label, *(f"{kl} ({changed})" for *_, changed, kl in of_models)])
-    print(table(["mean KL (change of perplexity)", *MODELS], rows), flush=True)
+    print(table(["mean KL (change of perplexity)", *models], rows), flush=True)
 
 
 def budgets(bench):
     for bits in BUDGETS:
         print(f"### {bits} bits\n")
-        side_by_side(bench, lambda name: [up_to(bench, name, bits, method) for method in methods(bits)], lambda label: True)
+        side_by_side(bench, lambda name: [up_to(bench, name, bits, method) for method in methods(bits)], lambda label: True, BESIDE)
         print()
 
 
 def levels(bench, fisher):
     recipes = [row for row in LEVELS if fisher or "fisher" not in row[1]]
     options = lambda name, recipe: ("--sensitivity", fisher / f"{name}.safetensors") if "fisher" in recipe else ()
-    side_by_side(bench, lambda name: [(*row, *options(name, row[1])) for row in recipes], lambda label: True)
+    side_by_side(bench, lambda name: [(*row, *options(name, row[1])) for row in recipes], lambda label: True, BESIDE)
 
 
 def page_of(nibble, recipe):
@@ -331,7 +334,7 @@ def main():
     if page == "levels":
         return levels(beginning(Bench(options.shared, nibble)), options.fisher)
     if page == "channels":
-        return side_by_side(beginning(Bench(options.shared, nibble)), lambda name: CHANNELS, lambda label: label.startswith("`cmpq-"))
+        return side_by_side(beginning(Bench(options.shared, nibble)), lambda name: CHANNELS, lambda label: label.startswith("`cmpq-"), BESIDE)
     if page == "groups":
         return side_by_side(beginning(Bench(options.shared, nibble)), lambda name: GROUPS, lambda label: True)
     if page == "budgets":

@@ -214,6 +214,8 @@ std::vector<CLI::Option*> add_model_options(CLI::App& command, Options& options)
       command.get_option("--model")->required(false),
       command.get_option("--cache"),
       command.get_option("--weights"),
+      command.get_option("--activations"),
+      command.get_option("--packed-cache"),
       command.get_option("--explain"),
       add_numbers(command, "--prefill", options.bench.prompts, "Tokens of prompts, capped by the model's positions"),
       add_numbers(command, "--context", options.bench.contexts, "Tokens before the decoded ones"),

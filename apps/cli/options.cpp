@@ -89,10 +89,8 @@ std::string indented(std::string_view text) {
 
 }  // namespace
 
-void add_model_option(CLI::App& command, std::string& model) {
-  command.add_option("model,-m,--model", model, "Model folder (Hugging Face or quantized)")
-      ->required()
-      ->type_name("MODEL");
+void add_model_option(CLI::App& command, std::string& model, const std::string& kind) {
+  command.add_option("model,-m,--model", model, "Model folder (" + kind + ")")->required()->type_name("MODEL");
 }
 
 void add_threads_option(CLI::App& command, int& threads) {

@@ -12,7 +12,7 @@
 namespace nibble::cli {
 
 // MODEL, also as -m and --model.
-void add_model_option(CLI::App& command, std::string& model);
+void add_model_option(CLI::App& command, std::string& model, const std::string& kind = "Hugging Face or quantized");
 void add_threads_option(CLI::App& command, int& threads);
 
 // What load() needs, as typed.

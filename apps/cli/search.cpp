@@ -195,7 +195,7 @@ void add_file_options(CLI::App& command, SearchRequest& request) {
 void add_search(CLI::App& program, Session& session) {
   CLI::App* command = program.add_subcommand("search", "Find which format every linear takes within a budget");
   auto options = std::make_shared<Options>();
-  add_model_option(*command, options->model);
+  add_model_option(*command, options->model, "Hugging Face, not quantized");
   command->add_option("-o,--output", options->request.output, "Recipe file to write")->required()->type_name("RECIPE");
   add_space_options(*command, *options);
   add_text_options(*command, options->request);

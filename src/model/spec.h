@@ -68,6 +68,13 @@ struct Spec {
   std::array<bool, kRoles> bias{};  // by role: the linear has a bias
 };
 
+// The Spec of a model whose output matrix may be stored on its own in another one, as quantizing the head alone does:
+// untied where either is.
+inline Spec untied_like(Spec spec, const Spec& stored) {
+  spec.tied_head = spec.tied_head && stored.tied_head;
+  return spec;
+}
+
 // Stored in quantization_config as "spec"; reading validates every number and refuses unknown keys.
 Json to_json(const Spec& spec);
 Result<Spec> spec_from_json(const Json& value, std::string where);

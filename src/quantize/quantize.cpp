@@ -423,8 +423,10 @@ Status Run::advance_prompt(int64_t index, const BlockWeights& weights) {
 
 Status Run::write_config() const {
   Json config = prepared_.source->config();
-  config["quantization_config"] = quantization_config_for(options_.recipe.source, stored_spec(spec(), options_.recipe),
-                                                          record_.linears, prepared_.attention);
+  const Spec stored = stored_spec(spec(), options_.recipe);
+  if (stored.tied_head != spec().tied_head) config["tie_word_embeddings"] = stored.tied_head;
+  config["quantization_config"] =
+      quantization_config_for(options_.recipe.source, stored, record_.linears, prepared_.attention);
   return write_durably(folder() / "config.json", dump_json(config, 2) + "\n");
 }
 
@@ -492,8 +494,8 @@ Result<QuantizeReport> Run::report() const {
   report.sites = record_.sites;
   report.resumed = resumed_;
   report.discarded = output_->discarded();
-  report.bits_per_weight =
-      8.0 * static_cast<double>(record_.tensor_bytes) / static_cast<double>(parameter_count(spec()));
+  report.bits_per_weight = 8.0 * static_cast<double>(record_.tensor_bytes) /
+                           static_cast<double>(parameter_count(stored_spec(spec(), options_.recipe)));
   NIBBLE_TRY(const std::unique_ptr<ModelSource> written, open_model(output_->final_path()));
   const Json& entries = (*written->quantization())["linears"];
   double bytes = 0, weights = 0, code_bits = 0, open = 0;
@@ -522,7 +524,8 @@ Result<QuantizeEstimate> estimate(const QuantizeOptions& options, int threads) {
   out.peak_memory = prepared.needs.peak();
   out.output_bytes = prepared.needs.output;
   out.disk = prepared.needs.output + prepared.needs.hidden;
-  out.bits_per_weight = 8.0 * static_cast<double>(prepared.needs.output) / static_cast<double>(parameter_count(spec));
+  out.bits_per_weight = 8.0 * static_cast<double>(prepared.needs.output) /
+                        static_cast<double>(parameter_count(stored_spec(spec, options.recipe)));
   out.plan = describe(spec, prepared.plans);
   if (!options.recipe.model_steps.empty())
     out.plan.insert(out.plan.begin(), options.calibration.empty()

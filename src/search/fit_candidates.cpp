@@ -11,11 +11,6 @@ namespace {
 
 constexpr int64_t kWindow = 256, kContext = 4096;
 
-bool is_palette(std::string_view name) {
-  const auto rows = palette_rows();
-  return std::any_of(rows.begin(), rows.end(), [&](const PaletteRow& row) { return row.name == name; });
-}
-
 Status check_texts(FitOptions& options, const Spec& spec) {
   if (options.samples < 1) return fail(ErrorCode::usage, "samples is {}; expected at least 1", options.samples);
   if (options.text_samples < 1)
@@ -47,10 +42,7 @@ Status check_budget(FitOptions& options, const Spec& spec, const Palette& palett
 
 // With the type that the checkpoint's linears have.
 Status take_palette(const FitOptions& options, Candidates& out) {
-  const bool named = is_palette(options.palette);
-  auto read = read_palette(named ? options.palette : "", named ? "" : options.palette, "f32");
-  if (!read) return fail(read.error().code, "--palette {}: {}", options.palette, read.error().message);
-  out.palette = *std::move(read);
+  NIBBLE_TRY(out.palette, read_palette_or_formats(options.palette, "--palette"));
   NIBBLE_TRY(const BlockWeights block, out.source->block(0));
   const NumberFormat& stored = block[Role::q].format;
   std::vector<NumberFormat>& weights = out.palette.weights;

@@ -636,7 +636,7 @@ TEST_F(FitOfAModel, NamesTheLeastThatIsPossible) {
   expect_error(run_fit(untold, pool_), ErrorCode::usage, "calibration");
   FitOptions wrong = fitting(rounding(), Limit::bits, 4, 0);
   wrong.palette = "int4:g32,nonsense";
-  expect_error(run_fit(wrong, pool_), ErrorCode::usage, "--palette", "nonsense");
+  expect_error(run_fit(wrong, pool_), ErrorCode::usage, "--palette: ", "nonsense", "one of the palettes", "int-g128");
   wrong = fitting(rounding(), Limit::memory, 0, 1 << 30);
   wrong.context = 65;
   expect_error(run_fit(wrong, pool_), ErrorCode::usage, "--context", "64");

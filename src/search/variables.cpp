@@ -51,32 +51,32 @@ Result<std::vector<NumberFormat>> read_formats(std::string_view list, std::strin
 }
 
 // FORMAT, or FORMAT@AVERAGE where it leaves a column's bits open.
-Status read_weights(std::string_view list, Palette& out) {
+Status read_weights(std::string_view list, std::string_view where, Palette& out) {
   std::string formats;
   for (size_t begin = 0; begin <= list.size();) {
     const size_t end = std::min(list.find(',', begin), list.size());
     const std::string entry(list.substr(begin, end - begin));
     const size_t at = std::min(entry.find('@'), entry.size());
-    NIBBLE_TRY(const NumberFormat format, parse_weights(entry.substr(0, at), "--formats"));
+    NIBBLE_TRY(const NumberFormat format, parse_weights(entry.substr(0, at), where));
     double average = 0;
     if (at < entry.size()) {
       char* rest = nullptr;
       average = std::strtod(entry.c_str() + at + 1, &rest);
       if (rest != entry.c_str() + entry.size() || !(average >= 1 && average <= 16))
-        return fail(ErrorCode::usage, "--formats: \"{}\": expected an average of 1 to 16 stored bits a weight behind @",
+        return fail(ErrorCode::usage, "{}: \"{}\": expected an average of 1 to 16 stored bits a weight behind @", where,
                     entry);
       if (format.bits != 0)
-        return fail(ErrorCode::usage, "--formats: \"{}\": only code:col has an average, {} has {} bits everywhere",
+        return fail(ErrorCode::usage, "{}: \"{}\": only code:col has an average, {} has {} bits everywhere", where,
                     entry, to_string(format), format.bits);
       if (format != open_columns())
         return fail(ErrorCode::usage,
-                    "--formats: \"{}\": only code:col has an average; --recipe slim-llm --bits X, without a fit, gives "
+                    "{}: \"{}\": only code:col has an average; --recipe slim-llm --bits X, without a fit, gives "
                     "bits to groups",
-                    entry);
+                    where, entry);
     }
     for (size_t k = 0; k < out.weights.size(); ++k)
       if (out.weights[k] == format && out.averages[k] == average)
-        return fail(ErrorCode::usage, "--formats: {} is named twice", name_of(format, average));
+        return fail(ErrorCode::usage, "{}: {} is named twice", where, name_of(format, average));
     out.weights.push_back(format);
     out.averages.push_back(average);
     begin = end + 1;
@@ -310,11 +310,24 @@ Result<Palette> read_palette(std::string_view name, std::string_view weights, st
   if (weights.empty())
     return fail(ErrorCode::usage, "there is nothing to choose from: give --recipe with a palette's name, or --formats");
   Palette palette;
-  NIBBLE_DO(read_weights(weights, palette));
+  NIBBLE_DO(read_weights(weights, "--formats", palette));
   NIBBLE_TRY(palette.activations, read_formats(activations, "--activations", parse_activations));
   if (!attention.empty()) {
     NIBBLE_TRY(palette.attention, read_formats(attention, "--attention", parse_for_all_operands));
   }
+  return palette;
+}
+
+Result<Palette> read_palette_or_formats(std::string_view text, std::string_view where) {
+  std::string names;
+  for (const PaletteRow& row : kPalettes) {
+    if (row.name == text) return read_palette(text, "", "f32");
+    names += (names.empty() ? "" : ", ") + std::string(row.name);
+  }
+  Palette palette;
+  if (const Status read = read_weights(text, where, palette); !read)
+    return fail(read.error().code, "{}; or one of the palettes {}", read.error().message, names);
+  palette.activations = {NumberFormat()};
   return palette;
 }
 

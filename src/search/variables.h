@@ -53,6 +53,9 @@ std::span<const PaletteRow> palette_rows();
 // serve or is named twice.
 Result<Palette> read_palette(std::string_view name, std::string_view weights, std::string_view activations,
                              std::string_view attention = {});
+// A palette's name, or formats of weights with commas between them; activations are f32. Errors as above, with `where`
+// in front.
+Result<Palette> read_palette_or_formats(std::string_view text, std::string_view where);
 
 // --- budgets ----------------------------------------------------------------------------------------------------
 

@@ -66,8 +66,8 @@ std::string site_title(std::string_view site) {
 
 bool quantizes_input(const LayerReport& report, const SiteRow& site) {
   return std::any_of(report.linears.begin(), report.linears.end(), [&](const LayerRow& row) {
-    return row.block == site.block && reads(row.role, site.site) && !row.activations.starts_with("f") &&
-           !row.activations.starts_with("bf");
+    const bool floats = row.activations == "f32" || row.activations == "f16" || row.activations == "bf16";
+    return row.block == site.block && reads(row.role, site.site) && !floats;
   });
 }
 

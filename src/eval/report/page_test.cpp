@@ -241,6 +241,8 @@ TEST(Page, PeaksOfUnquantizedInputsAreNoFinding) {
   for (SiteRow& row : report.sites) row.absmax[1] = 500;
   EXPECT_NE(report_page(report).find("The highest peak that is not kept is channel 1 of <b>blocks."),
             std::string::npos);
+  for (LayerRow& row : report.linears) row.activations = "bfp4:b16";
+  EXPECT_NE(report_page(report).find("The highest peak that is not kept"), std::string::npos);
   for (LayerRow& row : report.linears) row.activations = "f32";
   EXPECT_EQ(report_page(report).find("The highest peak"), std::string::npos);
   EXPECT_NE(report_page(report).find("not quantized: its peaks cost nothing"), std::string::npos);
