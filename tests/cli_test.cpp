@@ -480,6 +480,8 @@ TEST(Cli, FitsAModelIntoABudget) {
   const Arguments no_budget = {"quantize",       model(),     "-o",       fresh("fit"), "--recipe",
                                "rtn-w4a16-g128", "--palette", "int3:g32", "--json"};
   expect_error(nibble_run(no_budget), 2, "--palette is part of a fit");
+  for (const char* budget : {"--fit", "--size", "--bits", "--memory-limit"})
+    expect_error(nibble_run({"quantize", "-m", model(), "-o", fresh("empty"), budget, "", "--json"}), 2, budget);
   for (const auto& [own, instead] :
        {std::pair("cmpq", "--recipe cmpq --palette channels"), {"slim-llm", "a fit takes formats with fixed bits"}}) {
     const Arguments measured = {"quantize", model(),  "-o", fresh("fit"), "--recipe",

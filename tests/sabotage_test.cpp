@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <fstream>
 #include <future>
 
 #include "checkpoint/manifest.h"

@@ -166,12 +166,14 @@ void add_fit_options(CLI::App& command, FitSettings& settings) {
     return option;
   };
   budget("--fit", settings.memory, "Budget: memory for weights, KV cache and workspace, e.g. 3.5G; auto: what is free",
-         "SIZE|auto");
-  budget("--size", settings.size, "Budget: bytes of the weight files", "SIZE");
+         "SIZE|auto")
+      ->check(kNotEmpty);
+  budget("--size", settings.size, "Budget: bytes of the weight files", "SIZE")->check(kNotEmpty);
   budget("--bits", settings.bits,
          "Budget: average stored bits of a weight of the blocks' linears; with a recipe that gives bits itself "
          "(cmpq, slim-llm) and no --palette its own",
-         "X");
+         "X")
+      ->check(kNotEmpty);
   add("--context", request.context, "--fit: tokens of a sequence; 0: min(4096, the model's positions)", "N")
       ->capture_default_str();
   add("--batch", request.batch, "--fit: sequences at a time", "N")->capture_default_str();

@@ -12,6 +12,10 @@
 namespace nibble::cli {
 
 // MODEL, also as -m and --model.
+// For options that an empty shell variable must not switch off.
+inline const CLI::Validator kNotEmpty([](const std::string& value) { return value.empty() ? "nothing is given" : ""; },
+                                      "", "not empty");
+
 void add_model_option(CLI::App& command, std::string& model, const std::string& kind = "Hugging Face or quantized");
 void add_threads_option(CLI::App& command, int& threads);
 

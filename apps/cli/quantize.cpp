@@ -236,6 +236,7 @@ void add_text_options(CLI::App& command, QuantizeRequest& request) {
 void add_run_options(CLI::App& command, Options& options) {
   add_threads_option(command, options.request.threads);
   command.add_option("--memory-limit", options.memory_limit, "Peak resident memory, e.g. 3G or 512M (default: none)")
+      ->check(kNotEmpty)
       ->type_name("SIZE");
   command.add_flag("--dry-run", options.dry_run, "Print the estimate and the plan, and stop");
   command.add_flag("--resume", options.request.resume, "Go on from OUT.partial of an interrupted run");

@@ -139,8 +139,12 @@ void add_space_options(CLI::App& command, Options& options) {
       ->type_name("F,F,...");
   command.add_option("--base", request.base, "Recipe whose steps the result takes (default: rounding)")
       ->type_name("NAME|FILE");
-  command.add_option("--bits", options.bits, "Budget: average stored bits of what --budget counts")->type_name("B");
-  command.add_option("--memory", options.memory, "Budget: bytes of all that is stored, e.g. 3.5G")->type_name("SIZE");
+  command.add_option("--bits", options.bits, "Budget: average stored bits of what --budget counts")
+      ->check(kNotEmpty)
+      ->type_name("B");
+  command.add_option("--memory", options.memory, "Budget: bytes of all that is stored, e.g. 3.5G")
+      ->check(kNotEmpty)
+      ->type_name("SIZE");
   command
       .add_option("--budget", options.budget,
                   "What the budget counts: weights, or also the products' inputs and the KV cache (all)")

@@ -100,7 +100,10 @@ SearchOutcome outcome_of(const search::SearchReport& report) {
   SearchOutcome out;
   out.chosen = point_of(space, report.chosen);
   for (const search::Point& point : report.points) out.points.push_back(point_of(space, point));
-  for (size_t i : search::pareto_front(report.points)) out.points[i].front = true;
+  for (size_t i : search::pareto_front(report.points)) {
+    out.points[i].front = true;
+    if (report.points[i].choice == report.chosen.choice) out.chosen.front = true;
+  }
   for (size_t i = 0; i < space.variables.size(); ++i) {
     const search::Variable& variable = space.variables[i];
     const int number = report.chosen.choice[i];

@@ -536,6 +536,9 @@ TEST_F(Quantize, BitsByChannelMeetTheirAverage) {
     }
   const auto two = run(options("cmpq", "too-few"));
   testing::expect_error(two, ErrorCode::usage, "blocks.0.", "3 bits a weight are too few", "the least is ");
+  QuantizeOptions wide = options("cmpq", "too-many");
+  wide.recipe = *customise(wide.recipe, {{"widths.bits=12"}}, {});
+  testing::expect_error(run(wide), ErrorCode::usage, "blocks.0.", "12 bits a weight are more than", "the most is ");
 }
 
 TEST_F(Quantize, BitsHandedOnSurviveAnInterruption) {

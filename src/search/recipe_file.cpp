@@ -188,13 +188,27 @@ std::pair<NumberFormat, double> usual_of(const Space& space, const Choice& choic
   return commonest(by_rank.begin()->second);
 }
 
-// By role, the blocks of every format that is not the usual one.
-Json overrides_of(const Space& space, const Choice& choice, const NumberFormat& usual) {
+bool quantizes_inputs(const Json& recipe) {
+  if (const auto usual = parse_activations(recipe["activations"].get<std::string>(), ""); usual && !usual->is_float())
+    return true;
+  const Json none = Json::array();
+  for (const char* exceptions : {"except", "overrides"})
+    for (const Json& entry : recipe.value(exceptions, none))
+      if (entry.contains("activations")) return true;
+  return false;
+}
+
+// By role, the blocks of every format that is not the usual one. Linears that stay floats read floats, whatever `base`
+// quantizes.
+Json overrides_of(const Space& space, const Choice& choice, const NumberFormat& usual, const Json& base) {
+  const bool quantized = quantizes_inputs(base);
+  const auto weights_of = [&](int candidate) { return space.palette.weights[static_cast<size_t>(candidate)]; };
+  const auto needs_floats = [&](int candidate) { return quantized && weights_of(candidate).is_float(); };
   std::map<std::pair<Role, int>, std::vector<int64_t>> others;
   for (size_t i = 0; i < choice.size(); ++i) {
     const Variable& variable = space.variables[i];
-    if (variable.operand != Operand::weights || space.palette.weights[static_cast<size_t>(choice[i])] == usual)
-      continue;
+    if (variable.operand != Operand::weights) continue;
+    if (weights_of(choice[i]) == usual && !needs_floats(choice[i])) continue;
     for (Role role : variable.roles) others[{role, choice[i]}].push_back(variable.block);
   }
   Json out = Json::array();
@@ -202,7 +216,8 @@ Json overrides_of(const Space& space, const Choice& choice, const NumberFormat& 
     for (const std::string& pattern : patterns_of(key.first, blocks)) {
       Json entry = Json::object();
       entry["linears"] = pattern;
-      entry["weights"] = to_string(space.palette.weights[static_cast<size_t>(key.second)]);
+      entry["weights"] = to_string(weights_of(key.second));
+      if (needs_floats(key.second)) entry["activations"] = to_string(NumberFormat());
       out.push_back(std::move(entry));
     }
   return out;
@@ -370,7 +385,7 @@ Result<std::string> fitted_recipe_text(const Spec& spec, const Space& space, con
   }
   if (out["except"].empty()) out.erase("except");
   Json overrides = without_weights(base.value("overrides", none), {"activations"});
-  for (Json& entry : overrides_of(space, choice, usual)) overrides.push_back(std::move(entry));
+  for (Json& entry : overrides_of(space, choice, usual, base)) overrides.push_back(std::move(entry));
   if (!overrides.empty()) out["overrides"] = std::move(overrides);
   NIBBLE_DO(expect_weights(out, spec, space, choice));
   return text_of(out);

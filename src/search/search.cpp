@@ -97,6 +97,19 @@ Json rounding_steps(const Json& recipe) {
   return out;
 }
 
+// What is kept apart has bits that a search does not count.
+Status check_base(const Json& recipe) {
+  for (const char* step : {"split", "sparse"})
+    for (const Json& entry : recipe["steps"])
+      if (entry.contains(step))
+        return fail(
+            ErrorCode::usage,
+            "--base: the recipe's step \"{}\" keeps weights apart, which a search does not count; take a recipe "
+            "without it, or nibble quantize --fit, --size or --bits, which do",
+            step);
+  return {};
+}
+
 // A rotation in the recipe gets the block that all activations of the palette have, where it does not name one.
 Result<Json> with_rotation_blocks(Json recipe, const Palette& palette) {
   for (Json& step : recipe["steps"]) {
@@ -370,6 +383,7 @@ Result<SearchReport> run_search(const SearchOptions& options, ThreadPool& pool) 
   NIBBLE_TRY(const Unchosen unchosen, unchosen_of(*source, options));
   NIBBLE_TRY(const Space space, make_space(source->spec(), options.palette, options.budget, unchosen));
   NIBBLE_TRY(const Model model, Model::load(*source, {}, pool));
+  NIBBLE_DO(check_base(options.recipe));
   NIBBLE_TRY(const Json recipe, with_rotation_blocks(options.recipe, options.palette));
   const Json steps = rounding_steps(recipe);
   NIBBLE_TRY(Layers layers, Layers::make(*source, model, space.palette, steps));

@@ -347,6 +347,14 @@ TEST_F(SearchOfAModel, RefusesFormatsThatAreNotMultiplied) {
                "bfp8:b16");
 }
 
+TEST_F(SearchOfAModel, RefusesBasesWhosePartsItDoesNotCount) {
+  SearchOptions keeping = options("int4:g32,int8:row", "f32", 6);
+  keeping.recipe["steps"] = *parse_json(R"([{"observe": {"statistics": ["absmax"]}},
+      {"split": {"columns": 4, "by": "absmax"}}, {"round": {}}])",
+                                        "steps");
+  expect_error(run_search(keeping, pool_), ErrorCode::usage, "--base", "\"split\"");
+}
+
 TEST_F(SearchOfAModel, RefusesBitsThatStepsGive) {
   for (const char* formats : {"int4:g32,int:g32", "int:g32:asym"})
     expect_error(run_search(options(formats, "f32", 4.5), pool_), ErrorCode::usage, "--formats: int:g32",
@@ -530,6 +538,22 @@ TEST_F(FitOfAModel, MeasuresOnceWhatSolversMakeOfIt) {
 
   EXPECT_NE(picture(*found).find("int4:g32:asym"), std::string::npos) << picture(*found);
   EXPECT_NE(fit_svg(*found, "a <b>", 1e9).find("a &lt;b&gt;"), std::string::npos);
+}
+
+// Linears for which there is room stay floats, also where the recipe quantizes their inputs.
+TEST_F(FitOfAModel, FloatsReadFloatsWhateverTheRecipeQuantizes) {
+  for (const char* usual : {"f32", "int8:token"}) {
+    Json base = rounding();
+    base["activations"] = usual;
+    base["except"] =
+        *parse_json(R"([{"roles": ["down"], "weights": "int8:row", "activations": "int8:token"}])", "except");
+    const Result<FitReport> found = run_fit(fitting(base, Limit::memory, 0, 1 << 30), pool_);
+    ASSERT_TRUE(found.has_value()) << usual << ": " << found.error().message;
+    const Recipe fitted = *parse_recipe(*parse_json(found->recipe, "fitted"), "fitted");
+    const std::vector<SitePlan> sites = *plan_block(fitted, found->spec, 0);
+    for (const SitePlan& site : sites)
+      for (const LinearPlan& linear : site.linears) EXPECT_FALSE(linear.quantized()) << linear.name;
+  }
 }
 
 Json by_channel() {

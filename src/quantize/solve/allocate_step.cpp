@@ -45,7 +45,7 @@ class Allocate final : public Step {
     return given(site) + tables * static_cast<double>(dense_count(site)) + stored_beside(site);
   }
 
-  double least_open_bits(const SiteWork& site) const override { return least_bits(site); }
+  double least_open_bits(const SiteWork& site) const override { return bits_at(site, options_.least); }
 
   std::vector<uint8_t> even_widths(const SiteWork& site) const override {
     const std::vector<double> alike(static_cast<size_t>(dense_count(site)));
@@ -54,7 +54,11 @@ class Allocate final : public Step {
 
   Status check_open(const SiteWork& site) const override {
     if (site.open.empty()) return {};
-    const double least = least_bits(site), weights = weights_of(site);
+    const double least = bits_at(site, options_.least), most = bits_at(site, options_.most), weights = weights_of(site);
+    if (given(site) > most)
+      return fail(ErrorCode::usage, "{}: {} bits a weight are more than {} can take; the most is {:.3f}: {} a channel",
+                  site.name, options_.bits, site.open.size() == 1 ? "its linear" : "its linears",
+                  std::floor(1000 * most / weights) / 1000, options_.most);
     if (given(site) >= least) return {};
     return fail(ErrorCode::usage,
                 "{}: {} bits a weight are too few for {}; the least is {:.3f}: {} a channel, and what "
@@ -101,8 +105,9 @@ class Allocate final : public Step {
   // For the widths: what the site is given, less what does not depend on them.
   double budget_of(const SiteWork& site) const { return given(site) - other_bits(site); }
   double other_bits(const SiteWork& site) const { return options_.stored ? stored_beside(site) : 0; }
-  double least_bits(const SiteWork& site) const {
-    return other_bits(site) + static_cast<double>(dense_count(site)) * channel_bits(site).stored[options_.least];
+  // With that width for every channel.
+  double bits_at(const SiteWork& site, int width) const {
+    return other_bits(site) + static_cast<double>(dense_count(site)) * channel_bits(site).stored[width];
   }
 
   ChannelBits channel_bits(const SiteWork& site) const {
