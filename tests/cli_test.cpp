@@ -415,6 +415,8 @@ TEST(Cli, RooflineQuick) {
   ASSERT_FALSE(found.json["quantization"].empty());
   for (const Json& row : found.json["quantization"])
     expect_keys(row, {"kernel", "m", "k", "activations", "kept_columns", "gbps", "share", "gemm", "share_of_gemm"});
+  EXPECT_EQ(found.json["solving"].size(), 3u);
+  for (const Json& row : found.json["solving"]) expect_keys(row, {"kernel", "m", "n", "k", "gops", "share", "unit"});
   EXPECT_TRUE(contents(plot).starts_with("<svg "));
 }
 

@@ -96,6 +96,24 @@ Json row_json(const QuantizeRoofRow& row) {
           {"chosen", row.chosen}};
 }
 
+Json row_json(const SolveRoofRow& row) {
+  return {{"kernel", row.kernel},
+          {"m", row.m},
+          {"n", row.n},
+          {"k", row.k},
+          {"gops", row.gops},
+          {"gbps", row.gbps},
+          {"share", row.share},
+          {"middle_share", row.middle_share},
+          {"bound", limit_of(row)},
+          {"unit", row.unit},
+          {"unit_gops", row.peak_gops},
+          {"bandwidth", row.bandwidth_gbps},
+          {"operations_per_byte", row.operations_per_byte},
+          {"seconds", row.seconds},
+          {"isa", row.isa}};
+}
+
 template <class Row>
 Json rows_json(const std::vector<Row>& rows) {
   Json out = Json::array();
@@ -176,6 +194,16 @@ std::string quantization_table(const RooflineReport& report) {
   return out.text();
 }
 
+std::string solving_table(const RooflineReport& report) {
+  Sections out(fmt::format("{:>8} {:>8} {:>8} {:>9} {:>8} {:>8} {:>10}\n", "tokens", "outputs", "inputs", "GOP/s",
+                           "share", "middle", "seconds"));
+  for (const SolveRoofRow& row : report.solving)
+    out.add(fmt::format("{}; {}", row.kernel, row.unit),
+            fmt::format("{:>8} {:>8} {:>8} {:>9} {:>8} {:>8} {:>10.3f}\n", row.m, row.n, row.k, figure(row.gops),
+                        percent(row.share), percent(row.middle_share), row.seconds));
+  return out.text();
+}
+
 // "81 % (640)", in bold where a model would run it.
 std::string share_cell(const RooflineRow& row) {
   const std::string mark = row.chosen ? "**" : "";
@@ -225,6 +253,17 @@ std::string quantization_markdown(const std::vector<QuantizeRoofRow>& rows) {
   return out;
 }
 
+std::string solving_markdown(const std::vector<SolveRoofRow>& rows) {
+  if (rows.empty()) return "";
+  std::string out =
+      "\n| solver | M | N | K | GOP/s | share of the roof | unit |\n"
+      "|---|---:|---:|---:|---:|---:|---|\n";
+  for (const SolveRoofRow& row : rows)
+    out += fmt::format("| `{}` | {} | {} | {} | {} | {:.0f} % | {} |\n", row.kernel, row.m, row.n, row.k,
+                       figure(row.gops), 100 * row.share, row.unit);
+  return out;
+}
+
 }  // namespace
 
 Result<std::vector<LayerShape>> parse_shapes(const std::vector<std::string>& texts) {
@@ -257,6 +296,7 @@ Json roofline_json(const RooflineReport& report) {
           {"rows", rows_json(report.rows)},
           {"attention", rows_json(report.attention)},
           {"quantization", rows_json(report.quantization)},
+          {"solving", rows_json(report.solving)},
           {"isa", report.isa},
           {"threads", report.threads},
           {"quick", report.quick},
@@ -265,6 +305,7 @@ Json roofline_json(const RooflineReport& report) {
 
 std::string roofline_table(const RooflineReport& report) {
   return peaks_text(report) + linear_table(report) + attention_table(report) + quantization_table(report) +
+         solving_table(report) +
          fmt::format("\n* the kernel that a model would run; {} in all\n", human_seconds(report.seconds)) +
          note_of(report);
 }
@@ -272,7 +313,7 @@ std::string roofline_table(const RooflineReport& report) {
 std::string roofline_markdown(const RooflineReport& report) {
   return fmt::format("{} on {} threads: ", report.isa, report.threads) + peaks_line(report) + "\n" +
          linear_markdown(report.rows) + attention_markdown(report.attention) +
-         quantization_markdown(report.quantization);
+         quantization_markdown(report.quantization) + solving_markdown(report.solving);
 }
 
 // One table for all: what a row does not have stays empty.
@@ -291,6 +332,9 @@ std::string roofline_csv(const RooflineReport& report) {
   for (const QuantizeRoofRow& row : report.quantization)
     out += fmt::format("{},{},{},{},,{},{},{},,,,,,,{:.3f},{:.4f},memory,{:.4f}\n", row.kernel, row.weights,
                        row.activations, row.kept, row.m, row.n, row.k, row.gbps, row.share, row.of_gemm);
+  for (const SolveRoofRow& row : report.solving)
+    out += fmt::format("{},,,,,{},{},{},,,,,,{:.3f},{:.3f},{:.4f},{},\n", row.kernel, row.m, row.n, row.k, row.gops,
+                       row.gbps, row.share, limit_of(row));
   return out;
 }
 

@@ -31,7 +31,7 @@ struct RooflineOptions {
 // A multiplier: one arithmetic on one instruction set.
 struct UnitPeak {
   std::string isa;          // "avx512vnni"
-  std::string arithmetic;   // "int8": bytes into 32-bit sums; "bf16": bfloat16 into f32 sums; "f32"
+  std::string arithmetic;   // "int8": bytes into 32-bit sums; "bf16": bfloat16 into f32 sums; "f32", "f64"
   std::string instruction;  // "vpdpbusd zmm"
   double gops = 0;          // 10^9 operations per second, all threads; a multiply-add counts two
 };
@@ -88,6 +88,14 @@ struct QuantizeRoofRow : RoofFigures {
   double of_gemm = 0;  // time to prepare over time to multiply, with an input that was just made (in cache)
 };
 
+// What a quantizer spends its time on, for a layer of N outputs and K inputs: the Gram matrix of `m` inputs ("gram"),
+// the Cholesky factor of the inverse of one ("factorise", no outputs and no tokens), GPTQ ("gptq", no tokens); the
+// operations are M K (K + 1), 2/3 K^3 and N K^2. It runs on the kernels of the best instruction set only.
+struct SolveRoofRow : RoofFigures {
+  std::string kernel, isa;
+  int64_t m = 0, n = 0, k = 0;
+};
+
 struct RooflineReport {
   std::string isa;
   int threads = 0;
@@ -98,6 +106,7 @@ struct RooflineReport {
   std::vector<RooflineRow> rows;
   std::vector<AttentionRoofRow> attention;
   std::vector<QuantizeRoofRow> quantization;
+  std::vector<SolveRoofRow> solving;
   double seconds = 0;  // that all this took
 };
 

@@ -89,6 +89,17 @@ QuantizeRoofRow row_of(const bench::QuantizeCase& one) {
   return row;
 }
 
+SolveRoofRow row_of(const bench::SolveCase& one) {
+  SolveRoofRow row;
+  static_cast<RoofFigures&>(row) = figures_of(one.measured, one.unit);
+  row.kernel = one.kernel.name;
+  row.isa = to_string(one.kernel.isa);
+  row.m = one.task.m;
+  row.n = one.task.shape.n;
+  row.k = one.task.shape.k;
+  return row;
+}
+
 template <class From, class Row>
 void add_rows(const std::vector<From>& cases, std::vector<Row>& rows) {
   for (const From& one : cases) rows.push_back(row_of(one));
@@ -126,6 +137,7 @@ Result<RooflineReport> roofline(const RooflineOptions& options) {
     add_rows(cases.linear, report.rows);
     add_rows(cases.attention, report.attention);
     add_rows(cases.quantization, report.quantization);
+    add_rows(cases.solving, report.solving);
     fill_peaks(machine, report);
     report.seconds = watch.seconds();
     if (!options.plot.empty()) NIBBLE_DO(write_durably(options.plot, bench::svg(bench::plot_of(machine, cases))));

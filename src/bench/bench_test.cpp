@@ -12,6 +12,8 @@
 #include "bench/plot.h"
 #include "bench/roof.h"
 #include "bench/roofline.h"
+#include "bench/solving.h"
+#include "kernels/product.h"
 #include "runtime/random_source.h"
 
 namespace nibble::bench {
@@ -111,6 +113,15 @@ TEST(Cases, GlobChoosesKernels) {
   EXPECT_EQ(quantize->quantize[0].name, "quantize__avx2");
 }
 
+TEST(Cases, SolversAreThoseOfThisProcess) {
+  const auto chosen = chosen_kernels(detected_isa(), "gptq__*");
+  ASSERT_TRUE(chosen) << chosen.error().message;
+  EXPECT_TRUE(chosen->linear.empty() && chosen->attention.empty() && chosen->quantize.empty());
+  ASSERT_EQ(chosen->solve.size(), 1u);
+  EXPECT_EQ(chosen->solve[0].name, std::string("gptq__") + solve_kernels().isa);
+  EXPECT_EQ(chosen->solve[0].what, Solving::gptq);
+}
+
 // --- What has to be done -------------------------------------------------------------------------------------------
 
 TEST(Work, Linear) {
@@ -139,6 +150,22 @@ TEST(Work, Quantization) {
   const Work work = work_of(QuantizeTask{{"int4:row", "int8:token:asym", 16}, {8, 256}, 3});
   EXPECT_EQ(work.operations, 0);
   EXPECT_EQ(work.bytes, 3 * (256 * 4 + 240 + 16 * 4 + 12));
+}
+
+// Counted one by one instead: multiply-adds, two operations each.
+TEST(Work, Solving) {
+  constexpr int64_t kRows = 3, kWidth = 40, kTokens = 5;
+  int64_t gram = 0, cholesky = 0, updates = 0;
+  for (int64_t i = 0; i < kWidth; ++i) {
+    gram += (kWidth - i) * kTokens;
+    for (int64_t j = i + 1; j < kWidth; ++j) cholesky += j - i;  // row j of what is left receives row i
+    updates += (kWidth - 1 - i) * kRows;
+  }
+  EXPECT_EQ(work_of(SolveTask{Solving::gram, {kRows, kWidth}, kTokens}).operations, 2.0 * gram);
+  const double factor = work_of(SolveTask{Solving::factorise, {kRows, kWidth}, 0}).operations;
+  EXPECT_NEAR(factor, 2 * 2.0 * cholesky, factor / kWidth);  // and as much for its inverse
+  const double gptq = work_of(SolveTask{Solving::gptq, {kRows, kWidth}, 0}).operations;
+  EXPECT_NEAR(gptq, 2.0 * updates, gptq / kWidth);
 }
 
 TEST(ExpectedSeconds, SlicesOfAMillisecondUntilTheTimeIsSpent) {
@@ -195,9 +222,16 @@ TEST_F(SmallRun, EveryKernelOfTheMachineIsMeasured) {
     EXPECT_GT(one.measured.alone.share, 0);
     EXPECT_GT(one.measured.of_gemm, 0);
   }
+  EXPECT_EQ(cases->solving.size(), kernels_.solve.size());
+  EXPECT_EQ(cases->solving.size(), 3u);
+  for (const SolveCase& one : cases->solving) {
+    EXPECT_GT(one.measured.share, 0);
+    EXPECT_EQ(one.unit->probe->arithmetic, arithmetic_of(one.task.what));
+  }
   const std::string drawing = svg(plot_of(machine_, *cases));
   EXPECT_NE(drawing.find("</svg>"), std::string::npos);
   EXPECT_NE(drawing.find(">attention</text>"), std::string::npos);
+  EXPECT_NE(drawing.find(">solvers</text>"), std::string::npos);
 }
 
 TEST_F(SmallRun, ProgressEstimatesFirstAndEndsWhole) {

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 
+#include "bench/solving.h"
 #include "kernels/list.h"
+#include "kernels/product.h"
 
 namespace nibble::bench {
 namespace {
@@ -96,6 +98,12 @@ constexpr QuantizeTask kQuickQuantization[] = {{{"int4:row", "int8:token:asym"},
                                                {{"int4:row", "int4:token:asym", 32}, {512, 512}, 16},
                                                {{"bfp6:b16", "bfp6:b16"}, {512, 512}, 16}};
 
+// One layer of the first shape with the calibration text of a sample.
+constexpr SolveTask kSolving[] = {
+    {Solving::gram, {4096, 4096}, 2048}, {Solving::factorise, {4096, 4096}, 0}, {Solving::gptq, {4096, 4096}, 0}};
+constexpr SolveTask kQuickSolving[] = {
+    {Solving::gram, {128, 128}, 256}, {Solving::factorise, {128, 128}, 0}, {Solving::gptq, {128, 128}, 0}};
+
 constexpr int64_t kTokens[] = {1, 2, 4, 8, 16, 32, 128, 512}, kQuickTokens[] = {1, 16, 64};
 constexpr int64_t kMostTokens = 1 << 16, kMostWidth = 1 << 18, kMostWeights = int64_t{1} << 30;
 
@@ -148,6 +156,7 @@ Result<Plan> make_plan(const Wish& wish) {
             .tokens = either<int64_t>(wish.tokens, kTokens),
             .attention = listed(kAttention),
             .quantization = listed(kQuantization),
+            .solving = listed(kSolving),
             .memory_bytes = int64_t{512} << 20,
             .rotation_bytes = int64_t{400} << 20,
             .case_seconds = 0.2,
@@ -157,6 +166,7 @@ Result<Plan> make_plan(const Wish& wish) {
     plan.tokens = either<int64_t>(wish.tokens, kQuickTokens);
     plan.attention = listed(kQuickAttention);
     plan.quantization = listed(kQuickQuantization);
+    plan.solving = listed(kQuickSolving);
     plan.memory_bytes = int64_t{64} << 20;
     plan.rotation_bytes = 1;
     plan.case_seconds = 0;
@@ -189,14 +199,20 @@ Result<Kernels> chosen_kernels(Isa isa, const std::string& glob) {
         if (fits(row->name, entry.isa, isa, glob))
           for (const AttentionFormats& formats : formats_for(row->type))
             out.attention.push_back({row, entry.isa, formats});
-    if (table.token == nullptr) continue;
-    std::string name = std::string("quantize__") + table.token->isa;
-    if (fits(name, entry.isa, isa, glob)) out.quantize.push_back({std::move(name), entry.isa});
+    if (table.token != nullptr) {
+      std::string name = std::string("quantize__") + table.token->isa;
+      if (fits(name, entry.isa, isa, glob)) out.quantize.push_back({std::move(name), entry.isa});
+    }
+    if (table.solve != &solve_kernels()) continue;
+    for (Solving what : {Solving::gram, Solving::factorise, Solving::gptq}) {
+      std::string name = std::string(name_of(what)) + "__" + table.solve->isa;
+      if (fits(name, entry.isa, isa, glob)) out.solve.push_back({std::move(name), entry.isa, what});
+    }
   }
-  if (!out.linear.empty() || !out.attention.empty() || !out.quantize.empty()) return out;
+  if (!out.linear.empty() || !out.attention.empty() || !out.quantize.empty() || !out.solve.empty()) return out;
   return fail(ErrorCode::usage,
               "no kernel that {} can run fits \"{}\"; they are named like linear_w4_a8__avx2_6x16, "
-              "attention_f16__avx2_6x16 or quantize__avx2",
+              "attention_f16__avx2_6x16, quantize__avx2 or gptq__avx2",
               to_string(isa), glob);
 }
 

@@ -1,5 +1,5 @@
 // What `nibble bench --roofline` measures, as data: kernels x kinds of layers x shapes x numbers of tokens, attention,
-// and the quantization of a layer's input.
+// the quantization of a layer's input, and what a quantizer does with a layer.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +13,7 @@
 #include "format/attention_formats.h"
 #include "kernels/abi/attention.h"
 #include "kernels/abi/linear.h"
+#include "kernels/abi/solve.h"
 
 namespace nibble::bench {
 
@@ -51,12 +52,22 @@ struct QuantizeTask {
   int64_t m;
 };
 
+// A quantizer's work on a layer of this shape: the Gram matrix of `m` inputs [M][K]; the Cholesky factor of the inverse
+// of one [K][K]; GPTQ on the weights [N][K].
+enum class Solving : uint8_t { gram, factorise, gptq };
+struct SolveTask {
+  Solving what;
+  Shape shape;
+  int64_t m;
+};
+
 // How long and on what.
 struct Plan {
   std::vector<Task> tasks;
   std::vector<int64_t> tokens;  // M
   std::vector<AttentionTask> attention;
   std::vector<QuantizeTask> quantization;
+  std::vector<SolveTask> solving;
   int64_t memory_bytes;    // that the bandwidth probe reads through
   int64_t rotation_bytes;  // of weights that are used in turn, so that they come from memory
   double case_seconds;     // to spend on a case, its least number of slices permitting
@@ -89,10 +100,17 @@ struct QuantizeKernelRow {
   std::string name;  // "quantize__avx512"
   Isa isa;
 };
+// A quantizer uses the best kernels of a process and no others.
+struct SolveKernelRow {
+  std::string name;  // "gptq__avx512"
+  Isa isa;
+  Solving what;
+};
 struct Kernels {
   std::vector<KernelRow> linear;
   std::vector<AttentionKernelRow> attention;
   std::vector<QuantizeKernelRow> quantize;
+  std::vector<SolveKernelRow> solve;
 };
 
 // Those that `isa` can run and whose name fits the glob (`*`, `?`, `[...]`), best first; the reference only where the

@@ -58,6 +58,7 @@ const char* name_of(Arithmetic arithmetic) {
     case Arithmetic::int8: return "int8";
     case Arithmetic::bf16: return "bf16";
     case Arithmetic::f32: return "f32";
+    case Arithmetic::f64: return "f64";
   }
   return "?";
 }

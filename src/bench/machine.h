@@ -56,7 +56,7 @@ struct Unit {
   Rates rates;        // operations per second, all threads together
 };
 
-const char* name_of(Arithmetic arithmetic);  // "int8", "bf16", "f32"
+const char* name_of(Arithmetic arithmetic);  // "int8", "bf16", "f32", "f64"
 // What a row multiplies: bytes where both weights and input are integers, bf16 where both are that, else f32.
 Arithmetic arithmetic_of(const LinearRow& row);
 

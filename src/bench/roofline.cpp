@@ -47,6 +47,11 @@ struct QuantizeStep {
   QuantizeKernelRow kernel;
   double seconds = 0;
 };
+struct SolveStep {
+  SolveTask task;
+  SolveKernelRow kernel;
+  double seconds = 0;
+};
 
 // All steps, and how long each should take.
 struct Schedule {
@@ -56,6 +61,7 @@ struct Schedule {
   std::vector<LinearStep> linear;
   std::vector<AttentionStep> attention;
   std::vector<QuantizeStep> quantization;
+  std::vector<SolveStep> solving;
 
   Status make() {
     for (const Task& task : plan.tasks) NIBBLE_DO(add_linear(task));
@@ -64,10 +70,13 @@ struct Schedule {
         if (runs(kernel)) attention.push_back({task, kernel, 0});
     for (const QuantizeKernelRow& kernel : kernels.quantize)
       for (const QuantizeTask& task : plan.quantization) quantization.push_back({task, kernel, 0});
+    for (const SolveKernelRow& kernel : kernels.solve)
+      for (const SolveTask& task : plan.solving)
+        if (task.what == kernel.what) solving.push_back({task, kernel, 0});
     return {};
   }
 
-  size_t size() const { return linear.size() + attention.size() + quantization.size(); }
+  size_t size() const { return linear.size() + attention.size() + quantization.size() + solving.size(); }
 
   // Weights are packed as an instruction set likes them best, so kernels of lower ones may need a packing of their own.
   Status add_linear(const Task& task) {
@@ -111,6 +120,9 @@ struct Schedule {
     const Work gemm = work_of(step.task.shape.n * step.task.shape.k, step.task.shape, step.task.m);
     return expected_seconds(moving, plan) + expected(gemm, machine.unit_for(step.kernel.isa, Arithmetic::int8));
   }
+  double expected(const SolveStep& step) const {
+    return expected(work_of(step.task), machine.unit_for(step.kernel.isa, arithmetic_of(step.task.what)));
+  }
   double expected(const Work& work, const Unit& unit) const {
     return expected_seconds(least_seconds(work, machine.roof(unit)) / kUsualShare, plan);
   }
@@ -124,6 +136,7 @@ struct Schedule {
     add(linear);
     add(attention);
     add(quantization);
+    add(solving);
     return total;
   }
 };
@@ -167,6 +180,13 @@ struct Run {
     cases.quantization.push_back({step.kernel, step.task, chosen, measured});
     return {};
   }
+
+  Status run(const SolveStep& step) {
+    Unit& unit = machine.unit_for(step.kernel.isa, arithmetic_of(step.task.what));
+    NIBBLE_TRY(const auto measured, measure_solving(machine, step.task, unit, plan));
+    cases.solving.push_back({step.kernel, step.task, &unit, measured});
+    return {};
+  }
 };
 
 std::string name_of(const LinearStep& step) {
@@ -179,11 +199,12 @@ std::string name_of(const AttentionStep& step) {
 std::string name_of(const QuantizeStep& step) {
   return fmt::format("quantization, {} x {}", step.task.m, step.task.shape.k);
 }
+std::string name_of(const SolveStep& step) { return fmt::format("{}, {} inputs", step.kernel.name, step.task.shape.k); }
 
 }  // namespace
 
 Result<Cases> run_cases(Machine& machine, const Plan& plan, const Kernels& kernels, const ProgressCallback& progress) {
-  Schedule schedule{machine, plan, kernels, {}, {}, {}};
+  Schedule schedule{machine, plan, kernels, {}, {}, {}, {}};
   NIBBLE_DO(schedule.make());
   const double total = schedule.estimate();
   if (progress) progress({fmt::format("{} steps", schedule.size()), 0, total});
@@ -199,6 +220,7 @@ Result<Cases> run_cases(Machine& machine, const Plan& plan, const Kernels& kerne
   NIBBLE_DO(run_all(schedule.linear));
   NIBBLE_DO(run_all(schedule.attention));
   NIBBLE_DO(run_all(schedule.quantization));
+  NIBBLE_DO(run_all(schedule.solving));
   return std::move(work.cases);
 }
 

@@ -12,6 +12,7 @@
 #include "bench/measure.h"
 #include "bench/plot.h"
 #include "bench/quantization.h"
+#include "bench/solving.h"
 
 namespace nibble::bench {
 
@@ -41,10 +42,18 @@ struct QuantizeCase {
   QuantizeMeasurement measured;
 };
 
+struct SolveCase {
+  SolveKernelRow kernel;
+  SolveTask task;
+  const Unit* unit = nullptr;
+  Measurement measured;
+};
+
 struct Cases {
   std::vector<Case> linear;
   std::vector<AttentionCase> attention;
   std::vector<QuantizeCase> quantization;
+  std::vector<SolveCase> solving;
 };
 
 // The cases in the plan's order; `machine` then holds the peaks. A kernel is measured on everything it serves. The

@@ -45,6 +45,12 @@ PlotPoint point_of(const AttentionCase& one) {
                               task.heads, task.head_dim, task.kv_heads, task.tokens, task.context));
 }
 
+PlotPoint point_of(const SolveCase& one) {
+  return point_of(
+      one.measured, true,
+      fmt::format("{}: {} inputs, in {}", one.kernel.name, one.task.shape.k, name_of(one.unit->probe->arithmetic)));
+}
+
 std::vector<PlotRoof> roofs_of(const Cases& cases) {
   std::vector<const Unit*> units;
   const auto add = [&](const auto& one) {
@@ -52,6 +58,7 @@ std::vector<PlotRoof> roofs_of(const Cases& cases) {
   };
   std::for_each(cases.linear.begin(), cases.linear.end(), add);
   std::for_each(cases.attention.begin(), cases.attention.end(), add);
+  std::for_each(cases.solving.begin(), cases.solving.end(), add);
   std::vector<PlotRoof> roofs;
   for (const Unit* unit : units)
     roofs.push_back(
@@ -83,6 +90,8 @@ Plot plot_of(const Machine& machine, const Cases& cases) {
   }
   if (!cases.attention.empty()) plot.series.push_back({"attention", false, {}});
   for (const AttentionCase& one : cases.attention) plot.series.back().points.push_back(point_of(one));
+  if (!cases.solving.empty()) plot.series.push_back({"solvers", false, {}});
+  for (const SolveCase& one : cases.solving) plot.series.back().points.push_back(point_of(one));
   return plot;
 }
 

@@ -9,8 +9,8 @@
 
 namespace nibble {
 
-// What is multiplied: bytes into 32-bit sums, bfloat16 into f32 sums, f32 into f32 sums.
-enum class Arithmetic : uint8_t { int8, bf16, f32 };
+// What is multiplied: bytes into 32-bit sums, bfloat16 into f32 sums, f32 and f64 into sums of their own type.
+enum class Arithmetic : uint8_t { int8, bf16, f32, f64 };
 
 struct ProbeRow {
   Arithmetic arithmetic;

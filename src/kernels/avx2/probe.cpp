@@ -9,7 +9,8 @@ namespace nibble::avx2 {
 namespace {
 
 constexpr int64_t kSums = 14, kLoop = 8;  // instructions to a turn: kSums * kLoop
-constexpr int64_t kInt8 = 2 * 32 * kSums * kLoop, kF32 = 2 * 8 * kSums * kLoop;  // operations
+// Operations.
+constexpr int64_t kInt8 = 2 * 32 * kSums * kLoop, kF32 = 2 * 8 * kSums * kLoop, kF64 = kF32 / 2;
 
 // All registers are zeroed, since a denormal number would slow the floats down.
 #define NIBBLE_PROBE(instruction)                                                                               \
@@ -26,6 +27,7 @@ constexpr int64_t kInt8 = 2 * 32 * kSums * kLoop, kF32 = 2 * 8 * kSums * kLoop; 
 
 void probe_int8(int64_t turns) { NIBBLE_PROBE("vpmaddubsw"); }
 void probe_f32(int64_t turns) { NIBBLE_PROBE("vfmadd231ps"); }
+void probe_f64(int64_t turns) { NIBBLE_PROBE("vfmadd231pd"); }
 
 #undef NIBBLE_PROBE
 
@@ -34,6 +36,7 @@ void probe_f32(int64_t turns) { NIBBLE_PROBE("vfmadd231ps"); }
 const ProbeRow kProbes[] = {
     {Arithmetic::int8, "vpmaddubsw ymm", kInt8, probe_int8},
     {Arithmetic::f32, "vfmadd231ps ymm", kF32, probe_f32},
+    {Arithmetic::f64, "vfmadd231pd ymm", kF64, probe_f64},
     {},
 };
 

@@ -6,7 +6,8 @@ namespace nibble::avx512 {
 namespace {
 
 constexpr int64_t kSums = 16, kLoop = 8;  // instructions to a turn: kSums * kLoop
-constexpr int64_t kInt8 = 2 * 64 * kSums * kLoop, kF32 = 2 * 16 * kSums * kLoop;  // operations
+// Operations.
+constexpr int64_t kInt8 = 2 * 64 * kSums * kLoop, kF32 = 2 * 16 * kSums * kLoop, kF64 = kF32 / 2;
 
 // The sources are zeroed, since a denormal number would slow the floats down.
 #define NIBBLE_PROBE(instruction)                                                                               \
@@ -24,6 +25,7 @@ constexpr int64_t kInt8 = 2 * 64 * kSums * kLoop, kF32 = 2 * 16 * kSums * kLoop;
 
 void probe_int8(int64_t turns) { NIBBLE_PROBE("vpdpbusd"); }
 void probe_f32(int64_t turns) { NIBBLE_PROBE("vfmadd231ps"); }
+void probe_f64(int64_t turns) { NIBBLE_PROBE("vfmadd231pd"); }
 
 #undef NIBBLE_PROBE
 
@@ -32,6 +34,7 @@ void probe_f32(int64_t turns) { NIBBLE_PROBE("vfmadd231ps"); }
 const ProbeRow kProbes[] = {
     {Arithmetic::int8, "vpdpbusd zmm", kInt8, probe_int8},
     {Arithmetic::f32, "vfmadd231ps zmm", kF32, probe_f32},
+    {Arithmetic::f64, "vfmadd231pd zmm", kF64, probe_f64},
     {},
 };
 

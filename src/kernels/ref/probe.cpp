@@ -6,7 +6,8 @@ namespace nibble::ref {
 namespace {
 
 constexpr int64_t kSums = 7, kLoop = 8;  // multiply-adds to a turn: kSums * kLoop
-constexpr int64_t kInt8 = 2 * 8 * kSums * kLoop, kF32 = 2 * 4 * kSums * kLoop;  // operations
+// Operations.
+constexpr int64_t kInt8 = 2 * 8 * kSums * kLoop, kF32 = 2 * 4 * kSums * kLoop, kF64 = kF32 / 2;
 
 #define NIBBLE_PROBE(multiply, add)                                                                             \
   __asm__ volatile(                                                                                             \
@@ -24,6 +25,7 @@ constexpr int64_t kInt8 = 2 * 8 * kSums * kLoop, kF32 = 2 * 4 * kSums * kLoop;  
 
 void probe_int8(int64_t turns) { NIBBLE_PROBE("pmaddwd", "paddd"); }
 void probe_f32(int64_t turns) { NIBBLE_PROBE("mulps", "addps"); }
+void probe_f64(int64_t turns) { NIBBLE_PROBE("mulpd", "addpd"); }
 
 #undef NIBBLE_PROBE
 
@@ -32,6 +34,7 @@ void probe_f32(int64_t turns) { NIBBLE_PROBE("mulps", "addps"); }
 const ProbeRow kProbes[] = {
     {Arithmetic::int8, "pmaddwd xmm", kInt8, probe_int8},
     {Arithmetic::f32, "mulps addps xmm", kF32, probe_f32},
+    {Arithmetic::f64, "mulpd addpd xmm", kF64, probe_f64},
     {},
 };
 
