@@ -100,6 +100,17 @@ Status validate_pattern(const LinearWeight& weight, std::string_view name) {
   return {};
 }
 
+Status validate_offsets(const LinearWeight& weight, std::string_view name) {
+  if (weight.offsets.empty()) return {};
+  std::vector<int32_t> most;  // by group
+  for (int64_t g = 0; g < weight.groups(); ++g) most.push_back(most_offset(weight.group_bits(g)));
+  for (size_t i = 0, g = 0; i < weight.offsets.size(); ++i, g = g + 1 < most.size() ? g + 1 : 0)
+    if (weight.offsets[i] > most[g])
+      return fail(ErrorCode::corrupt, "{}: offset {} is {}, expected less than {}", name, i, weight.offsets[i],
+                  most[g] + 1);
+  return {};
+}
+
 // Scales are positive and no value overflows; codes of one byte are numbers.
 Status validate_block_values(const LinearWeight& weight, std::string_view name) {
   const NumberFormat& format = weight.format;
@@ -315,9 +326,7 @@ Status LinearWeight::validate(std::string_view name) const {
     if (!std::isfinite(scales[i]) || scales[i] == 0)
       return fail(ErrorCode::corrupt, "{}: scale {} is {}", name, i, scales[i]);
   if (format.is_block()) NIBBLE_DO(validate_block_values(*this, name));
-  for (size_t i = 0; i < offsets.size(); ++i)
-    if (const int32_t most = most_offset(group_bits(static_cast<int64_t>(i) % groups())); offsets[i] > most)
-      return fail(ErrorCode::corrupt, "{}: offset {} is {}, expected less than {}", name, i, offsets[i], most + 1);
+  NIBBLE_DO(validate_offsets(*this, name));
   return sparse24 ? validate_pattern(*this, name) : Status();
 }
 
