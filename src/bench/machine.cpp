@@ -64,7 +64,7 @@ const char* name_of(Arithmetic arithmetic) {
 }
 
 Arithmetic arithmetic_of(const LinearRow& row) {
-  if (row.integer_input) return Arithmetic::int8;
+  if (row.activation_bits > 0) return Arithmetic::int8;
   constexpr PackedType kHalves[] = {PackedType::bf16_pairs, PackedType::bf16_tiles, PackedType::coded_pairs,
                                     PackedType::coded_tiles};
   const bool halves = std::find(std::begin(kHalves), std::end(kHalves), row.weights) != std::end(kHalves);

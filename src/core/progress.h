@@ -15,8 +15,12 @@ class ProgressMeter {
   ProgressMeter(double total, ProgressCallback callback)
       : total_(total), callback_(std::move(callback)), start_(std::chrono::steady_clock::now()) {}
 
-  // `already`: units that were finished before this run (a resumed one); they do not enter the estimate.
-  void start_from(double already) { done_ = already_ = already; }
+  // The work begins now. `already`: units that were finished before this run (a resumed one). Neither these nor the
+  // time before enter the estimate.
+  void start_from(double already) {
+    done_ = already_ = already;
+    start_ = std::chrono::steady_clock::now();
+  }
   void advance(double units, std::string what) {
     done_ += units;
     if (!callback_) return;

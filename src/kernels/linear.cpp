@@ -17,7 +17,9 @@ constexpr int64_t kInputBytes = 1 << 20;    // of the tokens of a task: what sta
 
 // Multiplications of a task: what the others may wait for. Rows with tiles of 32 tokens do some eight times as many in
 // the same time; those that read their input in blocks read a block again for every task.
-int64_t largest_task(const LinearRow& row) { return int64_t{1} << (row.tile_m < 32 && row.block_k == 0 ? 27 : 29); }
+int64_t largest_task(const LinearRow& row) {
+  return int64_t{1} << (row.tile_m < 32 && row.traits.block_k == 0 ? 27 : 29);
+}
 
 int64_t panels_of(const LinearOutput& output) { return ceil_div(output.layer->outputs(), kLanes); }
 
@@ -28,7 +30,7 @@ const LinearRow& row_of(const LinearOutput& output, int64_t m) {
 // Of a token's input, what a row has in the cache together.
 int64_t bytes_at_a_time(const LinearRow& row, const PreparedInput& input, int64_t k) {
   const int64_t bytes = input.x == nullptr ? input.stride : input.x_stride * static_cast<int64_t>(sizeof(float));
-  return row.block_k == 0 || row.block_k >= k ? bytes : bytes * row.block_k / k;
+  return row.traits.block_k == 0 || row.traits.block_k >= k ? bytes : bytes * row.traits.block_k / k;
 }
 
 // How the outputs of a site's layers, side by side, are cut into tasks: whole strips of panels of one layer, times
@@ -119,7 +121,7 @@ void run_task(const LinearOutput& output, const PreparedInput& input, const Task
 
 // Panels are opened into memory that a thread keeps: as many as stay in its second-level cache beside the input.
 void run(const LinearRow& row, const LinearArgs& args) {
-  if (!row.opened) return row.kernel(args);
+  if (!row.traits.opened) return row.kernel(args);
   constexpr int64_t kOpenedBytes = 1 << 17, kPair = 2;
   thread_local AlignedBuffer<int8_t> opened;
   const PackedDense& dense = args.dense;

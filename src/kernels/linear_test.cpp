@@ -18,9 +18,9 @@ PackedLinear packed(const LinearWeight& weight, Isa isa = Isa::portable) {
 }
 
 bool serves(const LinearRow& row, const LinearArgs& args, const NumberFormat& input) {
-  return row.weights == args.dense.type && row.integer_input == input.is_integer() &&
-         (!row.integer_input ||
-          (input.bits <= row.max_activation_bits && args.dense.group_steps % row.step_multiple == 0));
+  return row.weights == args.dense.type && (row.activation_bits > 0) == input.is_integer() &&
+         (!input.is_integer() ||
+          (input.bits <= row.activation_bits && args.dense.group_steps % row.traits.step_multiple == 0));
 }
 
 const LinearRow& reference_for(const LinearArgs& args, const NumberFormat& input) {

@@ -17,15 +17,15 @@ namespace {
 std::string refusal(const LinearRow& row, const PackedDense& dense, const NumberFormat& input) {
   if (row.weights != dense.type) return "other weights";
   const bool blocks = block_bits(row.weights) > 0;  // which only input in blocks is packed for
-  if (row.integer_input != (blocks || input.is_integer())) return "other input";
-  if (row.integer_input && input.bits > row.max_activation_bits)
-    return fmt::format("serves input of {} bits at most, this has {}", row.max_activation_bits, input.bits);
-  if (row.integer_input && dense.group_steps % row.step_multiple != 0)
-    return fmt::format("serves groups of multiples of {} inputs", row.step_multiple * kStepInputs);
+  if ((row.activation_bits > 0) != (blocks || input.is_integer())) return "other input";
+  if (row.activation_bits > 0 && input.bits > row.activation_bits)
+    return fmt::format("serves input of {} bits at most, this has {}", row.activation_bits, input.bits);
+  if (row.activation_bits > 0 && dense.group_steps % row.traits.step_multiple != 0)
+    return fmt::format("serves groups of multiples of {} inputs", row.traits.step_multiple * kStepInputs);
   return {};
 }
 
-bool serves(const LinearRow& row, int64_t tokens) { return tokens >= row.min_m; }
+bool serves(const LinearRow& row, int64_t tokens) { return tokens >= row.traits.min_m; }
 
 std::vector<const LinearRow*> serving_rows(const PackedDense& dense, const NumberFormat& input, Isa isa) {
   std::vector<const LinearRow*> rows;
@@ -241,7 +241,7 @@ std::string PackedLinear::explain(int64_t tokens) const {
       if (row == &chosen) return refused.empty() ? chosen.name : fmt::format("{} ({})", chosen.name, refused);
       std::string why = refusal(*row, dense_, plan_.activations);
       if (why.starts_with("other ")) continue;
-      if (why.empty()) why = serves(*row, tokens) ? "" : fmt::format("pays from {} tokens on", row->min_m);
+      if (why.empty()) why = serves(*row, tokens) ? "" : fmt::format("pays from {} tokens on", row->traits.min_m);
       if (entry.isa > isa_) why = fmt::format("needs {}, running {}", to_string(entry.isa), to_string(isa_));
       refused += fmt::format("{}{}: {}", refused.empty() ? "" : "; ", row->name, why);
     }

@@ -259,7 +259,9 @@ Status Run::begin() {
   NIBBLE_TRY(record_.inputs,
              inputs_of(options_, calibration_ ? &*calibration_ : nullptr, validation_ ? &*validation_ : nullptr, isa_));
   if (output_->resumed()) NIBBLE_DO(take_up());
-  return resumed_ ? Status() : start();
+  if (resumed_) return {};
+  meter_.start_from(0);
+  return start();
 }
 
 Status Run::take_up() {

@@ -144,7 +144,6 @@ using CacheStoreKernel = void (*)(const CacheStoreArgs&);
 struct AttentionRow {
   const char* name;
   CacheType type;
-  double tolerance;  // largest difference from the reference, relative to the largest |value|; 0: identical bits
   AttentionKernel kernel;
   CacheStoreKernel store;
 };

@@ -251,18 +251,22 @@ using SparseKernel = void (*)(const SparseArgs&);
 
 using LinearKernel = void (*)(const LinearArgs&);
 
+// What is particular to a few linear kernels.
+struct LinearTraits {
+  int64_t min_m = 1;          // pays from this many tokens on; fewer run on a later row
+  int64_t step_multiple = 1;  // quantized input: serves groups whose steps are a multiple of this
+  int64_t block_k = 0;        // reads its tokens' input in blocks of so many values; 0: all K before the next strip
+  bool opened = false;        // multiplies the 8-bit layout: panels of coded integers are opened for it first
+};
+
 // One row of an ISA folder's table: a linear kernel and what it can serve.
 struct LinearRow {
   const char* name;  // e.g. "linear_w4_a8__avx512vnni_12x32"
   PackedType weights;
-  bool integer_input;       // quantized activations, else float
-  int max_activation_bits;  // for integer input: codes up to this many bits (4 or 8)
-  int64_t min_m;            // pays from this many tokens on; fewer run on a later row
-  int64_t step_multiple;    // integer input: serves groups whose steps are a multiple of this
-  int64_t tile_m;           // tokens of its register tile: cutting M at multiples of it wastes nothing
+  int activation_bits;  // quantized input: codes of up to so many bits (4 or 8); 0: float or bf16 input
+  int64_t tile_m;       // tokens of its register tile: cutting M at multiples of it wastes nothing
   LinearKernel kernel;
-  int64_t block_k = 0;  // reads its tokens' input in blocks of so many values; 0: all K before the next strip
-  bool opened = false;  // its kernel multiplies the 8-bit layout: panels of coded integers are opened for it first
+  LinearTraits traits = {};
 };
 
 }  // namespace nibble

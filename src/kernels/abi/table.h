@@ -13,13 +13,14 @@ namespace nibble {
 struct KernelTable {
   const char* isa;
   const LinearRow* linear;        // ends with a row whose kernel is null
-  const TokenKernels* token;      // null where this level adds nothing to the one below
-  const AttentionRow* attention;  // ends with a row whose kernel is null
+  const AttentionRow* attention;  // the same
   const ProbeRow* probes;         // of the multipliers this level adds; ends with a row whose `run` is null
-  const SolveKernels* solve;      // null where this level adds nothing to the one below
-  OpenCodes open_codes;           // null where this level adds nothing to the one below
-  SparseKernel sparse;            // the same
-  OpenLevels open_levels;         // the same
+  // Null where this level adds nothing to the one below.
+  const TokenKernels* token = nullptr;
+  const SolveKernels* solve = nullptr;
+  OpenCodes open_codes = nullptr;
+  SparseKernel sparse = nullptr;
+  OpenLevels open_levels = nullptr;
 };
 
 extern const KernelTable kReferenceKernels;

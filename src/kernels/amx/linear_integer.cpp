@@ -120,7 +120,7 @@ struct Tokens {
 };
 
 // Weights come from memory once, in one stream, whose prefetcher stops at the end of every page: lines are asked for
-// 64 KiB ahead in an order that goes through sixteen pages side by side (as in avx512/linear_integer.cpp).
+// 64 KiB ahead in an order that goes through sixteen pages side by side (as in avx512/tiles.h).
 [[gnu::always_inline]] inline void prefetch_ahead(const uint8_t* weights) {
   const auto at = reinterpret_cast<uintptr_t>(weights);
   const uintptr_t page = (at >> 6 & 15) << 12, line = (at >> 10 & 63) << 6;

@@ -4,11 +4,16 @@ namespace nibble {
 namespace {
 
 constexpr LinearRow kLinear[] = {
-    {"linear_w4_a8__amx_32x32", PackedType::int4, true, 8, 16, 16, 32, amx::linear_w4_a8},
-    {"linear_w8_a8__amx_32x32", PackedType::int8, true, 8, 16, 16, 32, amx::linear_w8_a8},
-    {"linear_coded_a8__amx_32x32", PackedType::coded_integers, true, 8, 16, 16, 32, amx::linear_w8_a8, 0, true},
-    {"linear_bf16_tiles__amx_32x32", PackedType::bf16_tiles, false, 0, 1, 1, 32, amx::linear_bf16_tiles, 512},
-    {"linear_coded_tiles__amx_32x32", PackedType::coded_tiles, false, 0, 1, 1, 32, amx::linear_coded_tiles, 512},
+    {"linear_w4_a8__amx_32x32", PackedType::int4, 8, 32, amx::linear_w4_a8, {.min_m = 16, .step_multiple = 16}},
+    {"linear_w8_a8__amx_32x32", PackedType::int8, 8, 32, amx::linear_w8_a8, {.min_m = 16, .step_multiple = 16}},
+    {"linear_coded_a8__amx_32x32",
+     PackedType::coded_integers,
+     8,
+     32,
+     amx::linear_w8_a8,
+     {.min_m = 16, .step_multiple = 16, .opened = true}},
+    {"linear_bf16_tiles__amx_32x32", PackedType::bf16_tiles, 0, 32, amx::linear_bf16_tiles, {.block_k = 512}},
+    {"linear_coded_tiles__amx_32x32", PackedType::coded_tiles, 0, 32, amx::linear_coded_tiles, {.block_k = 512}},
     {},
 };
 
@@ -16,6 +21,6 @@ constexpr AttentionRow kAttention[] = {{}};
 
 }  // namespace
 
-const KernelTable kAmxKernels = {"amx", kLinear, nullptr, kAttention, amx::kProbes, nullptr, nullptr, nullptr, nullptr};
+const KernelTable kAmxKernels = {.isa = "amx", .linear = kLinear, .attention = kAttention, .probes = amx::kProbes};
 
 }  // namespace nibble

@@ -7,6 +7,8 @@ namespace nibble::avx512 {
 
 void linear_w4_a8(const LinearArgs& args);
 void linear_w8_a8(const LinearArgs& args);
+void linear_w4_a8_many(const LinearArgs& args);  // the same, for many tokens
+void linear_w8_a8_many(const LinearArgs& args);
 void linear_w4_f32(const LinearArgs& args);
 void linear_w8_f32(const LinearArgs& args);
 void linear_f32(const LinearArgs& args);

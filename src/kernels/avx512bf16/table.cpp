@@ -4,9 +4,8 @@ namespace nibble {
 namespace {
 
 constexpr LinearRow kLinear[] = {
-    {"linear_bf16_pairs__avx512bf16_12x32", PackedType::bf16_pairs, false, 0, 1, 1, 12, avx512bf16::linear_bf16_pairs},
-    {"linear_coded_pairs__avx512bf16_12x32", PackedType::coded_pairs, false, 0, 1, 1, 12,
-     avx512bf16::linear_coded_pairs},
+    {"linear_bf16_pairs__avx512bf16_12x32", PackedType::bf16_pairs, 0, 12, avx512bf16::linear_bf16_pairs},
+    {"linear_coded_pairs__avx512bf16_12x32", PackedType::coded_pairs, 0, 12, avx512bf16::linear_coded_pairs},
     {},
 };
 
@@ -14,7 +13,7 @@ constexpr AttentionRow kAttention[] = {{}};
 
 }  // namespace
 
-const KernelTable kAvx512Bf16Kernels = {"avx512bf16", kLinear, nullptr, kAttention, avx512bf16::kProbes,
-                                        nullptr,      nullptr, nullptr, nullptr};
+const KernelTable kAvx512Bf16Kernels = {
+    .isa = "avx512bf16", .linear = kLinear, .attention = kAttention, .probes = avx512bf16::kProbes};
 
 }  // namespace nibble
