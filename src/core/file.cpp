@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <random>
 
 namespace nibble {
 namespace fs = std::filesystem;
@@ -94,9 +95,17 @@ Result<DurableFile> DurableFile::create(const fs::path& name) {
   std::error_code ignored;
   const fs::path path =
       fs::is_symlink(name, ignored) && fs::exists(name, ignored) ? fs::canonical(name, ignored) : name;
-  fs::path temporary = path;
-  temporary += ".tmp" + std::to_string(::getpid());
-  int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  // Not the process's number, which another container may have too. Names that are taken are not opened.
+  constexpr int kTries = 100;
+  std::random_device number;
+  fs::path temporary;
+  int descriptor = -1;
+  for (int i = 0; i < kTries && descriptor < 0; ++i) {
+    temporary = path;
+    temporary += ".tmp" + std::to_string(number());
+    descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor < 0 && errno != EEXIST) break;
+  }
   if (descriptor < 0) return system_failure(errno, "create", temporary);
   return DurableFile(path, temporary, descriptor);
 }

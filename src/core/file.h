@@ -36,7 +36,8 @@ class MappedFile {
 Result<std::string> read_text(const std::filesystem::path& path, size_t limit = size_t{1} << 32);
 
 // A file that is written beside its final name and appears under it only when commit() succeeds: the data is on
-// disk (fsync) before the rename, the rename before commit() returns. Without commit() nothing is left behind.
+// disk (fsync) before the rename, the rename before commit() returns. Without commit() nothing is left behind. Until
+// then its name is the final one and ".tmp" with a number that no other file has, whichever process or machine made it.
 class DurableFile {
  public:
   // `usage` when something other than a regular file has this name. The target of a link is replaced, not the link.
