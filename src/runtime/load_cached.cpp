@@ -58,6 +58,7 @@ Status Model::load_cached(const ModelSource& source, ThreadPool& pool) {
   };
   const Status taken = take();
   if (taken) {
+    from_cache_ = true;
     note_ = fmt::format("packed weights mapped from {}", path.string());
     return {};
   }
