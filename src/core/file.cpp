@@ -70,6 +70,11 @@ Result<MappedFile> MappedFile::open(const fs::path& path) {
   return file;
 }
 
+void MappedFile::expect_scattered_reads() const {
+  // A hint: what becomes of it changes no result.
+  if (!bytes_.empty()) ::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_RANDOM);
+}
+
 std::shared_ptr<const std::byte> MappedFile::borrow(std::span<const std::byte> part) const {
   return {part.data(), [map = map_, part](const std::byte*) { release_pages(part); }};
 }

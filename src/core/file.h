@@ -21,6 +21,8 @@ class MappedFile {
   std::string_view text() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
   // Tells the kernel that these bytes of the map are not needed soon, so that they stop counting as resident.
   void release(std::span<const std::byte> part) const { release_pages(part); }
+  // Tells the kernel that bytes are read here and there, so that it reads no others in advance.
+  void expect_scattered_reads() const;
   // A hold on a part of the map, which is released when the last copy of the hold goes.
   std::shared_ptr<const std::byte> borrow(std::span<const std::byte> part) const;
 

@@ -82,7 +82,7 @@ class Model {
   Status load_cached(const ModelSource& source, ThreadPool& pool);
   Status take_globals(const PackedCache& cache, ThreadPool& pool);
   Status take_block(const PackedCache& cache, int64_t layer);
-  Status write_cache(const std::filesystem::path& path, const Json& key) const;
+  Status write_cache(const std::filesystem::path& path, const Json& key, ThreadPool& pool) const;
   int64_t linear_bytes() const;
   Status load_globals(const ModelSource& source, ThreadPool& pool);
   Status load_block(const ModelSource& source, int64_t layer, ThreadPool& pool);
