@@ -384,7 +384,8 @@ TEST(Cli, BenchForms) {
   EXPECT_EQ(found.json["generated_tokens"], 4);
   EXPECT_EQ(found.json["decode_measured"].size(), 2u);
   expect_keys(found.json, {"prefill", "decode", "batched_decode", "peaks", "load_seconds", "first_token_seconds",
-                           "peak_resident_bytes"});
+                           "peak_resident_bytes", "packed_bytes", "mapped_bytes"});
+  EXPECT_GT(found.json["packed_bytes"], 0);
   EXPECT_EQ(found.json["prefill"].size(), 1u);  // 512 and 2048, both capped to 64
   ASSERT_EQ(found.json["batched_decode"].size(), 2u);
   EXPECT_EQ(found.json["batched_decode"][1]["batch"], 3);
@@ -392,7 +393,9 @@ TEST(Cli, BenchForms) {
   EXPECT_GT(found.json["batched_decode"][1]["share"], 0);
   EXPECT_NE(form("markdown").out.find("|---|"), std::string::npos);
   EXPECT_NE(form("csv").out.find("model,test,tokens"), std::string::npos);
-  EXPECT_NE(form("table").out.find("prefill"), std::string::npos);
+  const std::string table = form("table").out;
+  EXPECT_NE(table.find("prefill"), std::string::npos);
+  EXPECT_NE(table.find(" mapped from files; "), std::string::npos) << table;
 }
 
 // The shortened benchmark of the machine: the form of what it says, and the plot.

@@ -3,7 +3,7 @@
 # Usage: packages.sh [more packages]
 set -eu
 packages="g++ cmake ninja-build make pkg-config git python3 libfmt-dev nlohmann-json3-dev libcli11-dev libexpected-dev
-  libssl-dev libonig-dev libsentencepiece-dev libutf8proc-dev libgtest-dev $*"
+  libssl-dev libonig-dev libsentencepiece-dev libutf8proc-dev libxxhash-dev libgtest-dev $*"
 
 missing=""
 for package in $packages; do

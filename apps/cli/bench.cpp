@@ -72,9 +72,11 @@ std::string table(const Bench& bench) {
   out += fmt::format("{} threads, {}, {} repetitions; peaks: int8 {:.0f}, bf16 {:.0f}, f32 {:.0f} GOP/s; {:.1f} GB/s\n",
                      report.threads, report.isa, report.repetitions, report.int8, report.bf16, report.f32,
                      report.bandwidth);
-  return out + fmt::format("loaded in {:.2f} s, first token after {:.2f} s; {} of weights in memory, {} at most\n",
-                           bench.load_seconds, bench.load_seconds + report.first_pass_seconds,
-                           human_bytes(report.packed_bytes), human_bytes(report.peak_bytes));
+  return out + fmt::format(
+                   "loaded in {:.2f} s, first token after {:.2f} s; {} of weights in own memory, {} mapped from "
+                   "files; {} resident at most\n",
+                   bench.load_seconds, bench.load_seconds + report.first_pass_seconds, human_bytes(report.packed_bytes),
+                   human_bytes(report.mapped_bytes), human_bytes(report.peak_bytes));
 }
 
 std::string markdown(const Bench& bench) {
@@ -130,6 +132,7 @@ Json report_json(const Bench& bench) {
               {"threads", report.threads},
               {"isa", report.isa},
               {"packed_bytes", report.packed_bytes},
+              {"mapped_bytes", report.mapped_bytes},
               {"peak_resident_bytes", report.peak_bytes},
               {"load_seconds", bench.load_seconds},
               {"first_token_seconds", bench.load_seconds + report.first_pass_seconds},

@@ -156,7 +156,8 @@ struct BenchReport {
   std::vector<PrefillRate> prefill;  // in the order of the options, what is capped to the same number once
   std::vector<DecodeRate> decode;
   std::vector<BatchRate> batched;
-  int64_t packed_bytes = 0;            // weights in memory, in the kernels' layout
+  int64_t packed_bytes = 0;            // weights in this process's own memory
+  int64_t mapped_bytes = 0;            // weights mapped from files: resident as far as they have been read
   int64_t peak_bytes = 0;              // the most memory this process held, from its start to its first token
   double first_pass_seconds = 0;       // one token, with nothing warmed up
   double int8 = 0, bf16 = 0, f32 = 0;  // peaks as in RooflineReport

@@ -206,14 +206,15 @@ Result<BenchReport> LanguageModel::bench(const BenchOptions& options) const {
     report.threads = threads();
     report.isa = isa();
     report.packed_bytes = impl_->model.packed_bytes();
+    report.mapped_bytes = impl_->model.mapped_bytes();
     const auto prompts = capped(options.prompts, positions());
     const auto contexts = capped(options.contexts, positions() - report.generated_tokens);
     const auto batches = capped(options.batches, kMostBatch);
     Passes passes(impl_->model, *impl_->pool, std::max(kChunk, kMostBatch));
     NIBBLE_TRY(report.first_pass_seconds, passes.pass(1, 0, 1));
     report.peak_bytes = peak_resident_bytes();
-    bench::Machine machine(impl_->model.isa(), report.packed_bytes < kSmallModel ? kSmallMemory : kLargeMemory,
-                           *impl_->pool);
+    const bool small = report.packed_bytes + report.mapped_bytes < kSmallModel;
+    bench::Machine machine(impl_->model.isa(), small ? kSmallMemory : kLargeMemory, *impl_->pool);
     bench::ModelRoof roof(impl_->model, machine);
     const auto series = static_cast<double>(prompts.size() + contexts.size() + batches.size());
     ProgressMeter meter(series * (options.repetitions + 1), options.progress);

@@ -1,3 +1,6 @@
+#include <signal.h>
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -188,12 +191,18 @@ TEST(SafetensorsWriter, NeverBeginsAFileThatTheReaderWouldRefuse) {
   EXPECT_EQ(entries_in(folder.path()), 0);
 }
 
-TEST(SafetensorsWriter, AFullDiskIsAResourceErrorAndKeepsTheOldFile) {
+TEST(SafetensorsWriter, AWriteThatFailsKeepsTheOldFile) {
   TemporaryFolder folder;
   testing::put(folder / "m", "old");
-  fs::create_symlink("/dev/full", (folder / "m").string() + ".tmp" + std::to_string(::getpid()));
-  expect_error(write_safetensors(folder / "m", {view("a", DType::u8, {1}, "x")}), ErrorCode::resources,
-               "No space left");
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  const rlimit tiny{10, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &tiny), 0);
+  const auto written = write_safetensors(folder / "m", {view("a", DType::u8, {1}, "x")});
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  ::signal(SIGXFSZ, handler);
+  expect_error(written, ErrorCode::io, "cannot write", "File too large");
   EXPECT_EQ(get(folder / "m"), "old");
   EXPECT_EQ(entries_in(folder.path()), 1);
 }

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <random>
 
 namespace nibble {
 namespace fs = std::filesystem;
@@ -69,6 +70,11 @@ Result<MappedFile> MappedFile::open(const fs::path& path) {
   return file;
 }
 
+void MappedFile::expect_scattered_reads() const {
+  // A hint: what becomes of it changes no result.
+  if (!bytes_.empty()) ::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_RANDOM);
+}
+
 std::shared_ptr<const std::byte> MappedFile::borrow(std::span<const std::byte> part) const {
   return {part.data(), [map = map_, part](const std::byte*) { release_pages(part); }};
 }
@@ -94,9 +100,17 @@ Result<DurableFile> DurableFile::create(const fs::path& name) {
   std::error_code ignored;
   const fs::path path =
       fs::is_symlink(name, ignored) && fs::exists(name, ignored) ? fs::canonical(name, ignored) : name;
-  fs::path temporary = path;
-  temporary += ".tmp" + std::to_string(::getpid());
-  int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  // Not the process's number, which another container may have too. Names that are taken are not opened.
+  constexpr int kTries = 100;
+  std::random_device number;
+  fs::path temporary;
+  int descriptor = -1;
+  for (int i = 0; i < kTries && descriptor < 0; ++i) {
+    temporary = path;
+    temporary += ".tmp" + std::to_string(number());
+    descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (descriptor < 0 && errno != EEXIST) break;
+  }
   if (descriptor < 0) return system_failure(errno, "create", temporary);
   return DurableFile(path, temporary, descriptor);
 }

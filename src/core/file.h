@@ -21,6 +21,8 @@ class MappedFile {
   std::string_view text() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
   // Tells the kernel that these bytes of the map are not needed soon, so that they stop counting as resident.
   void release(std::span<const std::byte> part) const { release_pages(part); }
+  // Tells the kernel that bytes are read here and there, so that it reads no others in advance.
+  void expect_scattered_reads() const;
   // A hold on a part of the map, which is released when the last copy of the hold goes.
   std::shared_ptr<const std::byte> borrow(std::span<const std::byte> part) const;
 
@@ -36,7 +38,8 @@ class MappedFile {
 Result<std::string> read_text(const std::filesystem::path& path, size_t limit = size_t{1} << 32);
 
 // A file that is written beside its final name and appears under it only when commit() succeeds: the data is on
-// disk (fsync) before the rename, the rename before commit() returns. Without commit() nothing is left behind.
+// disk (fsync) before the rename, the rename before commit() returns. Without commit() nothing is left behind. Until
+// then its name is the final one and ".tmp" with a number that no other file has, whichever process or machine made it.
 class DurableFile {
  public:
   // `usage` when something other than a regular file has this name. The target of a link is replaced, not the link.

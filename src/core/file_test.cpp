@@ -1,5 +1,6 @@
 #include "core/file.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -21,8 +22,19 @@ using testing::get;
 using testing::put;
 using testing::TemporaryFolder;
 
-// Where DurableFile writes before commit().
-fs::path temporary_of(const fs::path& path) { return path.string() + ".tmp" + std::to_string(::getpid()); }
+// From now on, what is written to the one file of the folder goes to a disk that is full.
+void fill_the_disk_of(const fs::path& folder) {
+  const fs::path written = fs::directory_iterator(folder)->path();
+  for (const fs::directory_entry& entry : fs::directory_iterator("/proc/self/fd")) {
+    std::error_code ignored;
+    if (fs::read_symlink(entry.path(), ignored) != written) continue;
+    const int full = ::open("/dev/full", O_WRONLY | O_CLOEXEC);
+    EXPECT_GE(::dup2(full, std::stoi(entry.path().filename())), 0);
+    ::close(full);
+    return;
+  }
+  ADD_FAILURE() << written << " is not open";
+}
 
 TEST(MappedFile, MapsTheWholeFile) {
   TemporaryFolder folder;
@@ -96,6 +108,30 @@ TEST(DurableFile, AppearsOnlyAtCommit) {
   EXPECT_EQ(entries_in(folder.path()), 1);
 }
 
+// As two containers may, whose processes have the same number.
+TEST(DurableFile, WritersOfOneNameDoNotShareAFile) {
+  TemporaryFolder folder;
+  auto first = DurableFile::create(folder / "a"), second = DurableFile::create(folder / "a");
+  expect_ok(first);
+  expect_ok(second);
+  EXPECT_EQ(entries_in(folder.path()), 2);
+  expect_ok(first->write("the first, which is longer"));
+  expect_ok(second->write("the second"));
+  expect_ok(first->commit());
+  EXPECT_EQ(get(folder / "a"), "the first, which is longer");
+  expect_ok(second->commit());
+  EXPECT_EQ(get(folder / "a"), "the second");
+  EXPECT_EQ(entries_in(folder.path()), 1);
+}
+
+TEST(DurableFile, HasTheModeThatTheProcessGivesItsFiles) {
+  TemporaryFolder folder;
+  const mode_t before = ::umask(027);
+  expect_ok(write_durably(folder / "a", "x"));
+  ::umask(before);
+  EXPECT_EQ(fs::status(folder / "a").permissions(), static_cast<fs::perms>(0640));
+}
+
 TEST(DurableFile, LeavesTheOldFileUntilCommit) {
   TemporaryFolder folder;
   put(folder / "a", "old");
@@ -144,9 +180,9 @@ TEST(DurableFile, AnOpenReaderKeepsTheOldContents) {
 
 TEST(DurableFile, AFullDiskIsAResourceErrorAndLeavesNothing) {
   TemporaryFolder folder;
-  fs::create_symlink("/dev/full", temporary_of(folder / "a"));
   auto file = DurableFile::create(folder / "a");
   expect_ok(file);
+  fill_the_disk_of(fs::canonical(folder.path()));
   expect_error(file->write("x"), ErrorCode::resources, "cannot write", "No space left");
   { DurableFile dropped(std::move(*file)); }
   EXPECT_EQ(entries_in(folder.path()), 0);

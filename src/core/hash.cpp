@@ -1,6 +1,7 @@
 #include "core/hash.h"
 
 #include <openssl/evp.h>
+#include <xxhash.h>
 
 #include "core/file.h"
 
@@ -45,5 +46,7 @@ Result<std::string> sha256_file(const std::filesystem::path& path) {
   }
   return hash.finish();
 }
+
+uint64_t xxh3(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
 }  // namespace nibble

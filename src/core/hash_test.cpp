@@ -32,5 +32,12 @@ TEST(Sha256, FilesOfSeveralChunks) {
   testing::expect_error(sha256_file(folder / "absent"), ErrorCode::io, "absent");
 }
 
+// As `xxhsum -H3` prints them.
+TEST(Xxh3, KnownValues) {
+  const auto of = [](std::string_view text) { return xxh3(std::as_bytes(std::span(text))); };
+  EXPECT_EQ(of(""), 0x2d06800538d394c2u);
+  EXPECT_EQ(of("abc"), 0x78af5f94892f3950u);
+}
+
 }  // namespace
 }  // namespace nibble

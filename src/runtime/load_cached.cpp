@@ -49,15 +49,20 @@ Status Model::load_cached(const ModelSource& source, ThreadPool& pool) {
   const std::filesystem::path path = source.folder() / kPackedCacheName;
   std::string converted = options_.weights ? float_name(*options_.weights) : "";
   if (options_.activations != Levels::f32) converted.append("/").append(float_name(options_.activations));
-  NIBBLE_TRY(const Json key, packed_cache_key(source.folder(), isa_, converted));
+  const Result<Json> key = packed_cache_key(source.folder(), isa_, converted);
+  if (!key) {
+    note_ = fmt::format("packed cache neither read nor written: {}", key.error().message);
+    return load_packing(source, pool);
+  }
   const auto take = [&]() -> Status {
-    NIBBLE_TRY(const PackedCache cache, PackedCache::open(path, key, pool));
+    NIBBLE_TRY(const PackedCache cache, PackedCache::open(path, *key, pool));
     NIBBLE_DO(take_globals(cache, pool));
     for (int64_t layer = 0; layer < spec_.layers; ++layer) NIBBLE_DO(take_block(cache, layer));
     return {};
   };
   const Status taken = take();
   if (taken) {
+    from_cache_ = true;
     note_ = fmt::format("packed weights mapped from {}", path.string());
     return {};
   }
@@ -69,7 +74,7 @@ Status Model::load_cached(const ModelSource& source, ThreadPool& pool) {
   project_out_.reset();
   blocks_.clear();
   NIBBLE_DO(load_packing(source, pool));
-  const Status written = write_cache(path, key);
+  const Status written = write_cache(path, *key, pool);
   note_ = there ? fmt::format("packed cache ignored: {}; ", taken.error().message) : "";
   note_ += written ? fmt::format("packed weights written to {}", path.string())
                    : fmt::format("packed weights were not stored: {}", written.error().message);
@@ -110,7 +115,7 @@ Status Model::take_block(const PackedCache& cache, int64_t layer) {
   return {};
 }
 
-Status Model::write_cache(const std::filesystem::path& path, const Json& key) const {
+Status Model::write_cache(const std::filesystem::path& path, const Json& key, ThreadPool& pool) const {
   if (spec_.embedding != spec_.hidden)
     return fail(ErrorCode::unsupported, "models with a projected embedding are not stored");
   PackedCacheWriter writer;
@@ -126,7 +131,7 @@ Status Model::write_cache(const std::filesystem::path& path, const Json& key) co
       if (const auto& linear = of_layer.linears[static_cast<size_t>(role)])
         writer.add(linear_name(layer, role), *linear);
   }
-  return writer.write(path, key);
+  return writer.write(path, key, pool);
 }
 
 }  // namespace nibble

@@ -117,12 +117,23 @@ Status Model::convert(LinearWeight& weight, std::string_view name, ThreadPool& p
   return {};
 }
 
-int64_t Model::packed_bytes() const {
-  int64_t total = head_->bytes() + static_cast<int64_t>(globals_->embedding.codes.size());
-  total += static_cast<int64_t>(globals_->position_rows.size() * sizeof(float));
+int64_t Model::linear_bytes() const {
+  int64_t total = head_->bytes();
   if (project_out_) total += project_out_->bytes();
   for (const PackedBlock& block : blocks_) total += block.bytes();
   return total;
+}
+
+int64_t Model::mapped_bytes() const {
+  const CodeBytes& embedding = globals_->embedding.codes;
+  return (from_cache_ ? linear_bytes() : 0) + (embedding.is_borrowed() ? static_cast<int64_t>(embedding.size()) : 0);
+}
+
+int64_t Model::packed_bytes() const {
+  const CodeBytes& embedding = globals_->embedding.codes;
+  const int64_t total = linear_bytes() + static_cast<int64_t>(embedding.size()) +
+                        static_cast<int64_t>(globals_->position_rows.size() * sizeof(float));
+  return total - mapped_bytes();
 }
 
 Status Model::forward(std::span<const int32_t> tokens, std::span<Segment> segments, std::span<const int64_t> wanted,

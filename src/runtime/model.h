@@ -51,7 +51,10 @@ class Model {
   const PackedBlock& block(int64_t layer) const { return blocks_[static_cast<size_t>(layer)]; }
   const PackedLinear& head() const { return *head_; }
   const Embedder& embedder() const { return *embedder_; }
-  int64_t packed_bytes() const;  // of all weights, as they are resident
+  // Of all weights together: those in this process's own memory, and those that are views of files, whose pages are
+  // resident as far as they have been read.
+  int64_t packed_bytes() const;
+  int64_t mapped_bytes() const;
   // One line about the packed cache for the user; empty when none was asked for.
   const std::string& note() const { return note_; }
 
@@ -79,7 +82,8 @@ class Model {
   Status load_cached(const ModelSource& source, ThreadPool& pool);
   Status take_globals(const PackedCache& cache, ThreadPool& pool);
   Status take_block(const PackedCache& cache, int64_t layer);
-  Status write_cache(const std::filesystem::path& path, const Json& key) const;
+  Status write_cache(const std::filesystem::path& path, const Json& key, ThreadPool& pool) const;
+  int64_t linear_bytes() const;
   Status load_globals(const ModelSource& source, ThreadPool& pool);
   Status load_block(const ModelSource& source, int64_t layer, ThreadPool& pool);
   Result<PackedLinear> pack(LinearWeight& weight, std::string_view name, ThreadPool& pool) const;
@@ -90,6 +94,7 @@ class Model {
   std::vector<AttentionFormats> stored_attention_;
   AttentionPlans attention_;
   std::string note_;
+  bool from_cache_ = false;  // the linears are views of the packed cache
   Isa isa_ = Isa::portable;
   std::unique_ptr<GlobalWeights> globals_;    // embedding, learned positions and final norm; the rest is packed
   std::unique_ptr<const PackedLinear> head_;  // a tied one holds the only copy of the embedding

@@ -1,12 +1,12 @@
 #include "runtime/packed_cache.h"
 
 #include <sys/mman.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
-#include <set>
 
-#include "checkpoint/manifest.h"
 #include "core/checked.h"
 #include "core/hadamard.h"
 #include "core/hash.h"
@@ -15,21 +15,10 @@ namespace nibble {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::string_view kMagic = "nibble packed 1\n";
+constexpr std::string_view kMagic = "nibble packed 2\n";
 constexpr size_t kHashDigits = 64, kPrologue = kMagic.size() + kHashDigits + sizeof(uint64_t);
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kMaxHeader = int64_t{256} << 20;
-
-// Names of the files that weights are read from, in order.
-Result<std::set<std::string>> source_files(const fs::path& model) {
-  std::set<std::string> names = {"config.json"};
-  std::error_code error;
-  for (fs::directory_iterator it(model, error), end; !error && it != end; it.increment(error))
-    if (it->path().extension() == ".safetensors" || it->path().filename() == "model.safetensors.index.json")
-      names.insert(it->path().filename().string());
-  if (error) return system_failure(error.value(), "list", model);
-  return names;
-}
 
 Json shape_json(const PackedShape& shape) {
   return {{"rows", shape.rows},
@@ -101,39 +90,60 @@ std::string first_difference(const Json& found, const Json& wanted) {
 }
 
 // Entering a map page by page while computing would cost a fault for every few pages.
-void enter_pages(std::span<const std::byte> bytes, ThreadPool& pool) {
+void enter_pages(std::span<const std::byte> bytes) {
 #ifdef MADV_POPULATE_READ
-  constexpr int64_t kPiece = int64_t{32} << 20;
-  pool.run_ranges(static_cast<int64_t>(bytes.size()), kPiece, [&](int64_t begin, int64_t end) {
-    // Where the system does not know the request, pages are entered as they are read.
-    ::madvise(const_cast<std::byte*>(bytes.data()) + begin, static_cast<size_t>(end - begin), MADV_POPULATE_READ);
-  });
+  // Where the system does not know the request, pages are entered as they are read.
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data()) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size();
+  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);
 #else
   (void)bytes;
-  (void)pool;
 #endif
 }
 
-}  // namespace
-
-Result<Json> packed_cache_key(const fs::path& model, Isa isa, std::string_view weights) {
-  Json key = {{"layout", PackedLinear::kLayoutVersion}, {"isa", to_string(isa)}, {"converted", weights}};
-  NIBBLE_TRY(const std::set<std::string> names, source_files(model));
-  Json files = Json::array();
-  for (const std::string& name : names) {
-    struct stat info {};
-    if (::stat((model / name).c_str(), &info) != 0) return system_failure(errno, "look at", model / name);
-    const int64_t nanoseconds = info.st_mtim.tv_sec * int64_t{1'000'000'000} + info.st_mtim.tv_nsec;
-    files.push_back({name, static_cast<int64_t>(info.st_size), nanoseconds});
+// Of every item, in pieces, so that all threads have work whatever the sizes of the items.
+std::vector<std::string> checksums_of(std::span<const std::span<const std::byte>> items, ThreadPool& pool) {
+  constexpr size_t kPiece = size_t{4} << 20;
+  std::vector<std::span<const std::byte>> pieces;
+  std::vector<size_t> ends;  // of each item, among the pieces
+  for (std::span<const std::byte> rest : items) {
+    for (; !rest.empty(); rest = rest.subspan(pieces.back().size()))
+      pieces.push_back(rest.first(std::min(kPiece, rest.size())));
+    ends.push_back(pieces.size());
   }
-  key["files"] = std::move(files);
-  std::error_code error;
-  if (fs::is_regular_file(model / kManifestName, error)) {
-    NIBBLE_TRY(const std::string hash, sha256_file(model / kManifestName));
-    key["manifest"] = hash;
+  std::vector<uint64_t> hashes(pieces.size());
+  pool.run(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
+    const auto at = static_cast<size_t>(i);
+    enter_pages(pieces[at]);
+    hashes[at] = xxh3(pieces[at]);
+  });
+  std::vector<std::string> checksums;
+  size_t begin = 0;
+  for (const size_t end : ends) {
+    checksums.push_back(fmt::format("{:016x}", xxh3(std::as_bytes(std::span(hashes).subspan(begin, end - begin)))));
+    begin = end;
   }
-  return key;
+  return checksums;
 }
+
+// Leftovers are nobody's after a day in which nobody wrote to them. What cannot be removed does no harm.
+void remove_leftovers(const fs::path& path) {
+  const std::string start = path.filename().string() + ".tmp";
+  const auto oldest = fs::file_time_type::clock::now() - std::chrono::hours(24);
+  std::error_code error;
+  std::vector<fs::path> leftovers;
+  for (fs::directory_iterator it(path.parent_path(), error), end; !error && it != end; it.increment(error)) {
+    std::error_code of_entry;
+    if (!it->path().filename().string().starts_with(start) || !fs::is_regular_file(it->symlink_status(of_entry)))
+      continue;
+    const auto written = it->last_write_time(of_entry);
+    if (!of_entry && written < oldest) leftovers.push_back(it->path());
+  }
+  for (const fs::path& leftover : leftovers) fs::remove(leftover, error);
+}
+
+}  // namespace
 
 Result<PackedCache> PackedCache::open(const fs::path& path, const Json& key, ThreadPool& pool) {
   PackedCache cache;
@@ -147,8 +157,23 @@ Result<PackedCache> PackedCache::open(const fs::path& path, const Json& key, Thr
                 first_difference(found == nullptr ? Json() : *found, key));
   if (items == nullptr || !items->is_array()) return fail(ErrorCode::corrupt, "{}: no items", cache.where_);
   for (const Json& item : *items) NIBBLE_DO(cache.read_item(item));
-  enter_pages(cache.file_.bytes(), pool);
+  NIBBLE_DO(cache.verify(pool));
   return cache;
+}
+
+Status PackedCache::verify(ThreadPool& pool) const {
+  std::vector<std::pair<const std::string*, const Item*>> items;
+  for (const auto& [name, item] : items_) items.emplace_back(&name, &item);
+  // In the order of the file, which is read on where it is not in memory yet.
+  std::sort(items.begin(), items.end(),
+            [](const auto& a, const auto& b) { return a.second->bytes.data() < b.second->bytes.data(); });
+  std::vector<std::span<const std::byte>> parts;
+  for (const auto& [name, item] : items) parts.push_back(item->bytes);
+  const std::vector<std::string> checksums = checksums_of(parts, pool);
+  for (size_t i = 0; i < items.size(); ++i)
+    if (checksums[i] != items[i].second->checksum)
+      return fail(ErrorCode::corrupt, "{}: \"{}\" is damaged: its checksum does not match", where_, *items[i].first);
+  return {};
 }
 
 Status PackedCache::read_item(const Json& value) {
@@ -160,6 +185,7 @@ Status PackedCache::read_item(const Json& value) {
   if (offset % kAlignment != 0) return fail(ErrorCode::corrupt, "{}: \"{}\" is at {}", where_, name, offset);
   Item item;
   item.bytes = file_.bytes().subspan(static_cast<size_t>(offset), static_cast<size_t>(bytes));
+  NIBBLE_TRY(item.checksum, reader.string("xxh3"));
   if (reader.has("rows")) {
     NIBBLE_TRY(item.shape, read_shape(reader));
   }
@@ -232,10 +258,13 @@ void PackedCacheWriter::add(const std::string& name, std::span<const std::byte> 
   end_ = round_up(end_ + static_cast<int64_t>(bytes.size()), kAlignment);
 }
 
-Status PackedCacheWriter::write(const fs::path& path, const Json& key) const {
+Status PackedCacheWriter::write(const fs::path& path, const Json& key, ThreadPool& pool) const {
+  remove_leftovers(path);
   // The first item begins at a multiple of the alignment after a header whose own size depends on that number's digits:
   // room is left for it.
   Json header = {{"key", key}, {"items", items_}};
+  const std::vector<std::string> checksums = checksums_of(parts_, pool);
+  for (size_t i = 0; i < checksums.size(); ++i) header["items"][i]["xxh3"] = checksums[i];
   const int64_t items = static_cast<int64_t>(items_.size());
   const int64_t room = static_cast<int64_t>(dump_json(header).size()) + 20 * items;
   const int64_t begin = round_up(static_cast<int64_t>(kPrologue) + room, 4096);
