@@ -282,6 +282,12 @@ std::vector<Isa> levels_of_this_machine() {
   return levels;
 }
 
+// Layers are packed in tiles only where there are any to multiply, although the reference can read them.
+bool packed_for(Isa isa, const LinearRow& row) {
+  const bool tiles = row.weights == PackedType::bf16_tiles || row.weights == PackedType::coded_tiles;
+  return isa == Isa::amx || !tiles;
+}
+
 INSTANTIATE_TEST_SUITE_P(Levels, SmallRun, testing::ValuesIn(levels_of_this_machine()),
                          [](const auto& level) { return to_string(level.param); });
 
@@ -300,7 +306,7 @@ TEST_P(SmallRun, EveryKernelOfTheMachineIsMeasured) {
       EXPECT_GT(one.measured.share, 0);
       EXPECT_LE(one.measured.time.prepare, one.measured.time.total);
     }
-    EXPECT_GT(found, 0) << kernel.row->name;
+    EXPECT_EQ(found > 0, packed_for(GetParam(), *kernel.row)) << kernel.row->name;
     EXPECT_GT(chosen, 0);
   }
   const auto kept_as = [&](std::string_view type) {
