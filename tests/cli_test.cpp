@@ -421,6 +421,27 @@ TEST(Cli, RooflineQuick) {
   EXPECT_EQ(found.json["solving"].size(), 3u);
   for (const Json& row : found.json["solving"]) expect_keys(row, {"kernel", "m", "n", "k", "gops", "share", "unit"});
   EXPECT_TRUE(contents(plot).starts_with("<svg "));
+  EXPECT_NE(found.err.find("100 %"), std::string::npos) << found.err;
+}
+
+// A kernel that only AVX2 has; as many cells in every line.
+TEST(Cli, RooflineOfOneKernelAsCsv) {
+  const Outcome found = nibble_run({"bench", "--roofline", "--quick", "--kernels", "linear_coded_a4__avx2*", "--shapes",
+                                    "64x128", "--tokens", "1,3", "-o", "csv"});
+  if (found.err.find("no kernel that") != std::string::npos) GTEST_SKIP() << "this machine has no AVX2";
+  ASSERT_EQ(found.code, 0) << found.err;
+  std::istringstream lines(found.out);
+  std::string line;
+  std::getline(lines, line);
+  const auto commas = std::count(line.begin(), line.end(), ',');
+  EXPECT_TRUE(line.starts_with("kernel,weights,activations,kept_columns,kept_as,m,n,k,heads,"));
+  std::vector<std::string> rows;
+  while (std::getline(lines, line)) {
+    EXPECT_EQ(std::count(line.begin(), line.end(), ','), commas) << line;
+    rows.push_back(line);
+  }
+  ASSERT_EQ(rows.size(), 2u) << found.out;
+  EXPECT_TRUE(rows[1].starts_with("linear_coded_a4__avx2_6x16,code3:row,int4:token:asym,0,,3,64,128,,,,,,")) << rows[1];
 }
 
 // Sensitivities are measured once; the recipe that comes of them makes the same model again.
@@ -553,6 +574,15 @@ TEST(CliErrors, Usage) {
   expect_error(nibble_run({"bench", "--roofline", "--kernels", "no_such*", "--json"}), 2, "no_such");
   expect_error(nibble_run({"bench", "--roofline", "--shapes", "4096", "--json"}), 2, "4096");
   expect_error(nibble_run({"bench", "--roofline", "--quick", "--svg", fresh("no") + "/x.svg", "--json"}), 7, "x.svg");
+  const Outcome unwritable = nibble_run({"bench", "--roofline", "--svg", "/proc/x.svg", "--json"});  // before measuring
+  expect_error(unwritable, 7, "x.svg");
+  EXPECT_EQ(unwritable.err.find(" %"), std::string::npos) << unwritable.err;
+  for (const char* tokens : {"", ",", "1,,2", "1,2,", ",1"})
+    expect_error(nibble_run({"bench", "--roofline", "--tokens", tokens, "--json"}), 2, "--tokens: nothing is given");
+  expect_error(nibble_run({"bench", "--roofline", "--tokens", "1,2x", "--json"}), 2, "\"2x\" is not a whole number");
+  expect_error(nibble_run({"bench", "--roofline", "--shapes", "16x16,", "--json"}), 2, "--shapes: nothing is given");
+  expect_error(nibble_run({"bench", model(), "--prefill", "", "--json"}), 2, "--prefill: nothing is given");
+  expect_error(nibble_run({"bench", model(), "--batch", "1,,2", "--json"}), 2, "--batch: nothing is given");
   expect_error(nibble_run({"tokenize", model(), "1 two", "--decode", "--json"}), 2, "two");
   expect_error(nibble_run({"quantize", model(), "-o", fresh("x"), "--recipe", "quik-5b", "--json"}), 2, "quik-4b");
   expect_error(nibble_run(quik(fresh("x"), {"--set", "solve.dampp=1"})), 2, "dampp");

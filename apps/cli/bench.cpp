@@ -1,4 +1,6 @@
 // nibble bench: how fast a model runs, or this machine and the kernels on it.
+#include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <memory>
 
@@ -33,7 +35,6 @@ struct Options {
   std::string format = "table";
   bool roofline = false;
   RooflineOptions machine;
-  std::vector<std::string> shapes;
   std::string plot;
 };
 
@@ -180,24 +181,28 @@ Status run_model(const Options& options, const Session& session) {
 // --- The machine ---------------------------------------------------------------------------------------------------
 
 Result<RooflineReport> measure_machine(const Options& options, const Session& session) {
-  const auto shapes = parse_shapes(options.shapes);
-  if (!shapes) return error_of(shapes);
   ProgressLine progress(session, 0.05);
   RooflineOptions wanted = options.machine;
   wanted.threads = options.run.threads;
-  wanted.shapes = *shapes;
   wanted.plot = options.plot;
   wanted.progress = progress.callback();
   return roofline(wanted);
 }
 
-Status run_roofline(const Options& options, const Session& session) {
-  const auto report = measure_machine(options, session);
-  if (!report) return error_of(report);
-  if (session.json) return print_json(roofline_json(*report));
-  if (options.format == "markdown") return print(roofline_markdown(*report));
-  if (options.format == "csv") return print(roofline_csv(*report));
-  return print(roofline_table(*report));
+Status print_in_form(const RooflineReport& report, const Options& options, const Session& session) {
+  if (session.json) return print_json(roofline_json(report));
+  if (options.format == "markdown") return print(roofline_markdown(report));
+  if (options.format == "csv") return print(roofline_csv(report));
+  return print(roofline_table(report));
+}
+
+// What took minutes to measure is printed although the plot failed.
+Status run_roofline(const Options& options, Session& session) {
+  const auto measured = measure_machine(options, session);
+  if (!measured) return error_of(measured);
+  const Status printed = print_in_form(*measured, options, session);
+  if (printed && !measured->plot) session.exit_code = report(measured->plot.error(), false);
+  return printed;
 }
 
 Status run(const Options& options, Session& session) {
@@ -207,8 +212,41 @@ Status run(const Options& options, Session& session) {
 
 // --- Options -------------------------------------------------------------------------------------------------------
 
+Result<int64_t> parse_number(std::string_view text) {
+  int64_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  if (error == std::errc() && stop == end) return number;
+  return failure(ErrorCode::usage, fmt::format("\"{}\" is not a whole number", text));
+}
+
+// "1,16,512": what stands between the commas, none of it empty.
+template <class T>
+void parse_list(const std::string& option, std::string_view text, Result<T> (*parse)(std::string_view),
+                std::vector<T>& list) {
+  list.clear();
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    if (begin == end) throw CLI::ValidationError(option, "nothing is given where a value is expected");
+    const Result<T> value = parse(text.substr(begin, end - begin));
+    if (!value) throw CLI::ValidationError(option, value.error().message);
+    list.push_back(*value);
+    begin = end + 1;
+  }
+}
+
+// An option that fills `list`, which holds the defaults until it is given.
+template <class T>
+CLI::Option* add_list(CLI::App& command, const std::string& name, std::vector<T>& list,
+                      Result<T> (*parse)(std::string_view), const char* help) {
+  return command.add_option_function<std::string>(
+      name, [name, parse, &list](const std::string& text) { parse_list(name, text, parse, list); }, help);
+}
+
 CLI::Option* add_numbers(CLI::App& command, const char* name, std::vector<int64_t>& numbers, const char* help) {
-  return command.add_option(name, numbers, help)->delimiter(',')->type_name("N,..")->capture_default_str();
+  return add_list(command, name, numbers, parse_number, help)
+      ->type_name("N,..")
+      ->default_str(fmt::format("{}", fmt::join(numbers, ",")));
 }
 
 // Options that only a model has; --roofline refuses them.
@@ -234,15 +272,13 @@ std::vector<CLI::Option*> add_model_options(CLI::App& command, Options& options)
 
 // Options that need --roofline.
 std::vector<CLI::Option*> add_roofline_options(CLI::App& command, Options& options) {
-  return {command.add_flag("--quick", options.machine.quick, "One small shape, to see that it works"),
-          command.add_option("--kernels", options.machine.kernels, "Only kernels whose names fit")->type_name("GLOB"),
-          command.add_option("--shapes", options.shapes, "Outputs x inputs of linear layers")
-              ->delimiter(',')
-              ->type_name("NxK,.."),
-          command.add_option("--tokens", options.machine.tokens, "Their numbers of tokens")
-              ->delimiter(',')
-              ->type_name("M,.."),
-          command.add_option("--svg", options.plot, "Write a plot to this file")->type_name("FILE")};
+  return {
+      command.add_flag("--quick", options.machine.quick, "One small shape, to see that it works"),
+      command.add_option("--kernels", options.machine.kernels, "Only kernels whose names fit")->type_name("GLOB"),
+      add_list(command, "--shapes", options.machine.shapes, parse_shape, "Outputs x inputs of linear layers")
+          ->type_name("NxK,.."),
+      add_list(command, "--tokens", options.machine.tokens, parse_number, "Their numbers of tokens")->type_name("M,.."),
+      command.add_option("--svg", options.plot, "Write a plot to this file")->type_name("FILE")};
 }
 
 }  // namespace

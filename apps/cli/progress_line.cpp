@@ -11,6 +11,7 @@ namespace {
 
 constexpr auto kRedrawEvery = std::chrono::milliseconds(100);
 constexpr size_t kBarWidth = 24;
+constexpr double kWhole = 1 - 1e-9;  // sums of parts may fall short of 1 by rounding
 
 size_t terminal_width() {
   winsize size{};
@@ -61,7 +62,8 @@ void ProgressLine::rewrite(const Progress& progress) {
 
 void ProgressLine::append(const Progress& progress) {
   const std::string part = progress.what.substr(0, progress.what.find(','));
-  if (part == last_part_ || progress.done < last_done_ + least_step_) return;
+  const bool whole = progress.done >= kWhole;
+  if (!whole && (part == last_part_ || progress.done < last_done_ + least_step_)) return;
   last_part_ = part;
   last_done_ = progress.done;
   fmt::print(stderr, "{}\n", describe(progress));

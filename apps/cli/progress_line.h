@@ -13,7 +13,8 @@ namespace nibble::cli {
 class ProgressLine {
  public:
   // Elsewhere than on a terminal, a line is printed when the first part of Progress::what (up to a comma, as in
-  // "block 3 of 32, gptq down") changes and at least `least_step` of the whole was done since the last line.
+  // "block 3 of 32, gptq down") changes and at least `least_step` of the whole was done since the last line; and when
+  // the whole is done.
   explicit ProgressLine(const Session& session, double least_step = 0);
   ~ProgressLine();  // wipes the line off the terminal
   ProgressLine(const ProgressLine&) = delete;

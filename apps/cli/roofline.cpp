@@ -1,6 +1,7 @@
 #include "roofline.h"
 
 #include <charconv>
+#include <map>
 
 namespace nibble::cli {
 namespace {
@@ -264,22 +265,102 @@ std::string solving_markdown(const std::vector<SolveRoofRow>& rows) {
   return out;
 }
 
+// --- CSV -----------------------------------------------------------------------------------------------------------
+
+constexpr std::string_view kColumns[] = {"kernel", "weights", "activations", "kept_columns", "kept_as", "m",     "n",
+                                         "k",      "heads",   "kv_heads",    "head_dim",     "context", "cache", "gops",
+                                         "gbps",   "share",   "bound",       "share_of_gemm"};
+
+// By the names of their columns, in any order.
+using Cells = std::map<std::string_view, std::string>;
+
+Cells figures_of(const RoofFigures& row) {
+  return {{"gops", fmt::format("{:.3f}", row.gops)},
+          {"gbps", fmt::format("{:.3f}", row.gbps)},
+          {"share", fmt::format("{:.4f}", row.share)},
+          {"bound", limit_of(row)}};
+}
+
+Cells with(Cells cells, const Cells& more) {
+  cells.insert(more.begin(), more.end());
+  return cells;
+}
+
+Cells cells_of(const RooflineRow& row) {
+  return with(figures_of(row), {{"kernel", row.kernel},
+                                {"weights", row.weights},
+                                {"activations", row.activations},
+                                {"kept_columns", std::to_string(row.kept)},
+                                {"kept_as", row.kept_as},
+                                {"m", std::to_string(row.m)},
+                                {"n", std::to_string(row.n)},
+                                {"k", std::to_string(row.k)}});
+}
+
+Cells cells_of(const AttentionRoofRow& row) {
+  return with(figures_of(row), {{"kernel", row.kernel},
+                                {"m", std::to_string(row.m)},
+                                {"heads", std::to_string(row.heads)},
+                                {"kv_heads", std::to_string(row.kv_heads)},
+                                {"head_dim", std::to_string(row.head_dim)},
+                                {"context", std::to_string(row.context)},
+                                {"cache", row.cache}});
+}
+
+Cells cells_of(const QuantizeRoofRow& row) {
+  Cells cells = with(figures_of(row), {{"kernel", row.kernel},
+                                       {"weights", row.weights},
+                                       {"activations", row.activations},
+                                       {"kept_columns", std::to_string(row.kept)},
+                                       {"m", std::to_string(row.m)},
+                                       {"n", std::to_string(row.n)},
+                                       {"k", std::to_string(row.k)},
+                                       {"share_of_gemm", fmt::format("{:.4f}", row.of_gemm)}});
+  cells.erase("gops");  // there are no operations
+  return cells;
+}
+
+Cells cells_of(const SolveRoofRow& row) {
+  return with(figures_of(row), {{"kernel", row.kernel},
+                                {"m", std::to_string(row.m)},
+                                {"n", std::to_string(row.n)},
+                                {"k", std::to_string(row.k)}});
+}
+
+class CsvTable {
+ public:
+  CsvTable() {
+    add_line([](std::string_view column) { return std::string(column); });
+  }
+
+  void add(const Cells& cells) {
+    add_line([&](std::string_view column) {
+      const auto cell = cells.find(column);
+      return cell == cells.end() ? std::string() : cell->second;
+    });
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  template <class Cell>
+  void add_line(Cell cell) {
+    for (std::string_view column : kColumns) text_ += (column == kColumns[0] ? "" : ",") + cell(column);
+    text_ += "\n";
+  }
+
+  std::string text_;
+};
+
 }  // namespace
 
-Result<std::vector<LayerShape>> parse_shapes(const std::vector<std::string>& texts) {
-  std::vector<LayerShape> shapes;
-  for (const std::string& text : texts) {
-    LayerShape shape;
-    const char* const end = text.data() + text.size();
-    const auto n = std::from_chars(text.data(), end, shape.n);
-    const bool cross = n.ec == std::errc() && n.ptr != end && *n.ptr == 'x';
-    const auto k = std::from_chars(cross ? n.ptr + 1 : end, end, shape.k);
-    if (!cross || k.ec != std::errc() || k.ptr != end)
-      return failure(ErrorCode::usage,
-                     fmt::format("--shapes: \"{}\" is not outputs x inputs such as 11008x4096", text));
-    shapes.push_back(shape);
-  }
-  return shapes;
+Result<LayerShape> parse_shape(std::string_view text) {
+  LayerShape shape;
+  const char* const end = text.data() + text.size();
+  const auto n = std::from_chars(text.data(), end, shape.n);
+  const bool cross = n.ec == std::errc() && n.ptr != end && *n.ptr == 'x';
+  const auto k = std::from_chars(cross ? n.ptr + 1 : end, end, shape.k);
+  if (cross && k.ec == std::errc() && k.ptr == end) return shape;
+  return failure(ErrorCode::usage, fmt::format("\"{}\" is not outputs x inputs such as 11008x4096", text));
 }
 
 Json peaks_json(double int8, double bf16, double f32, double bandwidth) {
@@ -318,24 +399,12 @@ std::string roofline_markdown(const RooflineReport& report) {
 
 // One table for all: what a row does not have stays empty.
 std::string roofline_csv(const RooflineReport& report) {
-  std::string out =
-      "kernel,weights,activations,kept_columns,kept_as,m,n,k,heads,kv_heads,head_dim,context,cache,gops,gbps,share,"
-      "bound,share_of_gemm\n";
-  for (const RooflineRow& row : report.rows)
-    out +=
-        fmt::format("{},{},{},{},{},{},{},{},,,,,,{:.3f},{:.3f},{:.4f},{},\n", row.kernel, row.weights, row.activations,
-                    row.kept, row.kept_as, row.m, row.n, row.k, row.gops, row.gbps, row.share, limit_of(row));
-  for (const AttentionRoofRow& row : report.attention)
-    out +=
-        fmt::format("{},,,,,{},,,{},{},{},{},{},{:.3f},{:.3f},{:.4f},{},\n", row.kernel, row.m, row.heads, row.kv_heads,
-                    row.head_dim, row.context, row.cache, row.gops, row.gbps, row.share, limit_of(row));
-  for (const QuantizeRoofRow& row : report.quantization)
-    out += fmt::format("{},{},{},{},,{},{},{},,,,,,,{:.3f},{:.4f},memory,{:.4f}\n", row.kernel, row.weights,
-                       row.activations, row.kept, row.m, row.n, row.k, row.gbps, row.share, row.of_gemm);
-  for (const SolveRoofRow& row : report.solving)
-    out += fmt::format("{},,,,,{},{},{},,,,,,{:.3f},{:.3f},{:.4f},{},\n", row.kernel, row.m, row.n, row.k, row.gops,
-                       row.gbps, row.share, limit_of(row));
-  return out;
+  CsvTable table;
+  for (const RooflineRow& row : report.rows) table.add(cells_of(row));
+  for (const AttentionRoofRow& row : report.attention) table.add(cells_of(row));
+  for (const QuantizeRoofRow& row : report.quantization) table.add(cells_of(row));
+  for (const SolveRoofRow& row : report.solving) table.add(cells_of(row));
+  return table.text();
 }
 
 }  // namespace nibble::cli

@@ -4,6 +4,7 @@
 #include <nibble/bench.h>
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "session.h"
@@ -11,7 +12,7 @@
 namespace nibble::cli {
 
 // "4096x11008": N outputs by K inputs.
-Result<std::vector<LayerShape>> parse_shapes(const std::vector<std::string>& texts);
+Result<LayerShape> parse_shape(std::string_view text);
 
 // {"int8", "bf16", "f32", "bandwidth"}, 10^9 per second; null where there is no such unit.
 Json peaks_json(double int8, double bf16, double f32, double bandwidth);

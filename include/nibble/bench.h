@@ -42,8 +42,8 @@ struct RoofFigures {
   double gops = 0;     // operations / seconds / 10^9; a multiply-add counts two
   double gbps = 0;     // bytes / seconds / 10^9
   double operations_per_byte = 0;
-  // Of the roof: the least time that the unit's peak and the bandwidth, both probed between the slices, allow, over the
-  // time of the fastest slice.
+  // Of the roof: the least time that the unit's peak and the bandwidth, the fastest probes between the slices, allow,
+  // over the time of the fastest slice.
   double share = 0;
   double middle_share = 0;    // the middle of the slices' shares; far below `share`: something else was running
   bool memory_bound = false;  // which of the two roofs is the lower one
@@ -108,11 +108,13 @@ struct RooflineReport {
   std::vector<QuantizeRoofRow> quantization;
   std::vector<SolveRoofRow> solving;
   double seconds = 0;  // that all this took
+  Status plot;         // why the plot that was asked for could not be written; the report stands without it
 };
 
 // Probes the machine and times its kernels, in slices of about a millisecond between which the probes are repeated, so
-// that a noisy neighbour slows both. Errors: `usage` when no kernel fits the glob or the plot cannot be a file, `io`
-// and `resources` for the plot and for memory, `unsupported` for a bad NIBBLE_ISA.
+// that a noisy neighbour slows both. Errors: `usage` when no kernel fits the glob, none of those that fit serves what
+// is measured, or the plot cannot be a file; `io` when it cannot be made, which is tried before anything is measured;
+// `resources` for memory; `unsupported` for a bad NIBBLE_ISA.
 Result<RooflineReport> roofline(const RooflineOptions& options = {});
 
 // --- A model -------------------------------------------------------------------------------------------------------
@@ -131,8 +133,9 @@ struct Rate {
   double median = 0;
   double low = 0, high = 0;      // quartiles: half of the repetitions lie between them
   std::vector<double> measured;  // in order
-  // Of the roof: the least time that the peaks of the units its kernels use and the read bandwidth, probed between the
-  // passes, allow for the linear layers' operations, the weights and the cache, over the fastest pass.
+  // Of the roof: the least time that the peaks of the units its kernels use and the read bandwidth, the fastest probes
+  // between all passes, allow for the linear layers' operations, the weights and the cache of the fastest pass, over
+  // its time.
   double share = 0;
 };
 

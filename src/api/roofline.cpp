@@ -1,6 +1,7 @@
 #include <nibble/bench.h>
 
 #include "api/guard.h"
+#include "api/peaks.h"
 #include "api/threads.h"
 #include "bench/clock.h"
 #include "bench/roofline.h"
@@ -8,9 +9,6 @@
 
 namespace nibble {
 namespace {
-
-constexpr double kGiga = 1e9;
-constexpr int kFirstSlices = 10;
 
 std::string name_of(const bench::Unit& unit) {
   return to_string(unit.isa) + " " + bench::name_of(unit.probe->arithmetic);
@@ -26,16 +24,16 @@ RoofFigures figures_of(const bench::Measurement& measured, const bench::Unit* un
   const double seconds = measured.time.total;
   RoofFigures out;
   out.seconds = seconds;
-  out.gops = measured.work.operations / seconds / kGiga;
-  out.gbps = measured.work.bytes / seconds / kGiga;
+  out.gops = measured.work.operations / seconds / bench::kGiga;
+  out.gbps = measured.work.bytes / seconds / bench::kGiga;
   out.operations_per_byte = measured.work.operations / measured.work.bytes;
   out.share = measured.share;
   out.middle_share = measured.middle_share;
   out.memory_bound = bench::memory_bound(measured.work, measured.roof);
-  out.bandwidth_gbps = measured.roof.bytes / kGiga;
+  out.bandwidth_gbps = measured.roof.bytes / bench::kGiga;
   if (unit == nullptr) return out;
   out.unit = name_of(*unit);
-  out.peak_gops = measured.roof.operations / kGiga;
+  out.peak_gops = measured.roof.operations / bench::kGiga;
   return out;
 }
 
@@ -105,22 +103,26 @@ void add_rows(const std::vector<From>& cases, std::vector<Row>& rows) {
   for (const From& one : cases) rows.push_back(row_of(one));
 }
 
-void fill_peaks(const bench::Machine& machine, RooflineReport& report) {
-  report.int8 = machine.best_peak(Arithmetic::int8) / kGiga;
-  report.bf16 = machine.best_peak(Arithmetic::bf16) / kGiga;
-  report.f32 = machine.best_peak(Arithmetic::f32) / kGiga;
-  report.bandwidth = machine.bandwidth() / kGiga;
-  report.copy = machine.copying() / kGiga;
+void fill_units(const bench::Machine& machine, RooflineReport& report) {
+  report.copy = machine.copying() / bench::kGiga;
   for (const bench::Unit& unit : machine.units())
     report.units.push_back({to_string(unit.isa), bench::name_of(unit.probe->arithmetic), unit.probe->instruction,
-                            unit.rates.best() / kGiga});
+                            unit.rates.best() / bench::kGiga});
+}
+
+// Makes the file that would become the plot, and drops it: minutes of measuring are not spent on a plot that cannot be
+// written, and nothing is left behind by a run that is interrupted.
+Status check_writable(const std::filesystem::path& plot) {
+  NIBBLE_DO(check_file_target(plot));
+  NIBBLE_TRY([[maybe_unused]] const DurableFile made, DurableFile::create(plot));
+  return {};
 }
 
 }  // namespace
 
 Result<RooflineReport> roofline(const RooflineOptions& options) {
   return guarded([&]() -> Result<RooflineReport> {
-    if (!options.plot.empty()) NIBBLE_DO(check_file_target(options.plot));
+    if (!options.plot.empty()) NIBBLE_DO(check_writable(options.plot));
     NIBBLE_TRY(const int threads, thread_count(options.threads));
     NIBBLE_TRY(const Isa isa, selected_isa());
     NIBBLE_TRY(const auto kernels, bench::chosen_kernels(isa, options.kernels));
@@ -128,7 +130,6 @@ Result<RooflineReport> roofline(const RooflineOptions& options) {
     const bench::Stopwatch watch;
     ThreadPool pool(threads);
     bench::Machine machine(isa, plan.memory_bytes, pool);
-    machine.probe_all(kFirstSlices);
     NIBBLE_TRY(const auto cases, bench::run_cases(machine, plan, kernels, options.progress));
     RooflineReport report;
     report.isa = to_string(isa);
@@ -139,8 +140,9 @@ Result<RooflineReport> roofline(const RooflineOptions& options) {
     add_rows(cases.quantization, report.quantization);
     add_rows(cases.solving, report.solving);
     fill_peaks(machine, report);
+    fill_units(machine, report);
     report.seconds = watch.seconds();
-    if (!options.plot.empty()) NIBBLE_DO(write_durably(options.plot, bench::svg(bench::plot_of(machine, cases))));
+    if (!options.plot.empty()) report.plot = write_durably(options.plot, bench::svg(bench::plot_of(machine, cases)));
     return report;
   });
 }

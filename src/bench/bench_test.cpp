@@ -1,18 +1,25 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "bench/cases.h"
 #include "bench/layers.h"
 #include "bench/machine.h"
+#include "bench/measure.h"
 #include "bench/model.h"
+#include "bench/model_bench.h"
 #include "bench/plot.h"
+#include "bench/reading.h"
 #include "bench/roof.h"
 #include "bench/roofline.h"
 #include "bench/solving.h"
+#include "kernels/list.h"
 #include "kernels/product.h"
 #include "runtime/random_source.h"
 
@@ -48,11 +55,80 @@ TEST(ModelRoof, BehindTheLastAttentionOnlyWantedTokensCount) {
   spec.layers = 1;
   const Model model = *Model::load(RandomSource(spec), {}, pool);
   Machine machine(model.isa(), 1 << 20, pool);
-  const ModelRoof roof(model, machine);
+  ModelRoof roof(model, machine);
   constexpr int64_t kMany = 1 << 20;  // so that bytes do not count
+  roof.probe({kMany, kMany, 0});
   const int64_t before = (48 + 24 + 24) * 40, behind = 40 * 48 + 3 * 72 * 40, head = 61 * 40;
   EXPECT_NEAR(roof.least_seconds({kMany, kMany, 0}) / roof.least_seconds({kMany, 1, 0}),
               static_cast<double>(before + behind + head) / static_cast<double>(before), 1e-3);
+}
+
+// Blocks of bytes, a head of floats: two units.
+TEST(ModelRoof, KnowsTheFastestProbesOfEveryUnitAndOfTheHeads) {
+  ThreadPool pool(1);
+  RandomSource source(small_spec());
+  source.edit_block = [](LinearWeight weight) {
+    return *random_layer({"int8:row", "int8:token:asym"}, {weight.rows, weight.columns});
+  };
+  const Model model = *Model::load(source, {}, pool);
+  Machine machine(model.isa(), 1 << 20, pool);
+  ModelRoof roof(model, machine);
+  roof.begin();
+  double least = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 40; ++i) {
+    roof.probe({8, 1, 8});
+    const double now = roof.least_seconds({8, 1, 8});
+    EXPECT_GT(now, 0);
+    EXPECT_LE(now, least);  // a slower probe changes nothing
+    least = now;
+  }
+}
+
+TEST(ModelTiming, SharesAndRatesOfEveryRepetition) {
+  ThreadPool pool(1);
+  const Model model = *Model::load(RandomSource(small_spec()), {}, pool);
+  Machine machine(model.isa(), 1 << 20, pool);
+  ModelRoof roof(model, machine);
+  std::vector<Progress> said;
+  ProgressMeter meter(6, [&](const Progress& one) { said.push_back(one); });
+  Passes passes(model, pool, 64);
+  ModelTiming timing(passes, roof, 2, meter);
+  for (const auto& series : {timing.prefill(40), timing.decode(3, 8, 5)}) {
+    ASSERT_TRUE(series) << series.error().message;
+    EXPECT_EQ(series->rates.size(), 2u);
+    EXPECT_GT(series->share, 0);
+  }
+  EXPECT_EQ(said.size(), 6u);
+  EXPECT_EQ(said.back().done, 1);
+}
+
+// --- Probes --------------------------------------------------------------------------------------------------------
+
+TEST(Readers, EveryWayReadsEveryLineOnce) {
+  AlignedBuffer<uint64_t> words(kReadBytes / static_cast<int64_t>(sizeof(uint64_t)));
+  uint64_t sum = 0;
+  for (int64_t i = 0; i < words.size(); ++i) words[i] = static_cast<uint64_t>(i * i);
+  for (int64_t i = 0; i < words.size(); i += kLine / static_cast<int64_t>(sizeof(uint64_t))) sum += words[i];
+  for (Reader read : readers()) EXPECT_EQ(read(reinterpret_cast<const std::byte*>(words.data())), sum);
+}
+
+// The four tasks of its first slice are the fastest by far.
+void slowing_probe(int64_t) {
+  static int runs = 0;
+  if (++runs > 4) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+TEST(Measure, TheRoofIsTheFastestProbeOfAllSlices) {
+  ThreadPool pool(1);
+  Machine machine(Isa::portable, 1, pool);
+  const ProbeRow row{Arithmetic::f32, "none", 1000, slowing_probe};
+  Unit unit{Isa::portable, &row, 1, {}};
+  Plan plan{};
+  plan.least_slices = plan.most_slices = 20;
+  const Measurement measured = measure(machine, {{1e9, 1}, &unit, true}, plan, [] { return CallTime{0.01, 0}; });
+  EXPECT_EQ(measured.slices, 20);
+  EXPECT_EQ(measured.roof.operations, unit.rates.best());
+  EXPECT_DOUBLE_EQ(measured.share, 1e9 / unit.rates.best() / 0.01);
 }
 
 TEST(Rates, ForgetsWhatIsOldButNotTheBest) {
@@ -111,6 +187,17 @@ TEST(Cases, GlobChoosesKernels) {
   EXPECT_TRUE(quantize->linear.empty() && quantize->attention.empty());
   ASSERT_EQ(quantize->quantize.size(), 1u);
   EXPECT_EQ(quantize->quantize[0].name, "quantize__avx2");
+}
+
+TEST(Cases, CopiesFillTheRotationButTinyOnesEnd) {
+  ThreadPool pool(1);
+  const LayerKind kind{"int8:row", "f32"};
+  const auto few = packed_copies({kind, {256, 1024}}, Isa::portable, 1 << 20, pool);
+  ASSERT_TRUE(few) << few.error().message;
+  EXPECT_EQ(few->size(), 4u);  // of a quarter of it and a little
+  const auto many = packed_copies({kind, {16, 16}}, Isa::portable, 400 << 20, pool);
+  ASSERT_TRUE(many) << many.error().message;
+  EXPECT_EQ(many->size(), 4096u);
 }
 
 TEST(Cases, SolversAreThoseOfThisProcess) {
@@ -180,15 +267,31 @@ TEST(ExpectedSeconds, SlicesOfAMillisecondUntilTheTimeIsSpent) {
 
 // --- A run, as small as can be -------------------------------------------------------------------------------------
 
-class SmallRun : public testing::Test {
+class SmallRun : public testing::TestWithParam<Isa> {
  protected:
   Plan plan_ = *make_plan({true, {{64, 128}}, {1, 3}});
-  Kernels kernels_ = *chosen_kernels(detected_isa(), "");
+  Kernels kernels_ = *chosen_kernels(GetParam(), "");
   ThreadPool pool_{2};
-  Machine machine_{detected_isa(), 1, pool_};
+  Machine machine_{GetParam(), 1, pool_};
 };
 
-TEST_F(SmallRun, EveryKernelOfTheMachineIsMeasured) {
+std::vector<Isa> levels_of_this_machine() {
+  std::vector<Isa> levels;
+  for (const IsaTable& entry : all_tables())
+    if (entry.isa <= detected_isa()) levels.push_back(entry.isa);
+  return levels;
+}
+
+// Layers are packed in tiles only where there are any to multiply, although the reference can read them.
+bool packed_for(Isa isa, const LinearRow& row) {
+  const bool tiles = row.weights == PackedType::bf16_tiles || row.weights == PackedType::coded_tiles;
+  return isa == Isa::amx || !tiles;
+}
+
+INSTANTIATE_TEST_SUITE_P(Levels, SmallRun, testing::ValuesIn(levels_of_this_machine()),
+                         [](const auto& level) { return to_string(level.param); });
+
+TEST_P(SmallRun, EveryKernelOfTheMachineIsMeasured) {
   EXPECT_GT(machine_.best_peak(Arithmetic::int8), 0);
   EXPECT_GT(machine_.best_peak(Arithmetic::f32), 0);
   EXPECT_GT(machine_.bandwidth(), 0);
@@ -203,7 +306,7 @@ TEST_F(SmallRun, EveryKernelOfTheMachineIsMeasured) {
       EXPECT_GT(one.measured.share, 0);
       EXPECT_LE(one.measured.time.prepare, one.measured.time.total);
     }
-    EXPECT_GT(found, 0) << kernel.row->name;
+    EXPECT_EQ(found > 0, packed_for(GetParam(), *kernel.row)) << kernel.row->name;
     EXPECT_GT(chosen, 0);
   }
   const auto kept_as = [&](std::string_view type) {
@@ -223,7 +326,9 @@ TEST_F(SmallRun, EveryKernelOfTheMachineIsMeasured) {
     EXPECT_GT(one.measured.of_gemm, 0);
   }
   EXPECT_EQ(cases->solving.size(), kernels_.solve.size());
-  EXPECT_EQ(cases->solving.size(), 3u);
+  if (GetParam() == detected_isa()) {
+    EXPECT_EQ(cases->solving.size(), 3u);
+  }
   for (const SolveCase& one : cases->solving) {
     EXPECT_GT(one.measured.share, 0);
     EXPECT_EQ(one.unit->probe->arithmetic, arithmetic_of(one.task.what));
@@ -231,11 +336,22 @@ TEST_F(SmallRun, EveryKernelOfTheMachineIsMeasured) {
   const std::string drawing = svg(plot_of(machine_, *cases));
   EXPECT_NE(drawing.find("</svg>"), std::string::npos);
   EXPECT_NE(drawing.find(">attention</text>"), std::string::npos);
-  EXPECT_NE(drawing.find(">solvers</text>"), std::string::npos);
+  EXPECT_EQ(drawing.find(">solvers</text>") != std::string::npos, !cases->solving.empty());
+  EXPECT_NE(drawing.find("int4:row.</text>"), std::string::npos);  // whose points are labelled
 }
 
-TEST_F(SmallRun, ProgressEstimatesFirstAndEndsWhole) {
-  const auto kernels = chosen_kernels(detected_isa(), "attention*");
+TEST_P(SmallRun, ThatMeasuresNothingIsAnError) {
+  plan_.tasks = {{{"f32", "f32"}, {64, 128}}};
+  const auto kernels = chosen_kernels(GetParam(), "linear_w4*");
+  ASSERT_TRUE(kernels) << kernels.error().message;
+  const auto cases = run_cases(machine_, plan_, *kernels, {});
+  ASSERT_FALSE(cases);
+  EXPECT_EQ(cases.error().code, ErrorCode::usage);
+  EXPECT_NE(cases.error().message.find("nothing"), std::string::npos) << cases.error().message;
+}
+
+TEST_P(SmallRun, ProgressEstimatesFirstAndEndsWhole) {
+  const auto kernels = chosen_kernels(GetParam(), "attention*");
   ASSERT_TRUE(kernels);
   std::vector<Progress> said;
   const auto cases = run_cases(machine_, plan_, *kernels, [&](const Progress& one) { said.push_back(one); });
@@ -244,6 +360,8 @@ TEST_F(SmallRun, ProgressEstimatesFirstAndEndsWhole) {
   EXPECT_EQ(said.front().done, 0);
   EXPECT_GT(said.front().seconds_left, 0);
   EXPECT_NEAR(said.back().done, 1, 1e-9);
+  const std::string drawing = svg(plot_of(machine_, *cases));
+  EXPECT_EQ(drawing.find("int4:row"), std::string::npos);  // no such line
 }
 
 // --- The plot ------------------------------------------------------------------------------------------------------
@@ -282,6 +400,60 @@ TEST(Plot, IsWellFormedWhateverTheNames) {
   EXPECT_EQ(drawing.find("no place"), std::string::npos);
   EXPECT_NE(drawing.find("x &lt; y"), std::string::npos);
   EXPECT_NE(drawing.find("prefers-color-scheme: dark"), std::string::npos);
+}
+
+// Where a text lies: to the left or to the right of its x.
+struct Placed {
+  double left, right, y;
+};
+
+double number_after(const std::string& tag, const std::string& key) {
+  const size_t at = tag.find(" " + key + "=\"");
+  return at == std::string::npos ? NAN : std::stod(tag.substr(at + key.size() + 3));
+}
+
+std::vector<Placed> texts_of(const std::string& drawing) {
+  constexpr double kWide = 7;  // pixels of a character of the usual size
+  std::vector<Placed> out;
+  for (size_t at = drawing.find("<text "); at != std::string::npos; at = drawing.find("<text ", at + 1)) {
+    const size_t inside = drawing.find('>', at) + 1;
+    const std::string tag = drawing.substr(at, inside - at);
+    if (tag.find("rotate(") != std::string::npos) continue;
+    const double wide = kWide * (tag.find("head") != std::string::npos ? 17.0 / 13 : 1) *
+                        static_cast<double>(drawing.find('<', inside) - inside);
+    const bool end = tag.find("\"end\"") != std::string::npos, middle = tag.find("\"middle\"") != std::string::npos;
+    const double left = number_after(tag, "x") - (end ? wide : middle ? wide / 2 : 0);
+    out.push_back({left, left + wide, number_after(tag, "y")});
+  }
+  return out;
+}
+
+TEST(Plot, AllTextLiesInsideHoweverManyFamilies) {
+  Plot plot{.title = "Kernels", .caption = "of this machine", .gbps = 40, .roofs = {{"int8", 1900}}, .series = {}};
+  for (int i = 0; i < 24; ++i)
+    plot.series.push_back({fmt::format("a family called {}", i), true, {{1000, 30.0 + i, "", "M = 512", true}}});
+  const std::string drawing = svg(plot);
+  const size_t box = drawing.find("viewBox=\"0 0 960 ");
+  ASSERT_NE(box, std::string::npos);
+  const double height = std::stod(drawing.substr(box + std::string("viewBox=\"0 0 960 ").size()));
+  const std::vector<Placed> texts = texts_of(drawing);
+  EXPECT_GT(texts.size(), 50u);  // of the legend and of the points, at least
+  for (const Placed& text : texts) {
+    EXPECT_GE(text.left, 0);
+    EXPECT_LE(text.right, 960);
+    EXPECT_GT(text.y, 10);
+    EXPECT_LT(text.y, height);
+  }
+  for (int i = 0; i < 24; ++i)
+    EXPECT_NE(drawing.find(fmt::format(">a family called {}<", i)), std::string::npos) << "in the legend";
+}
+
+// As many as there are kinds of things: none shares its colour with another.
+TEST(Plot, EightFamiliesHaveEightColours) {
+  Plot plot;
+  for (int i = 0; i < 8; ++i) plot.series.push_back({std::to_string(i), false, {}});
+  const std::string drawing = svg(plot);
+  for (int i = 0; i < 8; ++i) EXPECT_NE(drawing.find(fmt::format("<circle class=\"s{}\"", i)), std::string::npos) << i;
 }
 
 TEST(Plot, EmptyIsStillADrawing) { EXPECT_TRUE(well_formed(svg({}))); }

@@ -63,6 +63,7 @@ constexpr LayerKind kOnce[] = {
     {"code4:row", "bf16"},
     {"code4:row", "int8:token:asym"},
     {"code3:g128", "int8:token:asym"},
+    {"code3:row", "int4:token:asym"},
     {"int4:row", "int4:token:asym"},
     {"int4:g128", "int4:token:asym"},
     {"int8:row", "int4:token:asym"},

@@ -72,6 +72,19 @@ Result<LinearWeight> random_layer(const LayerKind& kind, const Shape& shape) {
   return weight;
 }
 
+Result<std::vector<PackedLinear>> packed_copies(const Task& task, Isa isa, int64_t rotation_bytes, ThreadPool& pool) {
+  constexpr size_t kMost = 4096;
+  NIBBLE_TRY(const LinearWeight weight, random_layer(task.kind, task.shape));
+  std::vector<PackedLinear> copies;
+  int64_t bytes = 0;
+  while (copies.empty() || (bytes < rotation_bytes && copies.size() < kMost)) {
+    NIBBLE_TRY(PackedLinear packed, PackedLinear::pack(weight, isa, pool));
+    bytes += packed.bytes() + static_cast<int64_t>(sizeof(PackedLinear));
+    copies.push_back(std::move(packed));
+  }
+  return copies;
+}
+
 std::vector<float> random_input(int64_t m, int64_t k) {
   Random random(2);
   std::vector<float> x(static_cast<size_t>(m * k));

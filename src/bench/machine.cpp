@@ -1,50 +1,31 @@
 #include "bench/machine.h"
 
-#include <sys/mman.h>
-#include <xmmintrin.h>
-
 #include <algorithm>
 #include <cstring>
-#include <new>
 
 #include "bench/clock.h"
-#include "core/checked.h"
 #include "kernels/list.h"
 
 namespace nibble::bench {
 namespace {
 
-constexpr int64_t kTasksPerThread = 4;     // of a slice, as kernels cut their work: a slow core gets fewer
-constexpr double kTaskSeconds = 0.0002;    // of a probe of multipliers
-constexpr int64_t kSliceBytes = 32 << 20;  // of a probe of memory
-constexpr int64_t kTaskBytes = 1 << 20;
+constexpr int64_t kTasksPerThread = 4;   // of a slice, as kernels cut their work: a slow core gets fewer
+constexpr double kTaskSeconds = 0.0002;  // of a probe of multipliers
+constexpr int kFirstSlices = 10, kSettlingRounds = 5, kCalibrations = 3;
+constexpr int64_t kTasksOfMemory = 32;  // of a slice of memory
+constexpr int64_t kSliceBytes = kTasksOfMemory * kReadBytes;
 constexpr int64_t kHugePage = 2 << 20;
-constexpr int64_t kLine = 64, kAhead = 2048;  // bytes: of a cache line, and how far ahead it is asked for
 
-// One word of every line brings in the whole line; the sum keeps the compiler from leaving it out.
-void read_lines(const std::byte* from, int64_t bytes) {
-  uint64_t sum = 0;
-  for (int64_t i = 0; i < bytes; i += kLine) {
-    _mm_prefetch(reinterpret_cast<const char*>(from + i + kAhead), _MM_HINT_T0);
-    uint64_t word;
-    std::memcpy(&word, from + i, sizeof word);
-    sum += word;
-  }
-  [[maybe_unused]] volatile uint64_t used = sum;
+// Written by the pool's threads, since pages that nobody has written are all one page of zeros.
+AlignedBuffer<std::byte> written_memory(int64_t bytes, ThreadPool& pool) {
+  AlignedBuffer<std::byte> memory(bytes);
+  pool.run_ranges(bytes, kHugePage, [&](int64_t begin, int64_t end) {
+    std::memset(memory.data() + begin, 1, static_cast<size_t>(end - begin));
+  });
+  return memory;
 }
 
 }  // namespace
-
-LargeMemory::LargeMemory(int64_t bytes, ThreadPool& pool) : size_(round_up(bytes, kHugePage)) {
-  void* found = ::mmap(nullptr, static_cast<size_t>(size_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (found == MAP_FAILED) throw std::bad_alloc();
-  data_ = static_cast<std::byte*>(found);
-  ::madvise(found, static_cast<size_t>(size_), MADV_HUGEPAGE);  // where it is refused, small pages do
-  pool.run_ranges(size_, kHugePage,
-                  [&](int64_t begin, int64_t end) { std::memset(data_ + begin, 1, static_cast<size_t>(end - begin)); });
-}
-
-LargeMemory::~LargeMemory() { ::munmap(data_, static_cast<size_t>(size_)); }
 
 void Rates::add(double rate) {
   last_[next_++ % last_.size()] = rate;
@@ -72,14 +53,15 @@ Arithmetic arithmetic_of(const LinearRow& row) {
 }
 
 Machine::Machine(Isa isa, int64_t memory_bytes, ThreadPool& pool)
-    : isa_(isa), pool_(pool), memory_(std::max(memory_bytes, 2 * kSliceBytes), pool) {
+    : isa_(isa), pool_(pool), memory_(written_memory(std::max(memory_bytes, 2 * kSliceBytes), pool)) {
   for (const IsaTable& entry : all_tables()) {
     if (entry.isa > isa || entry.table->probes == nullptr) continue;
     for (const ProbeRow* row = entry.table->probes; row->run != nullptr; ++row)
       units_.push_back({entry.isa, row, 0, {}});
   }
   for (Unit& unit : units_) calibrate(unit);
-  probe_all(1);
+  settle_reading();
+  probe_all(kFirstSlices);
 }
 
 Unit& Machine::unit_for(Isa level, Arithmetic arithmetic) {
@@ -89,14 +71,31 @@ Unit& Machine::unit_for(Isa level, Arithmetic arithmetic) {
   return unit_for(level, Arithmetic::f32);
 }
 
-// Turns that take a task's time: doubled until they do.
+// Turns that take a task's time: doubled until they do. The shortest of three timings counts: one alone may contain
+// what something else was doing, which would end the doubling early.
 void Machine::calibrate(Unit& unit) {
-  for (int64_t turns = 256;; turns *= 2) {
-    const Stopwatch watch;
-    unit.probe->run(turns);
-    unit.turns = turns;
-    if (watch.seconds() >= kTaskSeconds) return;
+  for (unit.turns = 256;; unit.turns *= 2) {
+    Fastest fastest;
+    for (int i = 0; i < kCalibrations; ++i) {
+      const Stopwatch watch;
+      unit.probe->run(unit.turns);
+      fastest.add(watch.seconds());
+    }
+    if (fastest.seconds >= kTaskSeconds) return;
   }
+}
+
+// In every round each way has its turn, so that all see the same weather; the middle of the rounds counts, so that one
+// lucky slice decides nothing.
+void Machine::settle_reading() {
+  std::vector<std::vector<double>> rates(readers().size());
+  for (int round = 0; round < kSettlingRounds; ++round)
+    for (size_t way = 0; way < rates.size(); ++way) {
+      read_ = readers()[way];
+      rates[way].push_back(probe_reading());
+    }
+  const auto slower = [](const auto& a, const auto& b) { return middle(a) < middle(b); };
+  read_ = readers()[static_cast<size_t>(std::max_element(rates.begin(), rates.end(), slower) - rates.begin())];
 }
 
 double Machine::probe(Unit& unit) {
@@ -117,7 +116,9 @@ int64_t Machine::next_slice() {
 double Machine::probe_reading() {
   const std::byte* from = memory_.data() + next_slice();
   const Stopwatch watch;
-  pool_.run(kSliceBytes / kTaskBytes, [&](int64_t task) { read_lines(from + task * kTaskBytes, kTaskBytes); });
+  pool_.run(kTasksOfMemory, [&](int64_t task) {
+    [[maybe_unused]] volatile const uint64_t used = read_(from + task * kReadBytes);  // or it would not be read
+  });
   const double rate = static_cast<double>(kSliceBytes) / watch.seconds();
   reading_.add(rate);
   return rate;
@@ -127,8 +128,8 @@ double Machine::probe_copying() {
   const std::byte* from = memory_.data() + next_slice();
   std::byte* to = memory_.data() + next_slice();
   const Stopwatch watch;
-  pool_.run(kSliceBytes / kTaskBytes,
-            [&](int64_t task) { std::memcpy(to + task * kTaskBytes, from + task * kTaskBytes, kTaskBytes); });
+  pool_.run(kTasksOfMemory,
+            [&](int64_t task) { std::memcpy(to + task * kReadBytes, from + task * kReadBytes, kReadBytes); });
   const double rate = static_cast<double>(kSliceBytes) / watch.seconds();
   copying_.add(rate);
   return rate;

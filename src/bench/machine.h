@@ -10,29 +10,15 @@
 #include <span>
 #include <vector>
 
+#include "bench/reading.h"
 #include "bench/roof.h"
+#include "core/buffer.h"
 #include "core/cpu.h"
 #include "core/threads.h"
 #include "kernels/abi/linear.h"
 #include "kernels/abi/probe.h"
 
 namespace nibble::bench {
-
-// Memory of the size of a data set: huge pages where the system gives them, touched first by the pool's threads.
-class LargeMemory {
- public:
-  LargeMemory(int64_t bytes, ThreadPool& pool);  // throws std::bad_alloc
-  ~LargeMemory();
-  LargeMemory(const LargeMemory&) = delete;
-  LargeMemory& operator=(const LargeMemory&) = delete;
-
-  std::byte* data() const { return data_; }
-  int64_t size() const { return size_; }
-
- private:
-  std::byte* data_;
-  int64_t size_;
-};
 
 // What the last probes of one thing found, per second. Noise only makes a probe slower, so the fastest of a few is the
 // nearest to the truth of this minute.
@@ -62,8 +48,9 @@ Arithmetic arithmetic_of(const LinearRow& row);
 
 class Machine {
  public:
-  // Probes every multiplier of the instruction sets up to `isa` once. `memory_bytes`: of the buffer that is read; more
-  // than the caches hold, for bandwidth of memory.
+  // Takes the first slices: of every multiplier of the instruction sets up to `isa`, of copying, and of every way to
+  // read, of which the fastest on this machine with these threads is used from then on. `memory_bytes`: of the buffer
+  // that is read; many times what the caches hold, for bandwidth of memory.
   Machine(Isa isa, int64_t memory_bytes, ThreadPool& pool);
 
   Isa isa() const { return isa_; }
@@ -92,12 +79,14 @@ class Machine {
 
  private:
   void calibrate(Unit& unit);
+  void settle_reading();
   int64_t next_slice();
 
   Isa isa_;
   ThreadPool& pool_;
-  LargeMemory memory_;
-  int64_t at_ = 0;  // where the next slice of memory begins
+  AlignedBuffer<std::byte> memory_;
+  int64_t at_ = 0;              // where the next slice of memory begins
+  Reader read_ = readers()[0];  // the way to read
   Rates reading_, copying_;
   std::vector<Unit> units_;
 };

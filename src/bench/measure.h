@@ -27,7 +27,7 @@ struct CallTime {
 
 struct Measurement {
   Work work;                                 // of one call
-  Roof roof;                                 // as probed between the slices: the fastest of the last probes
+  Roof roof;                                 // the fastest probes: those between the slices, and sixteen at least
   CallTime time;                             // of the fastest slice, per call
   double least_prepare = 0, least_rest = 0;  // seconds for preparing and for what follows, each of its own best slice
   double share = 0;                          // of the roof
@@ -37,8 +37,9 @@ struct Measurement {
 
 // A slice is one probe of the unit, one of memory, and as many calls as take about a millisecond (one at least).
 //
-// Noise only adds time: the share is the fastest probe against the fastest slice. Where the middle share is far below
-// it, something else was running.
+// Noise only adds time: the share is the fastest probe against the fastest slice. Both are of this case, so that
+// neither has had better weather to choose from; a case of fewer than sixteen slices also counts the probes before it.
+// Where the middle share is far below the share, something else was running.
 Measurement measure(Machine& machine, const Subject& subject, const Plan& plan, FunctionRef<CallTime()> call);
 // What measure() takes for a call of that many seconds.
 double expected_seconds(double call_seconds, const Plan& plan);

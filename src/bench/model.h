@@ -1,6 +1,8 @@
 // A model's own roof: the least time a forward pass can take on this machine.
 #pragma once
 
+#include <map>
+
 #include "bench/machine.h"
 #include "runtime/model.h"
 
@@ -21,18 +23,22 @@ class ModelRoof {
   // Both must outlive this.
   ModelRoof(const Model& model, Machine& machine) : model_(model), machine_(machine) {}
 
+  // Forgets the probes so far: something else is measured from here on.
+  void begin();
   // Probes memory and the units that the pass uses.
   void probe(const Pass& pass);
-  // By what was probed of late.
+  // By the fastest probes since begin(). Passes that use the same kernels must have been probed.
   double least_seconds(const Pass& pass) const;
 
  private:
   template <class Visit>
-  void each_linear(const Pass& pass, Visit visit) const;  // visit(layer, tokens)
+  void each_linear(const Pass& pass, Visit visit) const;  // visit(layer, tokens), where there are tokens
   double cache_bytes_per_position() const;
 
   const Model& model_;
   Machine& machine_;
+  std::map<const Unit*, double> peaks_;  // operations per second
+  double bandwidth_ = 0;
 };
 
 }  // namespace nibble::bench

@@ -11,10 +11,11 @@
 namespace nibble::bench {
 namespace {
 
-// Pixels of the drawing, and of the field inside the axes.
-constexpr double kWidth = 960, kHeight = 600;
-constexpr double kLeft = 76, kRight = 936, kTop = 96, kBottom = 540;
-constexpr double kLegendStep = 118;
+// Pixels of the drawing and of the field inside the axes, which begins below the legend.
+constexpr double kWidth = 960, kFieldHeight = 444, kBelow = 60;
+constexpr double kLeft = 76, kRight = 936;
+constexpr double kLegendTop = 76, kLegendLine = 20;  // baseline of its first line, and from line to line
+constexpr double kCharacter = 7.2;                   // at most, of a text of 13 pixels, on average
 
 constexpr const char* kStyle = R"(<style>
 :root { color-scheme: light dark; }
@@ -25,19 +26,21 @@ svg { font: 13px system-ui, "Segoe UI", sans-serif; }
 .line { fill: none; stroke-width: 1; stroke-opacity: 0.45; }
 .s0 { fill: #0b62c4; stroke: #0b62c4; } .s1 { fill: #b4530a; stroke: #b4530a; }
 .s2 { fill: #7a3fb0; stroke: #7a3fb0; } .s3 { fill: #12795a; stroke: #12795a; }
-.s4 { fill: #b3267a; stroke: #b3267a; }
+.s4 { fill: #b3267a; stroke: #b3267a; } .s5 { fill: #5c6670; stroke: #5c6670; }
+.s6 { fill: #c01f1f; stroke: #c01f1f; } .s7 { fill: #00798c; stroke: #00798c; }
 circle.outline { fill: none; stroke-opacity: 0.7; }
 @media (prefers-color-scheme: dark) {
   .ground { fill: #14181c; } .ink { fill: #e6eaee; } .soft { fill: #a3adb7; }
   .grid { stroke: #2b3238; } .roof { stroke: #e6eaee; }
   .s0 { fill: #6cb0ff; stroke: #6cb0ff; } .s1 { fill: #f5a05a; stroke: #f5a05a; }
   .s2 { fill: #c79bf2; stroke: #c79bf2; } .s3 { fill: #5fd3a8; stroke: #5fd3a8; }
-  .s4 { fill: #f58ac6; stroke: #f58ac6; }
+  .s4 { fill: #f58ac6; stroke: #f58ac6; } .s5 { fill: #b4bec8; stroke: #b4bec8; }
+  .s6 { fill: #ff7d76; stroke: #ff7d76; } .s7 { fill: #52cfe3; stroke: #52cfe3; }
 }
 .line { fill: none !important; } circle.outline { fill: none !important; } text { stroke: none !important; }
 </style>
 )";
-constexpr size_t kColours = 5;
+constexpr size_t kColours = 8;
 
 bool drawable(double value) { return std::isfinite(value) && value > 0; }
 
@@ -65,19 +68,47 @@ class Drawing {
  public:
   explicit Drawing(const Plot& plot)
       : plot_(plot),
+        legend_(legend_of(plot)),
+        top_(kLegendTop + kLegendLine * (legend_.empty() ? 1 : legend_.back().line + 1)),
+        bottom_(top_ + kFieldHeight),
         x_(least_intensity(), most_intensity(), kLeft, kRight),
-        y_(least_rate(), most_rate(), kBottom, kTop) {}
+        y_(least_rate(), most_rate(), bottom_, top_) {}
 
   std::string run() {
     begin();
+    legend();
     grid();
     roofs();
     for (const PlotSeries& series : plot_.series) draw(series);
-    legend();
     return out_ + "</svg>\n";
   }
 
  private:
+  // A name, where it stands, and so which colour it has.
+  struct LegendEntry {
+    std::string name;
+    double x;
+    int line;
+  };
+
+  // From left to right, in order of appearance; what would leave the field begins a new line.
+  static std::vector<LegendEntry> legend_of(const Plot& plot) {
+    std::vector<LegendEntry> out;
+    double x = kLeft + 8;
+    int line = 0;
+    for (const PlotSeries& series : plot.series) {
+      if (std::any_of(out.begin(), out.end(), [&](const auto& entry) { return entry.name == series.name; })) continue;
+      const double width = 10 + kCharacter * static_cast<double>(series.name.size());
+      if (x > kLeft + 8 && x + width > kRight) {
+        x = kLeft + 8;
+        ++line;
+      }
+      out.push_back({series.name, x, line});
+      x += width + 18;
+    }
+    return out;
+  }
+
   template <class... Args>
   void put(fmt::format_string<Args...> format, Args&&... args) {
     fmt::format_to(std::back_inserter(out_), format, std::forward<Args>(args)...);
@@ -117,18 +148,18 @@ class Drawing {
 
   void begin() {
     put("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" width=\"{}\" height=\"{}\" role=\"img\">\n",
-        kWidth, kHeight, kWidth, kHeight);
+        kWidth, bottom_ + kBelow, kWidth, bottom_ + kBelow);
     put("<title>{}</title>\n<desc>{}</desc>\n", escaped(plot_.title), escaped(plot_.caption));
     out_ += kStyle;
-    put("<rect class=\"ground\" width=\"{}\" height=\"{}\"/>\n", kWidth, kHeight);
+    put("<rect class=\"ground\" width=\"{}\" height=\"{}\"/>\n", kWidth, bottom_ + kBelow);
     put("<text class=\"ink head\" x=\"{}\" y=\"32\">{}</text>\n", kLeft, escaped(plot_.title));
     put("<text class=\"soft\" x=\"{}\" y=\"54\">{}</text>\n", kLeft, escaped(plot_.caption));
   }
 
   void grid() {
     for (double value : x_.powers()) {
-      put("<path class=\"grid\" d=\"M{:.1f} {}V{}\"/>", x_.at(value), kTop, kBottom);
-      put("<text class=\"soft\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{}\">{:g}</text>\n", x_.at(value), kBottom + 19,
+      put("<path class=\"grid\" d=\"M{:.1f} {}V{}\"/>", x_.at(value), top_, bottom_);
+      put("<text class=\"soft\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{}\">{:g}</text>\n", x_.at(value), bottom_ + 19,
           value);
     }
     for (double value : y_.powers()) {
@@ -137,8 +168,8 @@ class Drawing {
           value);
     }
     put("<text class=\"soft\" text-anchor=\"middle\" x=\"{}\" y=\"{}\">operations per byte</text>\n",
-        (kLeft + kRight) / 2, kBottom + 42);
-    put("<text class=\"soft\" x=\"{}\" y=\"{}\">GOP/s</text>\n", kLeft - 60, kTop - 12);
+        (kLeft + kRight) / 2, bottom_ + 42);
+    put("<text class=\"soft\" x=\"{}\" y=\"{}\">GOP/s</text>\n", kLeft - 60, top_ - 12);
   }
 
   // Flat roofs begin where the slanting one reaches them; that one ends at the highest.
@@ -185,28 +216,29 @@ class Drawing {
     const double x = x_.at(point.operations_per_byte), y = y_.at(point.gops);
     put("<circle class=\"s{}{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\"><title>{}</title></circle>\n", colour,
         point.prominent ? "" : " outline", x, y, point.prominent ? 3.5 : 3.0, escaped(point.title));
-    if (!point.label.empty())
-      put("<text class=\"s{}\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", colour, x + 7, y + 14, escaped(point.label));
+    if (point.label.empty()) return;
+    const bool room = x + 7 + kCharacter * static_cast<double>(point.label.size()) < kWidth;
+    put("<text class=\"s{}\" text-anchor=\"{}\" x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n", colour, room ? "start" : "end",
+        room ? x + 7 : x - 7, y + 14, escaped(point.label));
   }
 
   void legend() {
-    for (size_t i = 0; i < names_.size(); ++i) {
-      const double x = kLeft + 8 + kLegendStep * static_cast<double>(i);
-      put("<circle class=\"s{}\" cx=\"{:.1f}\" cy=\"72\" r=\"4\"/>", i % kColours, x);
-      put("<text class=\"ink\" x=\"{:.1f}\" y=\"76\">{}</text>\n", x + 10, escaped(names_[i]));
+    for (const LegendEntry& entry : legend_) {
+      const double y = kLegendTop + kLegendLine * entry.line;
+      put("<circle class=\"s{}\" cx=\"{:.1f}\" cy=\"{}\" r=\"4\"/>", colour_of(entry.name), entry.x, y - 4);
+      put("<text class=\"ink\" x=\"{:.1f}\" y=\"{}\">{}</text>\n", entry.x + 10, y, escaped(entry.name));
     }
   }
 
-  size_t colour_of(const std::string& name) {
-    const auto found = std::find(names_.begin(), names_.end(), name);
-    const auto index = static_cast<size_t>(found - names_.begin());
-    if (found == names_.end()) names_.push_back(name);
-    return index % kColours;
+  size_t colour_of(const std::string& name) const {
+    const auto named = [&](const LegendEntry& entry) { return entry.name == name; };
+    return static_cast<size_t>(std::find_if(legend_.begin(), legend_.end(), named) - legend_.begin()) % kColours;
   }
 
   const Plot& plot_;
+  std::vector<LegendEntry> legend_;
+  double top_, bottom_;
   Axis x_, y_;
-  std::vector<std::string> names_;  // of the legend, in order of appearance
   std::string out_;
 };
 

@@ -19,7 +19,7 @@ class QuantizeCalls {
         isa_(isa),
         pool_(pool),
         outputs_(static_cast<size_t>(ceil_div(rotation_bytes, input_bytes()))),
-        inputs_(input_bytes() * copies(), pool) {
+        inputs_(input_bytes() * copies()) {
     const std::vector<float> x = random_input(task.m, task.shape.k);
     pool.run(copies(), [&](int64_t i) { std::memcpy(inputs_.data() + i * input_bytes(), x.data(), x.size() * 4); });
   }
@@ -46,7 +46,7 @@ class QuantizeCalls {
   Isa isa_;
   ThreadPool& pool_;
   std::vector<PreparedInput> outputs_;
-  LargeMemory inputs_;
+  AlignedBuffer<std::byte> inputs_;
   int64_t next_ = 0;
 };
 

@@ -5,6 +5,8 @@
 
 namespace nibble::bench {
 
+constexpr double kGiga = 1e9;  // rates are told in 10^9 per second
+
 // What must be done: operations (a multiply-add counts two) and bytes that come from or go to memory.
 struct Work {
   double operations = 0, bytes = 0;

@@ -12,19 +12,6 @@ namespace {
 // Of the roof, by which a run's length is estimated before anything is known; and how fast layers are made and packed.
 constexpr double kUsualShare = 0.6, kPackedPerSecond = 1.2e9;
 
-// The same layer as often as it takes to fill the rotation.
-Result<std::vector<PackedLinear>> packed_copies(const Task& task, Isa isa, const Plan& plan, ThreadPool& pool) {
-  NIBBLE_TRY(const LinearWeight weight, random_layer(task.kind, task.shape));
-  std::vector<PackedLinear> copies;
-  int64_t bytes = 0;
-  while (copies.empty() || bytes < plan.rotation_bytes) {
-    NIBBLE_TRY(PackedLinear packed, PackedLinear::pack(weight, isa, pool));
-    bytes += packed.bytes();
-    copies.push_back(std::move(packed));
-  }
-  return copies;
-}
-
 bool serves(const PackedLinear& layer, const LinearRow* row) {
   return std::find(layer.rows().begin(), layer.rows().end(), row) != layer.rows().end();
 }
@@ -148,7 +135,7 @@ struct Run {
   Cases cases;
 
   Status run(const LinearStep& step) {
-    NIBBLE_TRY(const auto copies, packed_copies(step.task, step.level, plan, machine.pool()));
+    NIBBLE_TRY(const auto copies, packed_copies(step.task, step.level, plan.rotation_bytes, machine.pool()));
     for (const KernelRow& kernel : step.kernels)
       if (serves(copies.front(), kernel.row)) measure_tokens(step, kernel, copies);
     return {};
@@ -221,7 +208,8 @@ Result<Cases> run_cases(Machine& machine, const Plan& plan, const Kernels& kerne
   NIBBLE_DO(run_all(schedule.attention));
   NIBBLE_DO(run_all(schedule.quantization));
   NIBBLE_DO(run_all(schedule.solving));
-  return std::move(work.cases);
+  if (!work.cases.empty()) return std::move(work.cases);
+  return fail(ErrorCode::usage, "the kernels that fit serve no layer that is measured: nothing to report");
 }
 
 }  // namespace nibble::bench

@@ -54,10 +54,13 @@ struct Cases {
   std::vector<AttentionCase> attention;
   std::vector<QuantizeCase> quantization;
   std::vector<SolveCase> solving;
+
+  bool empty() const { return linear.empty() && attention.empty() && quantization.empty() && solving.empty(); }
 };
 
 // The cases in the plan's order; `machine` then holds the peaks. A kernel is measured on everything it serves. The
-// first progress, before anything is measured, tells how long the whole should take.
+// first progress, before anything is measured, tells how long the whole should take. `usage` when none of the kernels
+// serves anything in the plan.
 Result<Cases> run_cases(Machine& machine, const Plan& plan, const Kernels& kernels, const ProgressCallback& progress);
 
 // The cases under the roofs of the units they use; quantization, which multiplies nothing, is not in it. Kernels that a

@@ -5,13 +5,17 @@
 namespace nibble::bench {
 namespace {
 
-constexpr double kGiga = 1e9;
-
-// "int4", "int8", "16-bit floats", "f32": the colours of the plot.
+// "int4", "int8", "16-bit floats", "f32", "block formats", "learned levels": the colours of the plot.
 std::string family_of(const LayerKind& kind) {
-  const std::string_view levels = kind.weights.substr(0, kind.weights.find(':'));
-  return levels == "f16" || levels == "bf16" ? "16-bit floats" : std::string(levels);
+  const NumberFormat format = *parse_format(kind.weights);
+  if (format.is_learned()) return "learned levels";
+  if (format.is_block()) return "block formats";
+  if (format.levels == Levels::f16 || format.levels == Levels::bf16) return "16-bit floats";
+  return std::string(kind.weights.substr(0, kind.weights.find(':')));
 }
+
+// The line that is labelled with its numbers of tokens.
+constexpr LayerKind kMarked = {"int4:row", "int8:token:asym"};
 
 bool same_line(const Case& a, const Case& b) {
   return a.kernel.row == b.kernel.row && a.kind == b.kind && a.shape == b.shape;
@@ -33,8 +37,7 @@ PlotPoint point_of(const Case& one, bool first_shape) {
       point_of(one.measured, one.chosen,
                fmt::format("{}: {} x {}{}, {} outputs x {} inputs, {} tokens", one.kernel.row->name, one.kind.weights,
                            one.kind.activations, kept, one.shape.n, one.shape.k, one.m));
-  const bool marked = first_shape && one.chosen && one.kind == LayerKind{"int4:row", "int8:token:asym"};
-  if (marked) point.label = fmt::format("M = {}", one.m);
+  if (first_shape && one.chosen && one.kind == kMarked) point.label = fmt::format("M = {}", one.m);
   return point;
 }
 
@@ -71,7 +74,9 @@ std::string caption_of(const Machine& machine, const Cases& cases) {
       fmt::format("{}, threads: {}. Filled: what a model would run.", to_string(machine.isa()), machine.threads());
   if (cases.linear.empty()) return caption;
   const Shape& shape = cases.linear[0].shape;
-  return caption + fmt::format(" M: tokens, {} outputs x {} inputs, int4:row.", shape.n, shape.k);
+  const auto marked = [&](const Case& one) { return one.chosen && one.shape == shape && one.kind == kMarked; };
+  if (std::none_of(cases.linear.begin(), cases.linear.end(), marked)) return caption;
+  return caption + fmt::format(" M: tokens, {} outputs x {} inputs, {}.", shape.n, shape.k, kMarked.weights);
 }
 
 }  // namespace
