@@ -588,6 +588,9 @@ TEST(CliErrors, Usage) {
   expect_error(nibble_run({"quantize", model(), "-o", fresh("x"), "--recipe", "quik-5b", "--json"}), 2, "quik-4b");
   expect_error(nibble_run(quik(fresh("x"), {"--set", "solve.dampp=1"})), 2, "dampp");
   expect_error(nibble_run(quik(fresh("x"), {"--memory-limit", "3X"})), 2, "3X");
+  expect_error(nibble_run(quik(fresh("x"), {"--seed", "-1"})), 2, "-1 is negative");
+  expect_error(nibble_run({"random", "opt-125m", "-o", fresh("x"), "--seed", "-1", "--json"}), 2, "-1 is negative");
+  expect_error(nibble_run({"generate", model(), "-p", "a", "--seed=-7", "--json"}), 2, "-7 is negative");
   expect_error(nibble_run({"perplexity", model(), "--text", text_file(), "--window", "65", "--json"}), 2, "64");
   expect_error(nibble_run({"perplexity", model(), "--text", text_file(), "--json"}, {{"NIBBLE_THREADS", "many"}}), 2,
                "NIBBLE_THREADS");
@@ -598,7 +601,7 @@ TEST(CliErrors, Usage) {
 
 TEST(CliErrors, ImpossibleMemoryLimit) {
   const std::string out = fresh("limit");
-  expect_error(nibble_run(quik(out, {"--memory-limit", "100K"})), 2, "memory");
+  expect_error(nibble_run(quik(out, {"--memory-limit", "100K"})), 2, "the memory limit of 102.4 kB (102400 bytes)");
   EXPECT_FALSE(fs::exists(out));
 }
 

@@ -17,7 +17,7 @@ root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__)
 source = root / "src"
 problems = []
 checked = 0
-VOCABULARY = {"nibble/result.h", "nibble/progress.h"}
+VOCABULARY = {"nibble/result.h", "nibble/progress.h", "nibble/units.h"}
 
 
 def read_picture():

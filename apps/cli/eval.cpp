@@ -147,7 +147,7 @@ void add_eval(CLI::App& program, Session& session) {
       ->add_option("--fewshot-data", options->few_shot_data,
                    "Folder of files to draw them from (default: the data folder, never the item itself)")
       ->type_name("DIR");
-  command->add_option("-s,--seed", options->seed, "Of the draw of examples")->type_name("S")->capture_default_str();
+  add_seed_option(*command, options->seed, "Of the draw of examples");
   command->add_option("-b,--batch", options->batch, "Tokens of one forward pass; changes no result")
       ->type_name("N")
       ->capture_default_str();

@@ -112,7 +112,7 @@ void add_sampling_options(CLI::App& command, GenerateOptions& options) {
   command.add_option("--min-p", options.min_p, "Only tokens at least P times as likely as the likeliest; 0: off")
       ->type_name("P")
       ->capture_default_str();
-  command.add_option("-s,--seed", options.seed, "Seed of the draws")->type_name("S")->capture_default_str();
+  add_seed_option(command, options.seed, "Seed of the draws");
   command.add_option("--stop", options.stop, "Text that ends the generation; may be given several times")
       ->allow_extra_args(false)
       ->type_name("TEXT");

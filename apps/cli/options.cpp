@@ -99,6 +99,16 @@ void add_threads_option(CLI::App& command, int& threads) {
       ->capture_default_str();
 }
 
+// CLI11 alone would take -1 for the largest number there is.
+void add_seed_option(CLI::App& command, uint64_t& seed, const std::string& help) {
+  const CLI::Validator not_negative(
+      [](const std::string& value) {
+        return value.find('-') == std::string::npos ? "" : value + " is negative; expected 0 or more";
+      },
+      "", "not negative");
+  command.add_option("-s,--seed", seed, help)->check(not_negative)->type_name("S")->capture_default_str();
+}
+
 void add_type_options(CLI::App& command, RunOptions& options) {
   command
       .add_option("--cache", options.cache,

@@ -18,6 +18,8 @@ inline const CLI::Validator kNotEmpty([](const std::string& value) { return valu
 
 void add_model_option(CLI::App& command, std::string& model, const std::string& kind = "Hugging Face or quantized");
 void add_threads_option(CLI::App& command, int& threads);
+// -s and --seed: a whole number that is not negative.
+void add_seed_option(CLI::App& command, uint64_t& seed, const std::string& help);
 
 // What load() needs, as typed.
 struct RunOptions {

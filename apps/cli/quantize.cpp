@@ -228,9 +228,7 @@ void add_text_options(CLI::App& command, QuantizeRequest& request) {
   command.add_option("--length", request.length, "Tokens per sample; 0: min(2048, the model's positions)")
       ->type_name("L")
       ->capture_default_str();
-  command.add_option("-s,--seed", request.seed, "Seed of where the samples start")
-      ->type_name("S")
-      ->capture_default_str();
+  add_seed_option(command, request.seed, "Seed of where the samples start");
 }
 
 void add_run_options(CLI::App& command, Options& options) {

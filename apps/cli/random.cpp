@@ -86,7 +86,7 @@ void add_random(CLI::App& program, Session& session) {
   command->add_option("--shard-size", options->shard_size, "Most bytes of a file, where a block allows")
       ->type_name("SIZE")
       ->capture_default_str();
-  command->add_option("-s,--seed", request.seed, "Of the random numbers")->type_name("S")->capture_default_str();
+  add_seed_option(*command, request.seed, "Of the random numbers");
   add_threads_option(*command, request.threads);
   command->add_flag("--force", request.force, "Replace OUT when it exists");
   add_output_options(*command, session);

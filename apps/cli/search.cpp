@@ -165,9 +165,7 @@ void add_text_options(CLI::App& command, SearchRequest& request) {
   command.add_option("--window", request.window, "Tokens per sample; 0: min(256, the model's positions)")
       ->type_name("W")
       ->capture_default_str();
-  command.add_option("-s,--seed", request.seed, "Seed of where the samples start, and of the trials")
-      ->type_name("S")
-      ->capture_default_str();
+  add_seed_option(command, request.seed, "Seed of where the samples start, and of the trials");
 }
 
 void add_engine_options(CLI::App& command, Options& options) {

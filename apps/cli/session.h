@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 #include <nibble/result.h>
+#include <nibble/units.h>
 
 #include <CLI/CLI.hpp>
 #include <functional>
@@ -42,8 +43,6 @@ std::string_view name_of(ErrorCode code);
 // returns the program's exit code.
 int report(const Error& error, bool json);
 
-// "3.2 MB": powers of ten, one decimal.
-std::string human_bytes(int64_t bytes);
 // "4.1 s", "2 min 5 s", "1 h 10 min".
 std::string human_seconds(double seconds);
 

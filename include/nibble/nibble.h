@@ -35,6 +35,7 @@
 #include <nibble/result.h>
 #include <nibble/search.h>
 #include <nibble/text_tokenizer.h>
+#include <nibble/units.h>
 #include <nibble/verify.h>
 
 #include <string>

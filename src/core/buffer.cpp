@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -10,6 +11,8 @@ namespace {
 
 constexpr size_t kHugePage = size_t{1} << 21;
 constexpr size_t kLarge = 2 * kHugePage;  // from here on whole pages are taken from the system
+
+std::atomic<int64_t> allocations{0};
 
 size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
@@ -28,7 +31,10 @@ void* map_pages(size_t bytes) {
 
 }  // namespace
 
+int64_t zeroed_allocations() { return allocations.load(std::memory_order_relaxed); }
+
 void* allocate_zeroed(size_t bytes) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
   if (bytes >= kLarge) return map_pages(rounded(bytes, kHugePage));
   void* const memory = std::aligned_alloc(64, rounded(bytes, 64));
   if (memory == nullptr) throw std::bad_alloc();

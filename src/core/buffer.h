@@ -17,6 +17,8 @@ using Bytes = std::vector<std::byte>;
 // the system allows, since a weight matrix of a gigabyte would need a quarter of a million small ones.
 void* allocate_zeroed(size_t bytes);
 void free_zeroed(void* memory, size_t bytes);
+// How often memory has been allocated so in this process: for tests of who allocates.
+int64_t zeroed_allocations();
 
 // An array of trivially copyable T at a 64-byte boundary. Throws std::bad_alloc, caught at the API edge; also for a
 // count whose bytes do not fit an int64_t.

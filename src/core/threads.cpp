@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -27,6 +29,23 @@ constexpr uint64_t ticket_of(uint64_t run, uint64_t index) { return run << 32 | 
 constexpr uint64_t run_of(uint64_t ticket) { return ticket >> 32; }
 constexpr int64_t index_of(uint64_t ticket) { return static_cast<int64_t>(ticket & kClosed); }
 
+struct FreeSet {
+  void operator()(cpu_set_t* set) const { CPU_FREE(set); }
+};
+
+// Holds a pool for one run. A second one, by a task or by another caller, would overwrite what the first still needs;
+// it is refused with one thread too, so that what works on one works on many.
+class OneRun {
+ public:
+  explicit OneRun(std::atomic<bool>& running) : running_(running) { NIBBLE_CHECK(!running_.exchange(true)); }
+  ~OneRun() { running_.store(false); }
+  OneRun(const OneRun&) = delete;
+  OneRun& operator=(const OneRun&) = delete;
+
+ private:
+  std::atomic<bool>& running_;
+};
+
 }  // namespace
 
 // A run is announced by a new run number in `ticket`; workers spin on it for a while before they sleep, since the next
@@ -45,6 +64,7 @@ struct ThreadPool::State {
   std::condition_variable wake;
   std::exception_ptr failure;  // of the current run; guarded by `mutex` until no task is unfinished
   std::vector<std::thread> workers;
+  std::atomic<bool> running{false};  // a caller is in run()
 
   // The next task of `run`, or nothing when all are taken or another run has begun.
   const Task* claim(uint64_t run, int64_t& index) {
@@ -121,10 +141,17 @@ struct ThreadPool::State {
   }
 };
 
+// The system refuses a set that is smaller than its own, whose size it does not tell.
 int usable_processors() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-  return std::max(1, CPU_COUNT(&set));
+  constexpr int kMostProcessors = 1 << 20;
+  for (int processors = CPU_SETSIZE; processors <= kMostProcessors; processors *= 2) {
+    const std::unique_ptr<cpu_set_t, FreeSet> set(CPU_ALLOC(static_cast<size_t>(processors)));
+    const size_t bytes = CPU_ALLOC_SIZE(static_cast<size_t>(processors));
+    if (set == nullptr) return 1;
+    if (sched_getaffinity(0, bytes, set.get()) == 0) return std::max(1, CPU_COUNT_S(bytes, set.get()));
+    if (errno != EINVAL) return 1;
+  }
+  return 1;
 }
 
 ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
@@ -147,6 +174,7 @@ void ThreadPool::run(int64_t count, FunctionRef<void(int64_t)> task) {
 
 void ThreadPool::run_by_thread(int64_t count, FunctionRef<void(int64_t, int)> task) {
   if (count <= 0) return;
+  const OneRun held(state_->running);
   if (count == 1 || state_->workers.empty()) {
     for (int64_t i = 0; i < count; ++i) task(i, 0);
     return;

@@ -19,7 +19,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const;
-  // Calls task(i) once for each i in [0, count) and returns when all are done. Not re-entrant; one caller at a time.
+  // Calls task(i) once for each i in [0, count) and returns when all are done. One caller at a time, and no task may
+  // call: the program ends with a message.
   // When tasks throw (memory may run out in any of them), one of the exceptions reaches the caller, after every thread
   // has left its task; tasks that had not begun are not called.
   void run(int64_t count, FunctionRef<void(int64_t)> task);
@@ -34,6 +35,7 @@ class ThreadPool {
   std::unique_ptr<State> state_;
 };
 
+// That the calling thread may run on, at least 1.
 int usable_processors();
 
 }  // namespace nibble

@@ -1,6 +1,7 @@
 #include "core/threads.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <atomic>
 #include <mutex>
@@ -104,6 +105,35 @@ TEST(ThreadPool, AnExceptionReachesTheCallerWhenNobodyRunsTheTaskAnyMore) {
       EXPECT_EQ(calls.load(), 10);
     }
   }
+}
+
+TEST(ThreadPool, ARunWithinARunEndsTheProgram) {
+  for (int threads : {1, 2, 4})
+    for (int64_t inner : {1, 8})
+      EXPECT_DEATH(
+          {
+            ThreadPool pool(threads);
+            pool.run(8, [&](int64_t) { pool.run(inner, [](int64_t) {}); });
+          },
+          "broken invariant")
+          << threads << " threads, " << inner << " tasks inside";
+  ThreadPool outer(2);  // a pool of one's own is allowed
+  std::atomic<int> calls{0};
+  outer.run(8, [&](int64_t) { ThreadPool(1).run(3, [&](int64_t) { ++calls; }); });
+  EXPECT_EQ(calls.load(), 24);
+}
+
+TEST(UsableProcessors, AreThoseThatTheThreadMayRunOn) {
+  std::thread([] {
+    cpu_set_t all, one;
+    ASSERT_EQ(sched_getaffinity(0, sizeof all, &all), 0);
+    EXPECT_EQ(usable_processors(), CPU_COUNT(&all));
+    CPU_ZERO(&one);
+    for (size_t i = 0; CPU_COUNT(&one) == 0; ++i)
+      if (CPU_ISSET(i, &all)) CPU_SET(i, &one);
+    ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+    EXPECT_EQ(usable_processors(), 1);
+  }).join();
 }
 
 TEST(ThreadPool, ManyPoolsStartAndStop) {

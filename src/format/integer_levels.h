@@ -16,6 +16,7 @@ struct IntegerLevels {
 };
 
 // Empty for formats whose runs have no scale of their own, and where a level does not fit.
+std::optional<int> integer_shift(const NumberFormat& format);  // allocates nothing: asked for every prepared input
 std::optional<IntegerLevels> integer_levels(const NumberFormat& format);
 
 }  // namespace nibble

@@ -37,7 +37,7 @@ struct Preparation {
   const TokenKernels& kernels;
   RowSource rows;
   RoundArgs rounding = rounding_of(plan.activations);
-  int shift = plan.in_records() ? integer_levels(plan.activations)->shift : 0;
+  int shift = plan.in_records() ? *integer_shift(plan.activations) : 0;
 
   int64_t dense_begin() const { return round_up(plan.columns, 16); }
   int64_t halves_begin() const { return dense_begin() + round_up(plan.dense_count() + kSplitRoom, 16); }

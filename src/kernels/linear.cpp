@@ -13,7 +13,6 @@ namespace {
 constexpr int64_t kStripPanels = 4;         // the widest register tile
 constexpr int64_t kTasksPerThread = 8;      // so that a slow core does not hold up the rest
 constexpr int64_t kSmallestTask = 1 << 16;  // multiplications worth a thread's attention
-constexpr int64_t kInputBytes = 1 << 20;    // of the tokens of a task: what stays in a core's second-level cache
 
 // Multiplications of a task: what the others may wait for. Rows with tiles of 32 tokens do some eight times as many in
 // the same time; those that read their input in blocks read a block again for every task.
@@ -46,7 +45,7 @@ struct Tasks {
     const int64_t m = input.count, k = outputs[0].layer->inputs();
     const LinearRow& row = row_of(outputs[0], m);
     Tasks tasks;
-    tasks.tokens = round_up(ceil_div(m, ceil_div(m * bytes_at_a_time(row, input, k), kInputBytes)), row.tile_m);
+    tasks.tokens = round_up(ceil_div(m, ceil_div(m * bytes_at_a_time(row, input, k), kTaskInputBytes)), row.tile_m);
     tasks.token_tasks = ceil_div(m, tasks.tokens);
     int64_t panels = 0;
     for (const LinearOutput& output : outputs) panels += panels_of(output);

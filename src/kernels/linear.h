@@ -145,8 +145,11 @@ struct LinearOutput {
   const LinearRow* row = nullptr;  // one of layer->rows() instead of what the layer would choose; for measuring
 };
 
+// Of the input that the tokens of one task read together: what stays in a core's second-level cache.
+inline constexpr int64_t kTaskInputBytes = 1 << 20;
+
 // The layers of a site, which read the same prepared input, as one parallel region. Threads share out outputs (and
-// tokens), which does not change the result.
+// tokens, of more than kTaskInputBytes), which does not change the result.
 void linear(std::span<const LinearOutput> outputs, const PreparedInput& input, ThreadPool& pool);
 void linear(const PackedLinear& layer, const PreparedInput& input, float* y, int64_t y_stride, ThreadPool& pool);
 

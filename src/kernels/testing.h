@@ -11,6 +11,7 @@
 #include "core/cpu.h"
 #include "core/half.h"
 #include "core/random.h"
+#include "format/block_scale.h"
 #include "format/linear_weight.h"
 
 namespace nibble::testing {
@@ -196,6 +197,37 @@ inline std::vector<float> random_rows(Random& random, int64_t m, int64_t stride,
   std::vector<float> x(static_cast<size_t>(m * stride));
   for (float& value : x) value = random_value(random, kind);
   return x;
+}
+
+// A layer whose weights are rounded to a block format as solvers do it.
+inline LinearWeight block_layer(Random& random, const LayerShape& shape) {
+  LinearWeight weight;
+  weight.rows = shape.rows;
+  weight.columns = shape.columns;
+  weight.format = format_of(shape.format);
+  weight.activations = format_of(shape.activations);
+  weight.kept_columns = some_columns(random, shape.columns, shape.kept);
+  const int64_t dense = weight.dense_columns(), size = weight.format.group_size(dense);
+  weight.outer = outer_scale(weight.format, 3);
+  const RowSizes sizes = row_sizes(weight.format, dense, false);
+  weight.codes.resize(static_cast<size_t>(shape.rows * sizes.codes));
+  for (int64_t n = 0; n < shape.rows; ++n) {
+    const auto values = random_rows(random, 1, dense, Values::normal);
+    std::vector<uint8_t> codes;
+    for (int64_t begin = 0; begin < dense; begin += size) {
+      const auto block =
+          std::span(values).subspan(static_cast<size_t>(begin), static_cast<size_t>(std::min(size, dense - begin)));
+      const Grid grid = choose_block_grid(block, weight.format, weight.outer);
+      if (sizes.groups > 0) weight.scales.push_back(grid.scale);
+      for (float value : block) codes.push_back(static_cast<uint8_t>(grid.encode(value)));
+    }
+    pack_codes(codes, weight.format.bits,
+               std::span(weight.codes).subspan(static_cast<size_t>(n * sizes.codes), static_cast<size_t>(sizes.codes)));
+  }
+  for (int64_t i = 0; i < shape.rows * shape.kept; ++i)
+    weight.kept.push_back(round_kept(random.normal(), weight.kept_levels));
+  for (int64_t n = 0; shape.bias && n < shape.rows; ++n) weight.bias.push_back(random.normal());
+  return weight;
 }
 
 // Equal bits; any NaN equals any NaN.

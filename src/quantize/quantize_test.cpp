@@ -284,7 +284,7 @@ TEST_F(Quantize, BytesDoNotDependOnThreadsOrMemory) {
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, ErrorCode::usage);
     const std::string& message = refused.error().message;
-    tight.memory_limit = std::stoll(message.substr(message.find("at least ") + 9));
+    tight.memory_limit = std::stoll(message.substr(message.find('(', message.find("at least ")) + 1));
     ASSERT_TRUE(run(tight, 2));
     const auto expected = hashes(folder_ / fmt::format("{}-1", recipe));
     for (const char* other : {"2", "4", "tight"})
@@ -513,7 +513,7 @@ TEST_F(Quantize, RefusesWhatCannotWork) {
   refused(wrong, ErrorCode::io, "missing.txt");
   wrong = options("quik-4b", "out");
   wrong.memory_limit = 1 << 20;
-  refused(wrong, ErrorCode::usage, "the memory limit of 1048576 bytes is too small");
+  refused(wrong, ErrorCode::usage, "the memory limit of 1.0 MB (1048576 bytes) is too small");
   const std::vector<std::string> sets = {"keep.columns=32"};
   wrong = options("quik-4b", "out");
   wrong.recipe = *customise(wrong.recipe, sets, {});

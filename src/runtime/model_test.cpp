@@ -282,6 +282,33 @@ TEST_P(EveryIsa, ThreadsBatchesAndChunksChangeNothing) {
 
 INSTANTIATE_TEST_SUITE_P(Formats, EveryIsa, testing::ValuesIn(kFormats), name_of_case);
 
+// Wide enough that the linears of every site are cut into four tasks or more at a single token: threads have something
+// to share out in decoding too.
+void very_wide(Spec& spec) {
+  spec.vocabulary = 600;
+  spec.hidden = spec.embedding = spec.ffn = 512;
+  spec.heads = 8;
+  spec.kv_heads = 4;
+  spec.head_dim = 64;
+  spec.layers = 1;
+}
+
+const Case kWideFormats[] = {
+    {"f32", very_wide},
+    {"w4a8_groups_kept", very_wide, "int4:g64", "int8:token:asym", 1},
+    {"blocks_kept", very_wide, "bfp4:b16", "bfp4:b16", 1},
+};
+
+class WideLayers : public testing::TestWithParam<Case> {};
+
+TEST_P(WideLayers, ThreadsBatchesAndChunksChangeNothing) { expect_invariance(source_of(GetParam()), 5); }
+
+TEST(Model, WideLayersInBfloat16ChangeNothingBetweenThreadsBatchesAndChunks) {
+  expect_invariance(source_of({"bf16", very_wide}), 5, {"bf16", Levels::bf16, Levels::bf16});
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, WideLayers, testing::ValuesIn(kWideFormats), name_of_case);
+
 // Every operand of attention in blocks, of another size in each of the two layers.
 RandomSource source_in_blocks() {
   RandomSource source(small_spec());

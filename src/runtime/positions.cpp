@@ -4,12 +4,17 @@
 #include <bit>
 #include <cmath>
 #include <numbers>
+#include <utility>
 
+#include "core/checked.h"
 #include "core/half.h"
 #include "core/result.h"
 
 namespace nibble {
 namespace {
+
+constexpr int64_t kStep = 64;            // positions that are added together
+constexpr int64_t kFirstRoom = 1 << 12;  // positions: a few megabytes at most, which are touched as they are filled
 
 float to_bf16(double value) { return bf16_to_f32(f32_to_bf16(static_cast<float>(value))); }
 
@@ -54,21 +59,36 @@ std::vector<float> alibi_slopes(int64_t heads) {
 
 void PositionTables::reserve(const Spec& spec, int64_t positions) {
   NIBBLE_CHECK(positions <= spec.max_positions);
-  Key key{spec.positions, spec.rope, spec.head_dim, spec.heads, spec.alibi_scale};
-  if (key == key_ && positions <= positions_) return;
-  // Doubling, so that token after token costs little; the kind of table is made anew.
-  positions_ = key == key_ ? std::max(positions, 2 * positions_) : positions;
-  positions_ = std::min(positions_, spec.max_positions);
-  key_ = key;
-  cosines_.clear(), sines_.clear(), biases_.clear();
-  if (key.kind == Positions::rotary) make_angles();
-  if (key.kind == Positions::alibi) make_biases();
+  const Key key{spec.positions, spec.rope, spec.head_dim, spec.heads, spec.alibi_scale};
+  if (key != key_) {
+    PositionTables empty;
+    empty.key_ = key;
+    if (key.kind == Positions::rotary) empty.frequencies_ = rope_frequencies(key.rope, key.head_dim);
+    if (key.kind == Positions::alibi) empty.slopes_ = alibi_slopes(key.heads);
+    *this = std::move(empty);
+  }
+  if (positions <= positions_) return;
+  const int64_t begin = positions_, end = std::min(round_up(positions, kStep), spec.max_positions);
+  // Doubling, so that moving the entries costs little.
+  if (end > room_) make_room(std::min(std::max({end, 2 * room_, kFirstRoom}), spec.max_positions));
+  positions_ = end;
+  if (key_.kind == Positions::rotary) add_angles(begin, end);
+  if (key_.kind == Positions::alibi) add_biases(begin, end);
 }
 
-void PositionTables::make_angles() {
-  const std::vector<double> frequencies = rope_frequencies(key_.rope, key_.head_dim);
-  for (int64_t position = 0; position < positions_; ++position) {
-    for (double frequency : frequencies) {
+void PositionTables::make_room(int64_t room) {
+  const auto angles = static_cast<size_t>(room) * frequencies_.size();
+  cosines_.reserve(angles), sines_.reserve(angles);
+  std::vector<float> biases(slopes_.size() * static_cast<size_t>(room));
+  for (int64_t head = 0; head < static_cast<int64_t>(slopes_.size()); ++head)
+    std::copy_n(biases_.begin() + head * room_, positions_, biases.begin() + head * room);
+  biases_ = std::move(biases);
+  room_ = room;
+}
+
+void PositionTables::add_angles(int64_t begin, int64_t end) {
+  for (int64_t position = begin; position < end; ++position) {
+    for (double frequency : frequencies_) {
       const double angle = static_cast<double>(position) * frequency;
       cosines_.push_back(static_cast<float>(std::cos(angle)));
       sines_.push_back(static_cast<float>(std::sin(angle)));
@@ -76,12 +96,14 @@ void PositionTables::make_angles() {
   }
 }
 
-void PositionTables::make_biases() {
-  for (float slope : alibi_slopes(key_.heads)) {
-    for (int64_t position = 0; position < positions_; ++position) {
+void PositionTables::add_biases(int64_t begin, int64_t end) {
+  float* of_head = biases_.data();
+  for (float slope : slopes_) {
+    for (int64_t position = begin; position < end; ++position) {
       const float bias = to_bf16(slope * to_bf16(static_cast<double>(position)));
-      biases_.push_back(static_cast<float>(key_.alibi_scale * static_cast<double>(bias)));
+      of_head[position] = static_cast<float>(key_.alibi_scale * static_cast<double>(bias));
     }
+    of_head += room_;
   }
 }
 

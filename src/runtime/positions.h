@@ -22,14 +22,16 @@ std::vector<float> alibi_slopes(int64_t heads);
 
 class PositionTables {
  public:
-  // Entries for positions 0 .. positions - 1 of a model with this Spec.
+  // Entries for positions 0 .. positions - 1 of a model with this Spec, and a few more. What is there already stays,
+  // bit for bit: a longer table costs its new entries only, so that a sequence that grows token by token waits for a
+  // few at a time.
   void reserve(const Spec& spec, int64_t positions);
 
   const float* cosines() const { return cosines_.data(); }  // [positions][head_dim / 2]
   const float* sines() const { return sines_.data(); }
   // What is added to the scores of a query head, by key position; nullptr without ALiBi. Slope times position is
   // computed in bfloat16 (that is what the models saw) before it is multiplied by Spec::alibi_scale.
-  const float* bias(int64_t head) const { return biases_.empty() ? nullptr : biases_.data() + head * positions_; }
+  const float* bias(int64_t head) const { return biases_.empty() ? nullptr : biases_.data() + head * room_; }
 
  private:
   struct Key {  // what the entries depend on
@@ -39,12 +41,16 @@ class PositionTables {
     double alibi_scale = 1;
     bool operator==(const Key&) const = default;
   };
-  void make_angles();
-  void make_biases();
+  void make_room(int64_t room);
+  void add_angles(int64_t begin, int64_t end);
+  void add_biases(int64_t begin, int64_t end);
 
   Key key_;
-  int64_t positions_ = 0;
-  std::vector<float> cosines_, sines_, biases_;
+  int64_t positions_ = 0, room_ = 0;  // that are filled, that fit
+  std::vector<double> frequencies_;   // of rotary embeddings
+  std::vector<float> slopes_;         // of ALiBi
+  std::vector<float> cosines_, sines_;
+  std::vector<float> biases_;  // [heads][room]
 };
 
 }  // namespace nibble

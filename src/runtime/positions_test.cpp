@@ -80,19 +80,48 @@ TEST(Alibi, BiasesAreRoundedToBfloat16) {
   EXPECT_EQ(tables.bias(0)[3], 0.75f);
 }
 
+// Past the first room, token after token, in leaps, and after a table of another kind.
 TEST(PositionTables, GrowingChangesNoEntry) {
+  constexpr int64_t kPositions = 9001;
   Spec spec = small_spec();
-  PositionTables grown, whole;
-  whole.reserve(spec, 96);
-  for (int64_t n = 1; n <= 96; n += 5) grown.reserve(spec, n);
-  grown.reserve(spec, 96);
-  for (int64_t i = 0; i < 96 * spec.head_dim / 2; ++i) {
-    ASSERT_EQ(grown.cosines()[i], whole.cosines()[i]);
-    ASSERT_EQ(grown.sines()[i], whole.sines()[i]);
+  spec.heads = spec.kv_heads = 3;
+  spec.max_positions = kPositions;
+  for (const Positions kind : {Positions::rotary, Positions::alibi}) {
+    spec.positions = kind;
+    for (const int64_t step : {1, 64, 1000}) {
+      PositionTables grown, whole;
+      whole.reserve(spec, kPositions);
+      Spec other = spec;
+      other.positions = kind == Positions::rotary ? Positions::alibi : Positions::rotary;
+      grown.reserve(other, 100);
+      for (int64_t n = 1; n < kPositions; n += step) grown.reserve(spec, n);
+      grown.reserve(spec, kPositions);
+      grown.reserve(spec, 7);  // what is there stays
+      const bool rotary = kind == Positions::rotary;
+      ASSERT_EQ(grown.bias(0) == nullptr, rotary);
+      for (int64_t i = 0; i < kPositions * spec.head_dim / 2 && rotary; ++i) {
+        ASSERT_EQ(grown.cosines()[i], whole.cosines()[i]) << step << " at a time, entry " << i;
+        ASSERT_EQ(grown.sines()[i], whole.sines()[i]) << step << " at a time, entry " << i;
+      }
+      for (int64_t i = 0; i < kPositions && !rotary; ++i)
+        for (int64_t head = 0; head < spec.heads; ++head)
+          ASSERT_EQ(grown.bias(head)[i], whole.bias(head)[i]) << step << " at a time, head " << head << ", " << i;
+    }
   }
-  EXPECT_EQ(whole.cosines()[0], 1.0f);
-  EXPECT_FLOAT_EQ(whole.sines()[7 * 6], std::sin(7.0f));
-  EXPECT_EQ(whole.bias(0), nullptr);
+}
+
+TEST(PositionTables, AnglesArePositionTimesFrequency) {
+  Spec spec = small_spec();
+  spec.max_positions = 5000;
+  PositionTables tables;
+  for (const int64_t n : {1, 4096, 4097, 5000}) tables.reserve(spec, n);
+  const std::vector<double> frequencies = rope_frequencies(spec.rope, spec.head_dim);
+  for (const int64_t position : {0, 7, 63, 64, 4095, 4096, 4999})
+    for (int64_t i = 0; i < spec.head_dim / 2; ++i) {
+      const double angle = static_cast<double>(position) * frequencies[static_cast<size_t>(i)];
+      EXPECT_EQ(tables.cosines()[position * spec.head_dim / 2 + i], static_cast<float>(std::cos(angle))) << position;
+      EXPECT_EQ(tables.sines()[position * spec.head_dim / 2 + i], static_cast<float>(std::sin(angle))) << position;
+    }
 }
 
 }  // namespace

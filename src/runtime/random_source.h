@@ -8,6 +8,7 @@
 
 #include "core/half.h"
 #include "core/random.h"
+#include "format/block_scale.h"
 #include "model/model.h"
 
 namespace nibble {
@@ -96,7 +97,17 @@ class RandomSource : public ModelSource {
   uint64_t seed_;
 };
 
-// Rounds a float layer to the nearest codes of an integer format; the first `kept` columns of every eight are kept.
+// Symmetric around zero; of a block format as it says.
+inline Grid nearest_grid(std::span<const float> values, const NumberFormat& format) {
+  if (format.is_block()) return choose_block_grid(values, format, 1);
+  float most = 0;
+  for (float value : values) most = std::max(most, std::fabs(value));
+  const float scale = round_scale(symmetric_grid(most, format.bits).scale, format.scale);
+  return Grid::make(scale, 1 << (format.bits - 1), format.bits);
+}
+
+// Rounds a float layer to the nearest codes of an integer format, or one of blocks without an outer scale; the first
+// `kept` columns of every eight are kept.
 inline LinearWeight rounded(const LinearWeight& from, std::string_view weights, std::string_view activations,
                             int64_t kept) {
   LinearWeight out;
@@ -117,13 +128,11 @@ inline LinearWeight rounded(const LinearWeight& from, std::string_view weights, 
     decode_row(from, n, row);
     for (size_t begin = 0; begin < dense.size(); begin += static_cast<size_t>(group)) {
       const size_t end = std::min(dense.size(), begin + static_cast<size_t>(group));
-      float most = 0;
-      for (size_t i = begin; i < end; ++i) most = std::max(most, std::fabs(row[static_cast<size_t>(dense[i])]));
-      const float scale = round_scale(symmetric_grid(most, out.format.bits).scale, out.format.scale);
-      const Grid grid = Grid::make(scale, 1 << (out.format.bits - 1), out.format.bits);
-      for (size_t i = begin; i < end; ++i)
-        codes[i] = static_cast<uint8_t>(grid.encode(row[static_cast<size_t>(dense[i])]));
-      out.scales.push_back(scale);
+      std::vector<float> values;
+      for (size_t i = begin; i < end; ++i) values.push_back(row[static_cast<size_t>(dense[i])]);
+      const Grid grid = nearest_grid(values, out.format);
+      for (size_t i = begin; i < end; ++i) codes[i] = static_cast<uint8_t>(grid.encode(values[i - begin]));
+      out.scales.push_back(grid.scale);
     }
     pack_codes(codes, out.format.bits, std::span(out.codes).subspan(static_cast<size_t>(n) * row_bytes, row_bytes));
     for (int32_t column : out.kept_columns) out.kept.push_back(f32_to_f16(row[static_cast<size_t>(column)]));

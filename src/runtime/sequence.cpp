@@ -79,12 +79,12 @@ void Sequence::reserve(int64_t length) {
   }
 }
 
-CachedHead Sequence::head(int64_t layer, int64_t kv_head) const {
+CachedHead Sequence::head(int64_t layer, int64_t kv_head) {
   const AttentionPlan& plan = this->plan(layer);
   CachedHead head = plan.head(pages_.data(), parts_[static_cast<size_t>(layer)] + kv_head * plan.part_bytes());
   if (plan.value_block() == 0) return head;
   // What is written to is the part that no reader of this sequence has yet.
-  auto* const tails = const_cast<uint16_t*>(tails_.data()) + (layer * kv_heads_ + kv_head) * tail_rows_ * value_stride_;
+  uint16_t* const tails = tails_.data() + (layer * kv_heads_ + kv_head) * tail_rows_ * value_stride_;
   head.tail = tails + tail_ * tail_size();
   head.next_tail = tails + (1 - tail_) * tail_size();
   head.tail_rows = tail_rows_;

@@ -47,7 +47,7 @@ class Sequence {
   void advance(int64_t count);
 
   // Where the kernels find, and put, the keys and values of one head. Valid until the next reserve().
-  CachedHead head(int64_t layer, int64_t kv_head) const;
+  CachedHead head(int64_t layer, int64_t kv_head);
 
  private:
   int64_t tail_size() const { return plans_layers() * kv_heads_ * tail_rows_ * value_stride_; }

@@ -1,5 +1,7 @@
 #include "quantize/pipeline/estimate.h"
 
+#include <nibble/units.h>
+
 #include <algorithm>
 
 #include "model/globals.h"
@@ -320,9 +322,10 @@ Result<Needs> needs_of(const QuantizeOptions& options, const ModelSource& source
   while (options.memory_limit > 0 && needs.chunk > 1 && needs.peak() > options.memory_limit) --needs.chunk;
   if (options.memory_limit > 0 && needs.peak() > options.memory_limit)
     return fail(ErrorCode::usage,
-                "the memory limit of {} bytes is too small for this model and recipe: at least {} bytes are needed for "
-                "one block and one sample of {} tokens",
-                options.memory_limit, needs.peak(), length);
+                "the memory limit of {} ({} bytes) is too small for this model and recipe: at least {} ({} bytes) are "
+                "needed for one block and one sample of {} tokens",
+                human_bytes(options.memory_limit), options.memory_limit, human_bytes(needs.peak()), needs.peak(),
+                length);
   return needs;
 }
 
