@@ -66,7 +66,7 @@ class LinearCut : public ::testing::TestWithParam<LayerShape> {
     PreparedInput input;
     prepare_tokens(layer, 0, kTexts, isa, input, pool);
     const int64_t bytes = input.x == nullptr ? input.stride : input.x_stride * static_cast<int64_t>(sizeof(float));
-    const int64_t block = layer.row_for(kTexts).block_k;
+    const int64_t block = layer.row_for(kTexts).traits.block_k;
     return 5 * kTaskInputBytes / 2 / (block == 0 ? bytes : bytes * block / kColumns);
   }
 

@@ -29,7 +29,8 @@ void fill_floats(Random& random, LinearWeight& weight) {
   for (int64_t i = 0; i < weight.rows * weight.dense_columns(); ++i) {
     const float value = plain_number(random);
     const uint16_t half = weight.format.levels == Levels::f16 ? f32_to_f16(value) : f32_to_bf16(value);
-    weight.codes.append(weight.format.bits == 32 ? std::as_bytes(std::span(&value, 1)) : std::as_bytes(std::span(&half, 1)));
+    weight.codes.append(weight.format.bits == 32 ? std::as_bytes(std::span(&value, 1))
+                                                 : std::as_bytes(std::span(&half, 1)));
   }
 }
 
@@ -117,9 +118,15 @@ TEST(PackedLayout, HasTheVersionOfItsBytes) {
   EXPECT_EQ(PackedLinear::kLayoutVersion, kVersion) << "store the version here, and with it the hashes that are new";
   for (const Case& of : kCases) {
     const Levels kept_levels = of.activations == std::string_view("bf16") ? Levels::bf16 : Levels::f16;
-    const LinearWeight weight = fixed_layer({.rows = 40, .columns = of.columns, .kept = 4, .format = of.format,
-                                             .activations = of.activations, .bias = true, .sparse24 = of.sparse24,
-                                             .sparse_part = of.sparse_part, .kept_levels = kept_levels});
+    const LinearWeight weight = fixed_layer({.rows = 40,
+                                             .columns = of.columns,
+                                             .kept = 4,
+                                             .format = of.format,
+                                             .activations = of.activations,
+                                             .bias = true,
+                                             .sparse24 = of.sparse24,
+                                             .sparse_part = of.sparse_part,
+                                             .kept_levels = kept_levels});
     const auto packed = PackedLinear::pack(weight, of.isa, pool);
     ASSERT_TRUE(packed) << of.format << ": " << packed.error().message;
     const PackedType type = packed->arguments({}, nullptr, 0).dense.type;
