@@ -123,7 +123,8 @@ struct Few {
       weights += kLanes;
     };
     for (int64_t line = 0; line < k / 2; ++line) {
-      for (int p = 0; p < P; ++p) ask_ahead<(P > 2)>(weights + p * panel_values, kSixteenPages);
+      constexpr Ahead kAhead = P > 2 ? Ahead::one_kib : Ahead::pages;
+      for (int p = 0; p < P; ++p) ask_ahead<kAhead>(weights + p * panel_values, kSixteenPages);
       multiply_input();
       multiply_input();
     }

@@ -32,13 +32,14 @@ struct W4 {
   template <int M, int P>
   [[gnu::always_inline]] static void dot(const Group& group, IntegerTile<M, 2 * P>& acc) {
     clear<M, 2 * P>(acc);
+    constexpr Ahead kAhead = P > 2 ? Ahead::one_kib : P > 1 ? Ahead::four_kib : Ahead::pages;
     const __m512i low_bits = _mm512_set1_epi8(15);
     const uint8_t* weights = group.weights;
     const uint8_t* codes = group.codes;
     for (int64_t step = 0; step < group.steps; ++step, weights += 64, codes += 4) {
       __m512i both[P], low[P];
       for (int p = 0; p < P; ++p) {
-        ask_ahead<(P > 1)>(weights + p * group.stride, kSixteenPages);
+        ask_ahead<kAhead>(weights + p * group.stride, kSixteenPages);
         both[p] = load_weights(weights + p * group.stride);
         low[p] = _mm512_and_si512(both[p], low_bits);
       }
@@ -71,7 +72,7 @@ struct W8 {
     for (int64_t step = 0; step < group.steps; ++step, weights += 64, codes += 4) {
       __m512i w[2 * P];
       for (int p = 0; p < 2 * P; ++p) {
-        ask_ahead<(P > 1)>(weights + p * group.stride, distance);
+        ask_ahead<(P > 1 ? Ahead::one_kib : Ahead::pages)>(weights + p * group.stride, distance);
         w[p] = load_weights(weights + p * group.stride);
       }
       unrolled<M>([&](auto i) __attribute__((always_inline)) {

@@ -71,16 +71,18 @@ inline __m512i group_sums(const PackedDense& dense, int64_t at) {
   return _mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
 }
 
-// Weights of few tokens come from memory. Several streams side by side are asked for 4 KiB ahead. One or two alone get
-// half of what a core can read, since the prefetcher stops at the end of every page: their lines are asked for
-// `distance` bytes ahead in an order that goes through sixteen pages side by side, bits 6..9 of the address selecting
-// the page and bits 10..15 the line in it. Inlined always: the compiler takes a function that only prefetches for one
-// without effect.
+// Weights of few tokens come from memory. Four streams and more side by side are asked for 1 KiB ahead, two 4 KiB. One
+// or two of many tokens get half of what a core can read that way, since the prefetcher stops at the end of every page:
+// their lines are asked for `distance` bytes ahead in an order that goes through sixteen pages side by side, bits 6..9
+// of the address selecting the page and bits 10..15 the line in it. Inlined always: the compiler takes a function that
+// only prefetches for one without effect.
 constexpr int64_t kSixteenPages = 0x10000;
+enum class Ahead : int64_t { pages = 0, one_kib = 1024, four_kib = 4096 };
 
-template <bool kManyStreams>
+template <Ahead kAhead>
 [[gnu::always_inline]] inline void ask_ahead(const void* weights, int64_t distance) {
-  if constexpr (kManyStreams) return _mm_prefetch(static_cast<const char*>(weights) + 4096, _MM_HINT_T1);
+  if constexpr (kAhead != Ahead::pages)
+    return _mm_prefetch(static_cast<const char*>(weights) + static_cast<int64_t>(kAhead), _MM_HINT_T1);
   const auto at = reinterpret_cast<uintptr_t>(weights) + static_cast<uintptr_t>(distance);
   const uintptr_t page = (at >> 6 & 15) << 12, line = (at >> 10 & 63) << 6;
   _mm_prefetch(reinterpret_cast<const char*>((at & ~uintptr_t{0xFFFF}) + page + line), _MM_HINT_T1);
