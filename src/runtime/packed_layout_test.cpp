@@ -55,7 +55,8 @@ LinearWeight fixed_layer(const LayerShape& shape) {
   }
   if (shape.sparse24) fill_pattern(random, weight);
   for (float& value : weight.sparse.values) value = plain_number(random);
-  for (int64_t i = 0; i < shape.rows * shape.kept; ++i) weight.kept.push_back(plain_number(random));
+  for (int64_t i = 0; i < shape.rows * shape.kept; ++i)  // any bits
+    weight.kept.push_back(static_cast<uint16_t>(static_cast<int32_t>(plain_number(random))));
   for (int64_t n = 0; shape.bias && n < shape.rows; ++n) weight.bias.push_back(plain_number(random));
   return weight;
 }
